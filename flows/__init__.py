@@ -1,0 +1,1 @@
+"""What is orchestrated: one Prefect flow a file, and the command line."""

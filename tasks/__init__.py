@@ -1,0 +1,1 @@
+"""The rooms that the data flows through, in the order of the mission."""

@@ -1,0 +1,119 @@
+"""Files that are whole or not there at all, and digests that say which file it is."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.errors import ResourceError
+
+
+def sha256_bytes(content: bytes) -> str:
+    """Return the hex SHA-256 (FIPS 180-4) of ``content``."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file, read in pieces; raises ``OSError``."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_parts(*parts: str) -> str:
+    """Digest a sequence of strings so that no two sequences share an input (length-prefixed)."""
+    joined = b"".join(len(p.encode()).to_bytes(8, "big") + p.encode() for p in parts)
+    return sha256_bytes(joined)
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn a full, read-only or over-quota disk into a ``ResourceError`` that names ``what``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ResourceError(
+                f"The disk is full while writing {what}.\nFree some space and run again."
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ResourceError(
+                f"Cannot write {what}: {error.strerror}.\nCheck the folder's permissions."
+            ) from error
+        raise
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``: whole and on disk, or not at all.
+
+    Write to a neighbour, fsync, rename, fsync the folder; raises ``ResourceError``.
+    """
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on disk, so that a rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def folder_atomic(target: Path) -> Iterator[Path]:
+    """Yield a scratch folder that becomes ``target`` when the block ends well.
+
+    On any error, Ctrl-C included, the scratch folder is removed and ``target`` is as it was. When
+    another process made ``target`` meanwhile, theirs stays: content-addressed folders are equal.
+    """
+    with disk_errors(str(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
+        try:
+            scratch.chmod(0o755)
+            yield scratch
+            _publish(scratch, target)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+
+def _publish(scratch: Path, target: Path) -> None:
+    for path in scratch.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    try:
+        scratch.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(scratch)
+    sync_folder(target.parent)
+
+
+def cache_folder(configured: Path | None) -> Path:
+    """Return where downloads and packed images are kept: config, GRAFT_CACHE, or ~/.cache/graft."""
+    if configured is not None:
+        return configured.expanduser().absolute()
+    named = os.environ.get("GRAFT_CACHE")
+    return Path(named).absolute() if named else Path.home() / ".cache" / "graft"

@@ -1,0 +1,203 @@
+"""What a user can set: one frozen pydantic model a section, no key accepted that is not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Triple = tuple[float, float, float]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class Section(BaseModel):
+    """Common settings of every section: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Where the images are and how they are split."""
+
+    kind: Literal["digits", "cifar10", "folder", "manifest"] = Field(
+        "folder",
+        description="digits: scikit-learn's. cifar10: the binary release. folder: class folders. "
+        "manifest: a CSV or Parquet table of paths and labels.",
+    )
+    path: str | None = Field(
+        None, description="Folder, manifest, zip or tar; local, file:// or https:// (needs sha256)."
+    )
+    sha256: Sha256 | None = Field(None, description="Digest of the file that path names.")
+    train: str | None = Field(
+        None, description="Folder (or split value) of the training images; null: found by name."
+    )
+    val: str | None = Field(
+        None, description="The same for validation; null: by name, else split off the train images."
+    )
+    test: str | None = Field(
+        None, description="The same for the test; null: by name, else split off the train images."
+    )
+    val_fraction: Fraction = Field(0.1, description="Share split off for validation.")
+    test_fraction: Fraction = Field(0.2, description="Share split off for the test.")
+    manifest: str | None = Field(
+        None, description="The manifest's name inside an archive or folder that path names."
+    )
+    path_column: str = "path"
+    label_column: str = "label"
+    split_column: str | None = Field(None, description="Manifest column that holds the split.")
+    group_column: str | None = Field(
+        None, description="Manifest column (a patient, a session) never torn between splits."
+    )
+    on_bad_image: Literal["fail", "skip"] = Field(
+        "fail", description="fail: stop and list every unreadable image. skip: go on without them."
+    )
+    on_leak: Literal["fail", "warn"] = Field(
+        "fail", description="The same image in two splits: fail, or warn and go on."
+    )
+    timeout_seconds: float = Field(60.0, gt=0, description="Longest silence of a download.")
+
+    @model_validator(mode="after")
+    def _path_is_given(self) -> DataConfig:
+        if self.path is None and self.kind in ("folder", "manifest"):
+            raise ValueError(f"data.path is needed when data.kind is {self.kind}")
+        if self.path is not None and self.path.startswith("https://") and self.sha256 is None:
+            raise ValueError("data.sha256 is needed when data.path is an https address")
+        return self
+
+
+class PreprocessConfig(Section):
+    """How images are put before the network; null means as the weights were trained."""
+
+    resize: int | None = Field(None, ge=1, le=4096, description="Short side after resize, px.")
+    crop: int | None = Field(None, ge=1, le=4096, description="Side of the centre crop, px.")
+    mean: Triple | None = Field(None, description="RGB mean, on the scale 0 to 1.")
+    std: Triple | None = Field(None, description="RGB standard deviation, same scale.")
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> PreprocessConfig:
+        if self.resize is not None and self.crop is not None and self.crop > self.resize:
+            raise ValueError("preprocess.crop must not be larger than preprocess.resize")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("preprocess.std must be above 0 in every channel")
+        return self
+
+
+class ModelConfig(Section):
+    """Which pretrained network to start from."""
+
+    architecture: str = Field(
+        "resnet18", description="graft_tiny or any torchvision classification architecture."
+    )
+    weights: str | None = Field(
+        "torchvision:DEFAULT",
+        description="torchvision:NAME (an enum member), graft:tiny-cifar10 (shipped), a path, "
+        "file:// or https:// (.safetensors or .pth), models:/NAME@ALIAS, or null for none.",
+    )
+    sha256: Sha256 | None = Field(None, description="Digest of the weights file.")
+
+    @model_validator(mode="after")
+    def _digest_is_given(self) -> ModelConfig:
+        if (self.weights or "").startswith("https://") and self.sha256 is None:
+            raise ValueError("model.sha256 is needed when model.weights is an https address")
+        return self
+
+
+class StrategyConfig(Section):
+    """Which part of the network moves and trains."""
+
+    kind: Literal["full", "partial", "linear_probe", "scratch"] = Field(
+        "full",
+        description="full: every weight trains (whole transfer). partial: the first "
+        "frozen_stages stay as pretrained. linear_probe: only the head trains. "
+        "scratch: no pretrained weight is used (the control).",
+    )
+    frozen_stages: int = Field(0, ge=0, description="Stages frozen from the input; partial only.")
+
+    @model_validator(mode="after")
+    def _stages_go_with_partial(self) -> StrategyConfig:
+        if (self.kind == "partial") != (self.frozen_stages > 0):
+            raise ValueError(
+                "strategy.frozen_stages must be above 0 with strategy.kind=partial, 0 otherwise"
+            )
+        return self
+
+
+class TrainingConfig(Section):
+    """The recipe."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(100, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(0.001, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    augment: Literal["none", "flip", "crop", "crop_flip"] = Field(
+        "none", description="crop: RandomResizedCrop. flip: horizontal, half of the time."
+    )
+    gradient_clip: float | None = Field(None, gt=0, description="Largest gradient norm.")
+    choose: Literal["best", "last"] = Field(
+        "best", description="best: the epoch with the highest validation accuracy."
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 autocast on a GPU, float32 elsewhere."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: all there are.")
+
+
+class EvaluationConfig(Section):
+    """How the chosen model is scored."""
+
+    batch_size: int = Field(256, ge=1)
+
+
+class TrackingConfig(Section):
+    """Where the run is written down; MLFLOW_TRACKING_URI names another server."""
+
+    experiment: str = Field("graft", min_length=1, max_length=200)
+
+
+class PromotionConfig(Section):
+    """When the new version becomes champion."""
+
+    model: Name = Field("graft", description="The registered model's name.")
+    alpha: Fraction = Field(0.05, description="Level of the exact McNemar test.")
+
+
+class OutputConfig(Section):
+    """Where files go."""
+
+    folder: Path = Field(Path("mlruns/runs"), description="Run folders are made in here.")
+    cache: Path | None = Field(
+        None, description="Downloads and packed images; null: GRAFT_CACHE or ~/.cache/graft."
+    )
+
+
+class RunConfig(Section):
+    """One run, complete: everything that decides what is trained, on what, and where it goes."""
+
+    name: Name = Field("transfer", description="Names the run, its folder and its MLflow run.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: DataConfig
+    preprocess: PreprocessConfig = PreprocessConfig()
+    model: ModelConfig = ModelConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    promotion: PromotionConfig = PromotionConfig()
+    output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _scratch_has_no_weights(self) -> RunConfig:
+        if (self.strategy.kind == "scratch") != (self.model.weights is None):
+            raise ValueError(
+                "strategy.kind=scratch goes with model.weights=null, and only with that"
+            )
+        return self

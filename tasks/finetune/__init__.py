@@ -1,0 +1,1 @@
+"""Adapt the network to the user's classes."""

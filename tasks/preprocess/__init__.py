@@ -1,0 +1,1 @@
+"""Decode once, split, and pack the images for one network."""

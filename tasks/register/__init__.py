@@ -1,0 +1,1 @@
+"""Write the run down in MLflow, register the model, decide on promotion."""
