@@ -1,0 +1,27 @@
+"""Fixtures that every test shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of real data and weights beside the checkout."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail("../shared is missing, and CI must have it")
+        pytest.skip("../shared (real data and weights) is not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of the checkout."""
+    return REPOSITORY
