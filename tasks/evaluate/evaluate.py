@@ -1,0 +1,94 @@
+"""Score the fine-tuned model on the test split: the one time that it is opened."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from tasks.artifacts import sha256_file, write_atomic
+from tasks.config import RunConfig
+from tasks.errors import EvaluationError
+from tasks.evaluate.metrics import measure
+from tasks.evaluate.plots import plot_confusion, plot_learning_curve
+from tasks.evaluate.report import markdown, write_predictions
+from tasks.evaluate.score import Scores, score
+from tasks.finetune.device import memory_errors, pick_device, use_threads
+from tasks.pretrained.network import restore_network
+from tasks.values import (
+    EvaluationReport,
+    FineTunedModel,
+    PackedSplit,
+    PreparedDataset,
+    RegisteredModel,
+)
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    config: RunConfig, prepared: PreparedDataset, model: FineTunedModel, folder: Path
+) -> EvaluationReport:
+    """Write report.json, report.md, predictions.parquet and the plots into ``folder``.
+
+    The network is read back from ``model.safetensors``, so that what is scored is what is
+    registered, in float32 on every device. Raises ``EvaluationError`` when the file is not the
+    one that training wrote, ``ResourceError`` when memory or disk runs out.
+    """
+    scores = score_weights(config, model, prepared.test)
+    figures = measure(scores, prepared.classes)
+    report = EvaluationReport(
+        folder=folder,
+        model_sha256=model.sha256,
+        test_digest=prepared.test.digest,
+        n=prepared.test.n,
+        predictions=folder / "predictions.parquet",
+        report=folder / "report.json",
+        seconds=scores.seconds,
+        images_per_second=prepared.test.n / scores.seconds,
+        **asdict(figures),
+    )
+    _write(config, prepared, model, report, scores)
+    log.info("test accuracy %.2f%% on %d images", 100 * report.accuracy, report.n)
+    return report
+
+
+def score_weights(
+    config: RunConfig, model: FineTunedModel | RegisteredModel, split: PackedSplit
+) -> Scores:
+    """Read a model's weights back, check their digest, and score ``split`` with them.
+
+    ``split`` must be packed for ``model.input``. A run's own model and a registered champion both
+    go through here, so that the gate compares like with like. Raises ``EvaluationError`` when the
+    file is missing or has another digest, ``ResourceError`` when memory runs out.
+    """
+    if not model.weights.is_file() or sha256_file(model.weights) != model.sha256:
+        raise EvaluationError(
+            f"{model.weights} is missing or is not the file that was written.\n"
+            "Run again; if it happens twice, check the disk."
+        )
+    use_threads(config.training.threads)
+    device = pick_device(config.training.device)
+    batch_size = config.evaluation.batch_size
+    with memory_errors(batch_size, "evaluation.batch_size"):
+        network = restore_network(model.architecture, len(model.classes), model.weights)
+        network = network.to(device=device, memory_format=torch.channels_last)
+        return score(network, split, model.input, device, batch_size)
+
+
+def _write(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    model: FineTunedModel,
+    report: EvaluationReport,
+    scores: Scores,
+) -> None:
+    folder = report.folder
+    write_predictions(scores, prepared, report.predictions)
+    plot_confusion(report.confusion, prepared.classes, folder / "confusion")
+    plot_learning_curve(model.history, model.chosen_epoch, folder / "learning_curve")
+    write_atomic(folder / "report.md", markdown(config, prepared, model, report).encode())
+    write_atomic(report.report, json.dumps(report.model_dump(mode="json"), indent=2).encode())

@@ -1,0 +1,83 @@
+"""The confusion matrix and the learning curve, each as PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.artifacts import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_CELLS_WITH_NUMBERS = 20  # classes; beyond that the numbers run into each other
+_DPI = 120
+
+
+def _save(figure: Figure, stem: Path) -> None:
+    for kind in ("png", "svg"):
+        content = io.BytesIO()
+        # no date in the file: the same figures give the same bytes
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
+        write_atomic(stem.with_suffix(f".{kind}"), content.getvalue())
+
+
+def _figure(width: float, height: float) -> Figure:
+    # a Figure of its own, not pyplot: nothing global, so it works in a worker's thread
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plot_confusion(
+    confusion: tuple[tuple[int, ...], ...], classes: tuple[str, ...], stem: Path
+) -> None:
+    """Write ``stem``.png and .svg; rows are the truth, shaded by share of the row."""
+    counts_cc = np.array(confusion)
+    shares_cc = counts_cc / np.maximum(counts_cc.sum(axis=1, keepdims=True), 1)
+    side = min(max(4.0, 0.55 * len(classes) + 2.0), 24.0)
+    figure = _figure(side, side)
+    axes = figure.add_subplot()
+    axes.imshow(shares_cc, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(classes))
+    names = [_plain(name) for name in classes]
+    axes.set_xticks(ticks, names, rotation=90)
+    axes.set_yticks(ticks, names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title("Confusion matrix, test set")
+    if len(classes) <= _MOST_CELLS_WITH_NUMBERS:
+        for (row, column), n in np.ndenumerate(counts_cc):
+            colour = "white" if shares_cc[row, column] > 0.5 else "black"
+            axes.text(column, row, str(n), ha="center", va="center", color=colour, fontsize=8)
+    _save(figure, stem)
+
+
+def plot_learning_curve(history: Path, chosen_epoch: int, stem: Path) -> None:
+    """Write ``stem``.png and .svg from a history.jsonl; the chosen epoch is marked."""
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    epochs = [row["epoch"] for row in rows]
+    figure = _figure(9.0, 3.6)
+    for position, name in enumerate(("loss", "accuracy"), start=1):
+        axes = figure.add_subplot(1, 2, position)
+        for split in ("train", "val"):
+            axes.plot(epochs, [row[f"{split}_{name}"] for row in rows], marker=".", label=split)
+        axes.axvline(chosen_epoch, color="grey", linestyle=":", label="chosen")
+        axes.set_xlabel("epoch")
+        axes.set_title(f"{name} (nats)" if name == "loss" else name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    _save(figure, stem)
+
+
+def _plain(name: str) -> str:
+    # matplotlib reads $…$ as mathematics and stops on a class called "$a"
+    return (name if len(name) <= 24 else f"{name[:23]}…").replace("$", r"\$")

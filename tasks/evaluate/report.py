@@ -1,0 +1,122 @@
+"""The report as a person reads it, in Markdown, and the predictions as a table."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from tasks.artifacts import write_atomic
+from tasks.config import RunConfig
+from tasks.evaluate.score import Scores
+from tasks.index import read_index
+from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset
+
+
+def write_predictions(scores: Scores, prepared: PreparedDataset, path: Path) -> None:
+    """Write one row an image of the test split: truth, prediction, probabilities.
+
+    Columns: path, label, prediction, correct, confidence, and ``p_CLASS`` for each class. Raises
+    ``ResourceError`` when the disk is full.
+    """
+    import pandas as pd
+
+    names = prepared.classes
+    frame = pd.DataFrame(
+        {
+            "path": [record.path for record in read_index(prepared.test.index)],
+            "label": [names[i] for i in scores.labels_n],
+            "prediction": [names[i] for i in scores.predictions_n],
+            "correct": scores.labels_n == scores.predictions_n,
+            "confidence": scores.probabilities_nc.max(axis=1),
+        }
+    )
+    columns = [f"p_{name}" for name in names]
+    probabilities = pd.DataFrame(scores.probabilities_nc, columns=columns)
+    content = io.BytesIO()
+    pd.concat([frame, probabilities], axis=1).to_parquet(content, index=False)
+    write_atomic(path, content.getvalue())
+
+
+def markdown(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    model: FineTunedModel,
+    report: EvaluationReport,
+) -> str:
+    """Return the report of one run; class names are escaped, since a user chose them."""
+    lines = [
+        f"# {config.name}",
+        "",
+        f"Test accuracy **{report.accuracy:.2%}** (95% interval {report.accuracy_low:.2%} to "
+        f"{report.accuracy_high:.2%}) on {report.n:,} images that were scored once.",
+        "",
+        *_table(_facts(config, prepared, model, report)),
+        "",
+        "## Classes",
+        "",
+        *_table(
+            [
+                ("class", "images", "precision", "recall", "F1"),
+                *(
+                    (c.name, str(c.n), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}")
+                    for c in report.classes
+                ),
+            ]
+        ),
+        "",
+        *_notes(prepared),
+    ]
+    return "\n".join(lines)
+
+
+def _facts(
+    config: RunConfig, prepared: PreparedDataset, model: FineTunedModel, report: EvaluationReport
+) -> list[tuple[str, ...]]:
+    top5 = "" if report.top5_accuracy is None else f", top-5 {report.top5_accuracy:.2%}"
+    return [
+        ("what", "value"),
+        ("backbone", f"{model.architecture}, weights {config.model.weights}"),
+        ("strategy", _strategy(config, model)),
+        (
+            "images",
+            f"train {prepared.train.n:,}, val {prepared.val.n:,}, test {prepared.test.n:,}",
+        ),
+        ("chosen epoch", f"{model.chosen_epoch} of {model.epochs}, by validation accuracy")
+        if config.training.choose == "best"
+        else ("chosen epoch", f"{model.chosen_epoch} of {model.epochs}, the last"),
+        ("validation accuracy", f"{model.val_accuracy:.2%}"),
+        ("balanced accuracy", f"{report.balanced_accuracy:.2%}{top5}"),
+        ("macro F1", f"{report.macro_f1:.4f}"),
+        ("log loss", f"{report.log_loss:.4f} nats"),
+        ("training", f"{model.seconds:.1f} s, {model.images_per_second:,.0f} images/s"),
+        ("device", f"{model.device}, {model.precision}"),
+        ("seed", str(config.seed)),
+        ("model digest", model.sha256),
+        ("test digest", report.test_digest),
+    ]
+
+
+def _strategy(config: RunConfig, model: FineTunedModel) -> str:
+    frozen = config.strategy.frozen_stages
+    stages = f", first {frozen} stages frozen" if frozen else ""
+    share = f"{model.trainable_parameters:,} of {model.parameters:,} parameters train"
+    return f"{config.strategy.kind}{stages}: {share}"
+
+
+def _notes(prepared: PreparedDataset) -> list[str]:
+    notes = list(prepared.warnings)
+    notes += [f"skipped {skipped.path}: {skipped.reason}" for skipped in prepared.skipped]
+    if not notes:
+        return []
+    return ["## Notes on the data", "", *(f"- {_escape(note)}" for note in notes), ""]
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    lines = ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
+
+
+def _escape(text: str) -> str:
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
+        text = text.replace(character, entity)
+    return text.replace("\n", " ").replace("`", "&#96;")

@@ -1,0 +1,78 @@
+"""Which processor trains, in which precision, with how many threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from tasks.errors import ResourceError
+
+_HALF_OF = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
+
+    ``auto`` takes cuda if there, else mps, else cpu. A device that is asked for by name and is not
+    there raises ``ResourceError``: training on another one would be a silent surprise.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(device for device, is_there in there.items() if is_there))
+    if not there[name]:
+        raise ResourceError(
+            f"training.device is {name}, and this machine has none that torch can use.\n"
+            "Set training.device=auto, or install a torch build for it."
+        )
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the autocast type: ``auto`` is bfloat16 where the GPU has it, float32 elsewhere."""
+    if name != "auto":
+        return _HALF_OF[name]
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def describe(device: torch.device, precision: torch.dtype) -> str:
+    """Return one line for the log, for example ``cpu (2 threads), float32``."""
+    kind = str(precision).removeprefix("torch.")
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)}), {kind}, channels_last"
+    return f"{device.type} ({torch.get_num_threads()} threads), {kind}, channels_last"
+
+
+def use_threads(threads: int | None) -> None:
+    """Let torch use ``threads`` CPU threads; ``None``: every core this process may run on."""
+    if threads is None:
+        # sched_getaffinity sees cgroup and taskset limits that cpu_count does not; macOS lacks it
+        has_affinity = hasattr(os, "sched_getaffinity")
+        threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def memory_errors(batch_size: int, key: str) -> Iterator[None]:
+    """Turn an allocator's failure into a ``ResourceError`` that names the setting to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ResourceError(
+            f"Out of memory with {key}={batch_size}.\n"
+            f"Lower it, for example {key}={max(1, batch_size // 2)}."
+        ) from error
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # how torch's CPU allocator says it
+            raise
+        raise ResourceError(
+            f"Out of memory with {key}={batch_size}.\n"
+            f"Lower it, for example {key}={max(1, batch_size // 2)}."
+        ) from error

@@ -1,0 +1,35 @@
+"""The optimiser and the learning-rate schedule that a recipe names, all of them torch's own."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from tasks.config import TrainingConfig
+
+
+def build_optimizer(network: nn.Module, recipe: TrainingConfig) -> Optimizer:
+    """Return SGD with momentum, or AdamW (Loshchilov & Hutter 2019), over what is not frozen."""
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    if recipe.optimizer == "adamw":
+        return AdamW(trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return SGD(
+        trainable,
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def build_schedule(optimizer: Optimizer, recipe: TrainingConfig, steps: int) -> LRScheduler:
+    """Return a schedule over ``steps`` optimiser steps.
+
+    ``cosine``: from the learning rate to 0 (Loshchilov & Hutter 2017, without restarts).
+    ``one_cycle``: up over the first 30% and down to about 0 (Smith & Topin 2018).
+    """
+    if recipe.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, T_max=steps)
+    if recipe.schedule == "one_cycle":
+        return OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=max(steps, 2))
+    return ConstantLR(optimizer, factor=1.0, total_iters=0)

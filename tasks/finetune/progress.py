@@ -1,0 +1,43 @@
+"""What training tells whoever watches it, while it goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """Where training is, after one optimiser step."""
+
+    epoch: int  # from 1
+    epochs: int
+    step: int  # from 1, within the epoch
+    steps: int
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of history.jsonl; losses are mean cross-entropies in nats, accuracies 0 to 1."""
+
+    epoch: int  # from 1
+    epochs: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    seconds: float  # training and validation
+    images_per_second: float  # training alone
+
+
+class Watcher(Protocol):
+    """Told of every step and every epoch; must be quick, since training waits for it."""
+
+    def step(self, progress: StepProgress) -> None:
+        """Be told that an optimiser step is done."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Be told that an epoch is trained and validated."""
