@@ -1,0 +1,198 @@
+"""Read a run's YAML file, apply the command line's overrides, and say plainly what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from tasks.config import RunConfig
+from tasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+COMMAND_LINE = "command line"
+# the scalars of YAML 1.2: 1e-3 is a number; yes, no, on, off and dates are words
+_SCALARS = {
+    "null": (re.compile(r"(~|null|Null|NULL|)\Z"), "~nN\0"),
+    "bool": (re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), "tTfF"),
+    "int": (re.compile(r"[-+]?(0|[1-9][0-9]*)\Z"), "-+0123456789"),
+    "float": (
+        re.compile(
+            r"([-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+            r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
+        ),
+        "-+.0123456789",
+    ),
+}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the run that ``path`` describes, each ``dotted.key=value`` override applied.
+
+    Values are YAML; their types are not guessed (``epochs: "3"`` and ``epochs: yes`` are refused).
+    Raises ``ConfigError`` that names the file, the key, what is wrong and what to do.
+    """
+    settings = _read_mapping(path)
+    overridden = [_apply_override(settings, override) for override in overrides]
+    try:
+        # JSON, because its strict mode takes lists for tuples and strings for paths, nothing else
+        return RunConfig.model_validate_json(json.dumps(settings), strict=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, overridden, error)) from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """Return ``config`` as YAML with every value written out; ``load_config`` reads it back."""
+    import yaml
+
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the config cannot be read: {error.strerror or error}.\n"
+            "Name a YAML file such as configs/digits.yaml."
+        ) from error
+    settings = _parse(content, str(path))
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"{path}: the config is not a mapping of sections.\n"
+            "See configs/digits.yaml for one with every key."
+        )
+    return settings
+
+
+def _parse(content: bytes | str, where: str) -> Any:  # noqa: ANN401 - YAML holds anything
+    import yaml
+
+    try:
+        return yaml.load(content, Loader=_loader())  # noqa: S506 - a SafeLoader with fewer types
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = " ".join(str(error.problem or error.context).split())
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        line, problem = "", " ".join(str(error).split())[:200]
+    raise ConfigError(f"{where}{line}: not YAML: {problem}.\nCorrect the file's syntax.")
+
+
+@cache
+def _loader() -> type[Any]:
+    """Return a SafeLoader that knows _SCALARS alone and refuses repeated keys and aliases."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as the base declares it
+
+        def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 - PyYAML's own
+            if self.check_event(yaml.AliasEvent):
+                mark = self.get_mark()
+                raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=mark)
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
+            seen: set[str] = set()
+            for key, _ in node.value:
+                name = str(key.value)
+                if name in seen:
+                    problem = f"the key {name!r} appears twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(name)
+            return super().construct_mapping(node, deep)
+
+    for kind, (pattern, first) in _SCALARS.items():
+        letters = [letter.strip("\0") for letter in first]
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", pattern, letters)
+    return Loader
+
+
+def _apply_override(settings: dict[str, Any], override: str) -> str:
+    """Set one value in ``settings`` and return its dotted key."""
+    key, equals, text = override.partition("=")
+    *sections, last = key.strip().split(".")
+    if not equals or not all((*sections, last)):
+        raise ConfigError(
+            f"{COMMAND_LINE}: {override!r} is not an override.\n"
+            "Write key=value, for example training.epochs=3."
+        )
+    place = settings
+    for section in sections:
+        if not isinstance(place.get(section), dict):
+            place[section] = {}
+        place = place[section]
+    place[last] = _parse(text, f"{COMMAND_LINE}, {key}")
+    return key.strip()
+
+
+def _explain(path: Path, overridden: Sequence[str], error: ValidationError) -> str:
+    """Put every error of a config into two lines."""
+    problems = [_problem(details) for details in error.errors()]
+    if len(problems) == 1:
+        key, what, advice = problems[0]
+        where = COMMAND_LINE if key in overridden else str(path)
+        return f"{where}: {key} {what}.\n{advice}"
+    listed = "; ".join(
+        f"{key} {what} ({advice})" if advice.endswith("?") else f"{key} {what}"
+        for key, what, advice in problems
+    )
+    return f"{path}: {len(problems)} values are wrong.\n{listed}."
+
+
+def _problem(details: ErrorDetails) -> tuple[str, str, str]:
+    """Return the dotted key, what is wrong with it, and what to do."""
+    key = " ".join(".".join(str(part) for part in details["loc"]).split()) or "config"
+    message = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "extra_forbidden":
+        near = _nearest(key)
+        advice = f"Did you mean {near}?" if near else "See configs/digits.yaml for every key."
+        return key, "is not a known key", advice
+    if details["type"] == "missing":
+        return key, "is missing", f"Add {key}; configs/digits.yaml shows every key."
+    if details["type"] == "value_error":
+        return key, f"is wrong: {message}", "Change one of the two."
+    message = message[0].lower() + message[1:]
+    advice = known_keys().get(key) or f"Correct {key}."
+    return key, f"is {_short(details['input'])}: {message}", advice
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _nearest(key: str) -> str | None:
+    """Return the valid dotted name most like ``key``; the same last part wins."""
+    names = list(known_keys())
+    leaf = key.rpartition(".")[2]
+    same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
+    if same_leaf:
+        return same_leaf[0]
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    near = near or difflib.get_close_matches(leaf, names, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+@cache
+def known_keys() -> Mapping[str, str]:
+    """Return every valid dotted key, sections included, with its description ("" for none)."""
+    return dict(_walk(RunConfig, ""))
+
+
+def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, str]]:
+    keys: list[tuple[str, str]] = []
+    for name, field in model.model_fields.items():
+        keys.append((prefix + name, field.description or ""))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _walk(field.annotation, f"{prefix}{name}.")
+    return keys
