@@ -52,11 +52,16 @@ def _one_ahead(groups: list[Order], read: Callable[[Order], Batch]) -> Iterator[
             yield waiting.result()
 
 
-def shuffled(n: int, batch_size: int, generator: torch.Generator) -> Order:
-    """Return a random order of ``n`` rows for one epoch.
+def images_an_epoch(n: int, batch_size: int) -> int:
+    """Return how many of ``n`` images one epoch uses.
 
-    A last batch of a single image is left out of the epoch: batch norm has no variance over one
-    value. Another image is left out the next time.
+    A last batch of a single image is left out: batch norm has no variance over one value. The
+    order is new every epoch, so another image is left out the next time.
     """
+    return n - 1 if n % batch_size == 1 and n > 1 and batch_size > 1 else n
+
+
+def shuffled(n: int, batch_size: int, generator: torch.Generator) -> Order:
+    """Return a random order of the rows of one epoch."""
     order: Order = torch.randperm(n, generator=generator).numpy()
-    return order[:-1] if n % batch_size == 1 and n > 1 and batch_size > 1 else order
+    return order[: images_an_epoch(n, batch_size)]

@@ -1,0 +1,140 @@
+"""One stated way from an image file to 8-bit RGB, and a reason wherever there is none."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+# Formats Pillow decodes by itself; others, such as EPS, would start outside programs.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
+SMALLEST_SIDE = 2  # px
+LARGEST_ASPECT = 100
+WHITE_16_BIT = 65535
+
+# As PIL.ImageOps.exif_transpose, which also rewrites the EXIF block and stops on a damaged one.
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = (5, 6, 7, 8)
+
+# The size is checked below, before any pixel is decoded. A filter set once, at import, is safe
+# with threads where warnings.catch_warnings is not.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class UnreadableImage(Exception):  # noqa: N818 - it names what the image is, as rooms agreed
+    """An image that cannot be used; ``str(error)`` is the reason, in a few words."""
+
+
+def decode_rgb(source: Path | bytes) -> npt.NDArray[np.uint8]:
+    """Decode a file, or its bytes, to RGB of shape (height, width, 3), uint8.
+
+    Policy: the EXIF orientation is applied (an EXIF block that cannot be parsed has none); CMYK,
+    palette and grayscale become RGB; transparency is blended onto white; 16-bit gray is scaled by
+    1/257 to 8 bits; of an animation the first frame counts; ICC profiles are not applied.
+
+    Raises ``UnreadableImage`` for zero bytes, for what is no image in one of ``FORMATS``, for a
+    truncated or damaged file, for more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (a possible
+    decompression bomb; checked before the pixels are decoded), for a side under 2 px, for an
+    aspect ratio over 100, and for pixels without a known scale (float or 32-bit). Thread-safe.
+    """
+    with _opened(source) as image:
+        image.load()
+        method = TRANSPOSITIONS.get(_orientation(image))
+        upright = image if method is None else image.transpose(method)
+        return np.array(_to_rgb(upright))
+
+
+def header_size(source: Path | bytes) -> tuple[int, int]:
+    """Return (height, width) in px as ``decode_rgb`` would, from the header where that can do.
+
+    Raises ``UnreadableImage`` for what the header alone shows to be unreadable.
+    """
+    with _opened(source) as image:
+        width, height = image.size
+        # Pillow gives a TIFF's size as it is after rotation, other formats' as it is before.
+        turned = width != height and image.format != "TIFF" and _orientation(image) in SIDEWAYS
+        return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[Image.Image]:
+    """Open lazily and turn every failure, the block's own included, into ``UnreadableImage``."""
+    empty = not source if isinstance(source, bytes) else source.is_file() and not _length(source)
+    if empty:
+        raise UnreadableImage("zero bytes")
+    try:
+        with Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, "r", FORMATS
+        ) as image:
+            _check_size(*image.size)
+            yield image
+    except (UnreadableImage, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage("not an image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnreadableImage(_bomb()) from error
+    except FileNotFoundError as error:
+        raise UnreadableImage("no such file") from error
+    except Exception as error:  # decoders raise anything on damaged bytes
+        reason = " ".join(str(error).split())[:200]
+        raise UnreadableImage(f"damaged: {reason or type(error).__name__}") from error
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _bomb() -> str:
+    return f"over {Image.MAX_IMAGE_PIXELS} pixels: a possible decompression bomb"
+
+
+def _check_size(width: int, height: int) -> None:
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise UnreadableImage(f"{width}x{height} px: {_bomb()}")
+    if min(width, height) < SMALLEST_SIDE:
+        raise UnreadableImage(f"{width}x{height} px: too small")
+    if max(width, height) > LARGEST_ASPECT * min(width, height):
+        raise UnreadableImage(f"{width}x{height} px: aspect ratio over {LARGEST_ASPECT}")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (SyntaxError, ValueError, TypeError, KeyError):  # a damaged EXIF block turns nothing
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return _gray_16_bit(image).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _gray_16_bit(image: Image.Image) -> Image.Image:
+    """Scale I;16 (and I, where values say that it holds 16 bits) to L; transparent is white."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > WHITE_16_BIT:
+        raise UnreadableImage(f"pixels of mode {image.mode} have no known scale")
+    scale = 1 if image.mode == "I" and values.max() <= 255 else 257
+    gray = np.round(values / scale).astype(np.uint8)
+    gray[values == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(gray)
