@@ -71,9 +71,10 @@ def image_size(architecture: str, state: State) -> int | None:
     positions, patches = state.get("encoder.pos_embedding"), state.get("conv_proj.weight")
     if not takes_image_size(architecture) or positions is None or patches is None:
         return None
-    if positions.ndim != 3 or patches.ndim != 4:
-        return None
-    return isqrt(max(positions.shape[1] - 1, 1)) * patches.shape[-1]
+    patch = int(architecture.rpartition("_")[2])  # vit_b_16
+    if positions.ndim != 3 or patches.shape[2:] != (patch, patch):
+        return None  # another architecture's, which is told by its shapes
+    return isqrt(max(positions.shape[1] - 1, 1)) * patch
 
 
 def _draw(architecture: str, classes: int, size: int | None, seed: int) -> nn.Module:

@@ -1,0 +1,105 @@
+"""Load a pretrained backbone: found, checked and proven to fit before any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from tasks.artifacts import sha256_file
+from tasks.config import ModelConfig, PreprocessConfig, RunConfig
+from tasks.errors import ConfigError, WeightsError
+from tasks.pretrained.architectures import takes_image_size
+from tasks.pretrained.heads import find_head
+from tasks.pretrained.network import build_network, image_size
+from tasks.pretrained.outline import check_size, outline
+from tasks.pretrained.presets import TORCHVISION, preset, torchvision_weights
+from tasks.pretrained.sources import locate
+from tasks.pretrained.stages import find_stages
+from tasks.pretrained.state_dict import check_fit, read_state
+from tasks.values import Backbone, InputSpec, RegisteredModel
+
+
+def input_spec(
+    model: ModelConfig, preprocess: PreprocessConfig, registered: RegisteredModel | None = None
+) -> InputSpec:
+    """Return how images are put before the network: as its weights were trained, but for overrides.
+
+    Every field of ``preprocess`` that is not null wins. Raises ``ConfigError`` when the crop is
+    larger than the resized image, ``WeightsError`` when the network cannot take that crop or a
+    name is unknown.
+    """
+    published = preset(model, registered)
+    spec = published.model_copy(update=preprocess.model_dump(exclude_none=True))
+    if spec.crop > spec.resize:
+        raise ConfigError(
+            f"preprocess.crop {spec.crop} is larger than preprocess.resize {spec.resize}.\n"
+            f"Set both; {model.architecture} has {published.crop} of {published.resize}."
+        )
+    check_size(model.architecture, spec.crop, _expected_size(model, registered, spec))
+    return spec
+
+
+def load_pretrained(
+    config: RunConfig, classes: tuple[str, ...], registered: RegisteredModel | None, cache: Path
+) -> Backbone:
+    """Find, read and check the weights, and put them into the network once.
+
+    ``classes`` are the new data's. The head is kept only in a warm start from a registered model
+    with the same classes in the same order. Raises ``WeightsError`` for a file that is missing,
+    damaged, unsafe or does not fit, ``TransientDataError`` when a download may go well later.
+    """
+    spec = input_spec(config.model, config.preprocess, registered)
+    weights = locate(config.model, registered, cache)
+    network = _outline(config.model.architecture, weights, len(classes), spec)
+    head = find_head(network)
+    backbone = Backbone(
+        architecture=config.model.architecture,
+        source=config.model.weights or "none",
+        weights=weights,
+        sha256=None if weights is None else sha256_file(weights),
+        input=spec,
+        head=head,
+        keep_head=registered is not None and registered.classes == classes,
+        stages=find_stages(network, head),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+    build_network(backbone, len(classes), config.seed)
+    return backbone
+
+
+def _expected_size(
+    model: ModelConfig, registered: RegisteredModel | None, spec: InputSpec
+) -> int | None:
+    """Return the image size a vision transformer is built for, as far as known without its file."""
+    if not takes_image_size(model.architecture):
+        return None
+    if registered is not None:
+        return registered.input.crop
+    if (model.weights or "").startswith(TORCHVISION):
+        weights = torchvision_weights(model.weights or "", model.architecture)
+        size: int = weights.meta["min_size"][0]
+        return size
+    return spec.crop
+
+
+def _outline(architecture: str, weights: Path | None, classes: int, spec: InputSpec) -> nn.Module:
+    """Return the network as its file has it, original head included, on the meta device."""
+    if weights is None:
+        return outline(architecture, classes, spec.crop)
+    state = read_state(weights, architecture)
+    size = image_size(architecture, state)
+    original = outline(architecture, _classes_of(state, architecture), size)
+    check_fit(state, original, architecture, weights)
+    if size not in (None, spec.crop):
+        raise WeightsError(
+            f"{weights} is for images of {size} px, not {spec.crop}.\n"
+            f"Set preprocess.crop={size}, and preprocess.resize to no less."
+        )
+    return original
+
+
+def _classes_of(state: dict[str, Tensor], architecture: str) -> int:
+    """Return how many classes the file's head scores; 1 where it has none that could be a head."""
+    weight = state.get(f"{find_head(outline(architecture, 1))}.weight")
+    return weight.shape[0] if weight is not None and weight.ndim > 1 else 1

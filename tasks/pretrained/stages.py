@@ -1,0 +1,61 @@
+"""Cut a network into stages from the input on, so that the first few can be frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import nn
+
+from tasks.pretrained.heads import is_under
+
+# A module with fewer blocks inside than this is a chain around the backbone (``features``,
+# ``encoder.layers``, RegNet's ``trunk_output``): it is opened, and what it holds is staged.
+_FEW = 3
+
+
+class _Part(NamedTuple):
+    name: str  # dotted name of a module or of a parameter
+    opens: bool  # a layer with weights opens a stage; a norm or a bare parameter joins one
+
+
+def find_stages(network: nn.Module, head: str) -> tuple[tuple[str, ...], ...]:
+    """Return the stages, input first, as dotted names of modules or bare parameters.
+
+    Together they hold every parameter outside ``head`` exactly once. A stage is a block as the
+    architecture groups them, or a convolution or linear layer, with the norms that follow it:
+    ``(conv1, bn1), (layer1,), …`` for ResNet, the items of ``features`` for VGG, ``(class_token,
+    conv_proj, encoder.pos_embedding)`` and then the encoder's layers for a vision transformer.
+    """
+    stages: list[list[str]] = [[]]
+    opened = False
+    for part in _parts(network, "", head):
+        if part.opens and opened:
+            stages.append([])
+        opened = opened or part.opens
+        stages[-1].append(part.name)
+    return tuple(tuple(stage) for stage in stages if stage)
+
+
+def _parts(module: nn.Module, prefix: str, head: str) -> Iterator[_Part]:
+    """Walk in order of definition, which is that of the forward pass in every classifier."""
+    for name, _ in module.named_parameters(recurse=False):
+        yield _Part(prefix + name, opens=False)
+    few = sum(_is_block(m) and not is_under(head, [prefix + n]) for n, m in _children(module))
+    for name, child in _children(module):
+        path = prefix + name
+        if path == head:
+            continue
+        if is_under(head, [path]) or (_is_block(child) and few < _FEW):
+            yield from _parts(child, f"{path}.", head)
+        else:
+            yield _Part(path, opens=any(p.ndim > 1 for p in child.parameters()))
+
+
+def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((n, m) for n, m in module.named_children() if any(True for _ in m.parameters()))
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Tell a module that holds layers from a layer."""
+    return any(True for _ in _children(module))
