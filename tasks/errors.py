@@ -63,3 +63,7 @@ class TransientDataError(DataError):
 
 class TransientTrackingError(TrackingError):
     """A tracking call failed in a way that another try may mend; Prefect retries only this."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; like Ctrl-C it is no error, so that no ``except Exception`` holds it up."""
