@@ -1,0 +1,174 @@
+"""Unpack a zip or tar into the cache: whole, inside its folder and within limits, or not at all.
+
+Archives are untrusted: a member may try to write elsewhere, to be a link or a device, or to fill
+the disk (D. Fifield, "A better zip bomb", WOOT 2019).
+"""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from stat import S_IFMT, S_ISDIR, S_ISREG
+from typing import IO, NamedTuple
+
+from tasks.artifacts import folder_atomic
+from tasks.errors import DataError, ResourceError
+
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # APPNOTE.TXT 4.3.7 and 4.3.16 (no member)
+TAR_BLOCK = 512  # bytes; POSIX.1-1988 ustar
+
+
+class Limits(NamedTuple):
+    """What an archive may hold."""
+
+    members: int = 2_000_000
+    ratio: int = 200  # unpacked bytes for each packed byte, beyond ...
+    harmless: int = 1 << 30  # ... this many bytes unpacked
+
+
+class Member(NamedTuple):
+    """One entry of an archive of either kind."""
+
+    name: str
+    size: int  # bytes unpacked; neither zipfile nor tarfile reads beyond it
+    fault: str  # why it is refused; "" where it is not
+    folder: bool
+    open: Callable[[], IO[bytes] | None]
+
+
+def extract(archive: Path, sha256: str, cache: Path, limits: Limits | None = None) -> Path:
+    """Return ``cache/archives/<sha256>``, unpacked there unless it was before.
+
+    ``sha256`` is the archive's own digest. Raises ``DataError`` where the archive is damaged, is
+    neither zip nor tar (plain, gz, bz2, xz), holds a link, a device, a name twice or a path that
+    leads out, or unpacks to more than ``limits``; ``ResourceError`` where the disk is too small.
+    """
+    target = cache / "archives" / sha256
+    if not target.is_dir():
+        with folder_atomic(target) as scratch, _damage(archive), _members(archive) as members:
+            _unpack(members, scratch, archive, limits or Limits())
+    return target
+
+
+def _unpack(members: Iterator[Member], folder: Path, archive: Path, limits: Limits) -> None:
+    packed, free = archive.stat().st_size, shutil.disk_usage(folder).free
+    total = 0
+    for number, member in enumerate(members, start=1):
+        total += member.size
+        if number > limits.members:
+            raise DataError(f"{archive} holds more than {limits.members:,} files.\nSplit it up.")
+        if total > max(limits.harmless, limits.ratio * packed):
+            raise DataError(
+                f"{archive} unpacks to more than {limits.ratio} times its size: a bomb?\n"
+                "Where it is genuine, unpack it yourself and name the folder in data.path."
+            )
+        if total > free:
+            raise ResourceError(
+                f"{archive} unpacks to more than the {free:,} bytes left in {folder.parent}.\n"
+                "Free some space, or name another folder in output.cache."
+            )
+        _write(member, folder / _safe(member, archive), archive)
+
+
+def _safe(member: Member, archive: Path) -> PurePosixPath:
+    """Return the member's path, sure to lie inside; raises ``DataError``."""
+    path = PurePosixPath(member.name)
+    leads_out = path.is_absolute() or ".." in path.parts or "\\" in member.name
+    fault = member.fault or ("a path that leads out of its folder" if leads_out else "")
+    if fault:
+        raise DataError(
+            f"{archive} is not unpacked: {member.name!a} is {fault}.\n"
+            "Pack plain files and folders with relative paths."
+        )
+    return path
+
+
+def _write(member: Member, path: Path, archive: Path) -> None:
+    try:
+        if member.folder:
+            path.mkdir(parents=True, exist_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source = member.open()
+        if source is not None:
+            with source, path.open("xb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+    except (FileExistsError, NotADirectoryError) as fault:
+        raise DataError(f"{archive} holds {member.name!a} twice.\nPack every file once.") from fault
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[Member]]:
+    with archive.open("rb") as file:
+        is_zip = file.read(4) in ZIP_MAGIC
+    if is_zip:
+        with zipfile.ZipFile(archive) as opened_zip:
+            yield (_zip_member(opened_zip, info) for info in opened_zip.infolist())
+    else:
+        with tarfile.open(archive, "r:*") as opened_tar:
+            yield _tar_members(opened_tar)
+
+
+def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
+    mode = info.external_attr >> 16  # Unix mode where made on Unix, else without a file type
+    plain = S_IFMT(mode) == 0 or S_ISREG(mode) or S_ISDIR(mode)
+    locked = info.flag_bits & 0x1
+    fault = "" if plain else "a link or a device"
+    return Member(
+        name=info.filename,
+        size=info.file_size,
+        fault="encrypted" if locked else fault,
+        folder=info.is_dir(),
+        open=lambda: archive.open(info),
+    )
+
+
+def _tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
+    for info in archive:
+        yield _tar_member(archive, info)
+    # tarfile takes a damaged header in the middle for the end
+    if archive.fileobj is not None:
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(TAR_BLOCK) != bytes(TAR_BLOCK):
+            raise tarfile.ReadError("no end mark: cut off, or a damaged header")
+
+
+def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
+    return Member(
+        name=info.name,
+        size=info.size,
+        fault="" if info.isreg() or info.isdir() else "a link or a device",
+        folder=info.isdir(),
+        open=lambda: archive.extractfile(info),
+    )
+
+
+@contextmanager
+def _damage(archive: Path) -> Iterator[None]:
+    """Turn what the readers raise on a damaged archive into a ``DataError``."""
+    broken = (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,  # a compression that zipfile has not
+        UnicodeDecodeError,
+    )
+    try:
+        yield
+    except (*broken, OSError) as fault:
+        # bz2 and gzip raise OSError without a number; those with one are the disk's
+        if isinstance(fault, OSError) and fault.errno is not None:
+            raise
+        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise DataError(
+            f"{archive} cannot be unpacked: {reason}.\n"
+            "It must be a whole zip or tar (plain, gz, bz2, xz): make or download it again."
+        ) from fault

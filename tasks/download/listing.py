@@ -1,0 +1,80 @@
+"""What a source holds before anything is hashed, and the checks that every source must pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.download.words import listed, printable
+from tasks.errors import DataError
+
+LINK = " (link)"  # ends the name of an ignored link
+
+
+class ListedImage(NamedTuple):
+    """An image file and what the source says of it."""
+
+    path: str  # relative to the listing's root, with forward slashes; absolute where outside
+    label: str
+    split: str  # train, val, test, or "" where the source declares none
+    group: str  # "" for an image on its own
+
+
+class Listing(NamedTuple):
+    """Every image of a source."""
+
+    root: Path
+    images: tuple[ListedImage, ...]
+    ignored: tuple[str, ...]  # the first files that are no images by name
+
+
+def classes_of(listing: Listing) -> tuple[str, ...]:
+    """Return the labels in lexicographic order (``10`` before ``2``), as ``ImageFolder`` does."""
+    return tuple(sorted({image.label for image in listing.images}))
+
+
+def check_listing(listing: Listing, where: str) -> None:
+    """Refuse a listing that nothing can be learnt from; ``where`` opens an error's text.
+
+    Raises ``DataError`` on no image, one class, a class of one image, a class that is in another
+    split but not among the training images, and a class name that is no UTF-8.
+    """
+    if not listing.images:
+        raise DataError(_no_image(listing, where))
+    classes = classes_of(listing)
+    unreadable = [name for name in classes if printable(name) != name]
+    if unreadable:
+        raise DataError(f"{where} has class names that are no plain text: {listed(unreadable)}.")
+    if len(classes) < 2:
+        raise DataError(
+            f"{where} has one class, {classes[0]}.\nA classifier needs two classes or more."
+        )
+    _check_counts(listing, where)
+
+
+def _no_image(listing: Listing, where: str) -> str:
+    links = [name for name in listing.ignored if name.endswith(LINK)]
+    if links:
+        return (
+            f"{where} holds no image, only links, which are not followed: {listed(links)}.\n"
+            "Name the folder that they lead to, or list the images in a manifest."
+        )
+    return f"{where} holds no image file (found: {listed(listing.ignored)}).\nCheck data.path."
+
+
+def _check_counts(listing: Listing, where: str) -> None:
+    counts = Counter(image.label for image in listing.images)
+    single = sorted(label for label, n in counts.items() if n == 1)
+    if single:
+        raise DataError(
+            f"{where} has one image only of class {listed(single)}.\n"
+            "Every class needs at least two: add images or leave the class out."
+        )
+    trained = {image.label for image in listing.images if image.split in ("", "train")}
+    unknown = sorted(set(counts) - trained)
+    if unknown:
+        raise DataError(
+            f"{where} has no training image of class {listed(unknown)}.\n"
+            "Every class of val and test must be among the training images."
+        )

@@ -1,0 +1,166 @@
+"""Download: from what the user names to an index of image files with labels and digests."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from tasks.artifacts import sha256_file, sha256_parts, write_atomic
+from tasks.config import DataConfig
+from tasks.download.archives import extract
+from tasks.download.builtin import cifar10_folder, digits_folder
+from tasks.download.fetch import fetch, local_path
+from tasks.download.folders import read_folders, top_folder
+from tasks.download.listing import Listing, check_listing, classes_of
+from tasks.download.manifest import SUFFIXES, find_manifest, read_manifest
+from tasks.download.words import listed
+from tasks.errors import ConfigError, DataError
+from tasks.index import ImageRecord, digest_records, write_index
+from tasks.values import RawDataset
+
+FORMAT = "raw-1"  # change it when the same source would give another index
+READ_BY = (  # every setting that decides what the index holds
+    "kind",
+    "train",
+    "val",
+    "test",
+    "manifest",
+    "path_column",
+    "label_column",
+    "split_column",
+    "group_column",
+)
+
+
+class Origin(NamedTuple):
+    """Where the images are, once they are on this machine."""
+
+    path: Path  # a folder, or a manifest that lies beside its images
+    sealed: Path | None  # the folder in the cache, named by its content's digest; None: the user's
+
+
+def download(config: DataConfig, cache: Path) -> RawDataset:
+    """Return the index of the images that ``config`` names, in ``cache/raw/<key>/index.csv``.
+
+    An archive is fetched, unpacked and read once for each digest; a folder or manifest of the
+    user's is hashed each time, so that the digest is always that of the present files. Raises
+    ``ConfigError``, ``DataError``, ``TransientDataError``, ``ResourceError``; then nothing in
+    ``cache`` has changed but whole downloads and archives, which are kept under their digest.
+    """
+    _check_settings(config)
+    try:
+        return _download(config, cache)
+    except OSError as fault:  # writing raises ResourceError: what is left is the user's files
+        raise DataError(f"{fault.filename} cannot be read: {fault.strerror}.") from fault
+
+
+def _download(config: DataConfig, cache: Path) -> RawDataset:
+    origin = _origin(config, cache)
+    if origin.sealed is None:
+        return _index(_read(origin, config), config, cache, key=None)
+    settings = (repr(getattr(config, name)) for name in READ_BY)
+    key = sha256_parts(FORMAT, str(origin.path), *settings)
+    kept = _kept(cache / "raw" / key)
+    return kept or _index(_read(origin, config), config, cache, key)
+
+
+def _check_settings(config: DataConfig) -> None:
+    if config.kind == "manifest":
+        return
+    for name in ("manifest", "split_column", "group_column"):
+        if getattr(config, name) is not None:
+            raise ConfigError(f"data.{name} goes with data.kind=manifest, not {config.kind}.")
+
+
+def _origin(config: DataConfig, cache: Path) -> Origin:
+    if config.kind in ("digits", "cifar10"):
+        make = digits_folder if config.kind == "digits" else cifar10_folder
+        folder = make(config, cache)
+        return Origin(folder, folder)
+    location = config.path or ""  # DataConfig refuses these kinds without one
+    local = local_path(location, DataError)
+    if local is not None and local.is_dir():
+        return _origin_in_folder(local, config)
+    file = fetch(location, config.sha256, cache, config.timeout_seconds, DataError)
+    if config.kind == "manifest" and file.suffix.lower() in SUFFIXES:
+        return Origin(file, None)
+    return _origin_in_archive(file, config, cache)
+
+
+def _origin_in_folder(folder: Path, config: DataConfig) -> Origin:
+    if config.sha256 is not None:
+        raise ConfigError(f"data.sha256 goes with a file, and {folder} is a folder: leave it out.")
+    is_manifest = config.kind == "manifest"
+    return Origin(find_manifest(folder, config.manifest) if is_manifest else folder, None)
+
+
+def _origin_in_archive(archive: Path, config: DataConfig, cache: Path) -> Origin:
+    unpacked = extract(archive, config.sha256 or sha256_file(archive), cache)
+    if config.kind == "manifest":
+        return Origin(find_manifest(unpacked, config.manifest), unpacked)
+    return Origin(top_folder(unpacked), unpacked)
+
+
+def _read(origin: Origin, config: DataConfig) -> Listing:
+    if config.kind == "manifest":
+        listing = read_manifest(origin.path, config, bounds=origin.sealed)
+    else:
+        listing = read_folders(origin.path, config)
+    check_listing(listing, str(origin.path))
+    return listing
+
+
+def _index(listing: Listing, config: DataConfig, cache: Path, key: str | None) -> RawDataset:
+    """Hash every image, write index and facts, and return the facts."""
+    classes = classes_of(listing)
+    records = _records(listing, classes)
+    digest = digest_records(classes, records)
+    folder = cache / "raw" / (key or sha256_parts(FORMAT, str(listing.root), digest))
+    facts = RawDataset(
+        kind=config.kind,
+        root=listing.root,
+        index=folder / "index.csv",
+        classes=classes,
+        counts=dict(sorted(Counter(record.split for record in records).items())),
+        ignored=listing.ignored,
+        digest=digest,
+    )
+    write_index(facts.index, records)
+    # last: where there are facts, there is a whole index
+    write_atomic(folder / "facts.json", facts.model_dump_json(indent=2).encode())
+    return facts
+
+
+def _records(listing: Listing, classes: tuple[str, ...]) -> list[ImageRecord]:
+    number = {name: position for position, name in enumerate(classes)}
+    paths = [listing.root / image.path for image in listing.images]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = list(pool.map(_digest, paths))
+    lost = [str(path) for path, digest in zip(paths, digests, strict=True) if digest is None]
+    if lost:
+        raise DataError(
+            f"{len(lost):,} images cannot be read: {listed(lost)}.\nCheck their rights."
+        )
+    rows = zip(listing.images, digests, strict=True)
+    return [ImageRecord(i.path, number[i.label], i.split, i.group, d or "") for i, d in rows]
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return sha256_file(path)
+    except OSError:
+        return None  # the caller names all of them at once
+
+
+def _kept(folder: Path) -> RawDataset | None:
+    """Return the facts written before, where they are whole and their index is there."""
+    try:
+        facts = RawDataset.model_validate_json((folder / "facts.json").read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return facts if facts.index == folder / "index.csv" and facts.index.is_file() else None
