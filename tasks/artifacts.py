@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.errors import ResourceError
@@ -115,6 +116,31 @@ def _publish(scratch: Path, target: Path) -> None:
             raise
         shutil.rmtree(scratch)
     sync_folder(target.parent)
+
+
+@contextmanager
+def new_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Make ``parent/name``, or ``name-2`` and so on where that is taken, and yield it.
+
+    On any error in the block, Ctrl-C included, the folder is removed with all that is in it.
+    """
+    with disk_errors(str(parent)):
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = _first_free(parent, name)
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _first_free(parent: Path, name: str) -> Path:
+    for n in itertools.count(1):
+        folder = parent / (name if n == 1 else f"{name}-{n}")
+        with suppress(FileExistsError):
+            folder.mkdir()  # exclusive: two runs in one second get two folders
+            return folder
+    raise AssertionError  # count() does not end
 
 
 def cache_folder(configured: Path | None) -> Path:

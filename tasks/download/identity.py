@@ -1,0 +1,42 @@
+"""Which content a source names, as far as that is known before it is downloaded."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from tasks.artifacts import sha256_file, sha256_parts
+from tasks.config import DataConfig
+from tasks.download.builtin import CIFAR10_SHA256
+from tasks.download.fetch import local_path
+from tasks.download.manifest import SUFFIXES
+from tasks.download.source import FORMAT
+from tasks.errors import DataError
+
+
+def content_digest(config: DataConfig) -> str | None:
+    """Return a string that names the content of ``config``'s images, to cache a download by.
+
+    None where only reading the images tells: a folder, or a manifest beside its images, whose
+    files may change under the same name. None also where the source is not there: the download
+    itself says what is wrong.
+    """
+    if config.kind == "digits":
+        return f"scikit-learn {version('scikit-learn')}"
+    if config.path is None:
+        return config.sha256 or CIFAR10_SHA256
+    try:
+        local = local_path(config.path, DataError)
+    except DataError:
+        return None
+    if local is None:
+        return config.sha256
+    if not local.is_file() or (config.kind == "manifest" and local.suffix.lower() in SUFFIXES):
+        return None
+    return config.sha256 or sha256_file(local)
+
+
+def download_key(config: DataConfig, cache: Path) -> str | None:
+    """Return the key that a finished download is kept under; None: not to be kept."""
+    digest = content_digest(config)
+    return digest and sha256_parts(FORMAT, digest, repr(config), str(cache))

@@ -1,0 +1,30 @@
+"""The preprocess room as a Prefect task: the one file here that knows Prefect."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from tasks.artifacts import sha256_parts
+from tasks.config import DataConfig
+from tasks.preprocess.prepare import FORMAT, prepare
+from tasks.values import InputSpec, PreparedDataset, RawDataset
+
+
+def _key(_context: object, given: dict[str, Any]) -> str:
+    settings = (repr(given[name]) for name in ("config", "seed", "spec", "cache"))
+    return sha256_parts(FORMAT, given["raw"].digest, *settings)
+
+
+@task(
+    task_run_name="preprocess {raw.kind} at {spec.crop} px",
+    timeout_seconds=24 * 3600,
+    cache_key_fn=_key,
+    persist_result=True,
+    result_serializer="json",
+)
+def preprocess_images(
+    config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec, cache: Path
+) -> PreparedDataset:
+    """Split, decode and pack the images; cached by their digest and every setting."""
+    return prepare(config, seed, raw, spec, cache)
