@@ -1,0 +1,77 @@
+"""The same picture on both sides: in two splits, or under two labels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from tasks.config import DataConfig
+from tasks.errors import DataError
+from tasks.index import ImageRecord
+from tasks.preprocess.reading import shown
+from tasks.values import SplitName
+
+LISTED = 10
+
+
+def check_leaks(
+    splits: Mapping[SplitName, list[ImageRecord]], classes: tuple[str, ...], config: DataConfig
+) -> tuple[str, ...]:
+    """Look for images (by digest) or groups in two splits, and for images with two labels.
+
+    Under ``data.on_leak=warn`` the first ten findings are returned, a line each, and how many more
+    there are; under ``fail`` any finding raises a ``DataError`` that lists the first ten.
+    """
+    found = [*_torn_images(splits), *_torn_groups(splits), *_two_labels(splits, classes)]
+    listed = found[:LISTED]
+    if len(found) > LISTED:
+        listed.append(f"… and {len(found) - LISTED} more")
+    if found and config.on_leak == "fail":
+        raise DataError(
+            f"{len(found)} leak(s): an image or group in two splits, or an image with two labels "
+            f"(data.on_leak=warn goes on nevertheless).\n{'; '.join(listed)}"
+        )
+    return tuple(listed)
+
+
+def _records(
+    splits: Mapping[SplitName, list[ImageRecord]],
+) -> Iterator[tuple[SplitName, ImageRecord]]:
+    for name, records in splits.items():
+        for record in records:
+            yield name, record
+
+
+def _torn_images(splits: Mapping[SplitName, list[ImageRecord]]) -> Iterator[str]:
+    places: dict[str, dict[SplitName, str]] = defaultdict(dict)
+    for name, record in _records(splits):
+        places[record.sha256].setdefault(name, record.path)
+    for held in places.values():
+        if len(held) > 1:
+            yield "same image: " + " = ".join(
+                f"{shown(path)} ({name})" for name, path in held.items()
+            )
+
+
+def _torn_groups(splits: Mapping[SplitName, list[ImageRecord]]) -> Iterator[str]:
+    places: dict[str, dict[SplitName, str]] = defaultdict(dict)
+    for name, record in _records(splits):
+        if record.group:
+            places[record.group].setdefault(name, record.path)
+    for group, held in places.items():
+        if len(held) > 1:
+            where = " and ".join(f"{shown(path)} ({name})" for name, path in held.items())
+            yield f"group {shown(group)!r}: {where}"
+
+
+def _two_labels(
+    splits: Mapping[SplitName, list[ImageRecord]], classes: tuple[str, ...]
+) -> Iterator[str]:
+    places: dict[str, dict[int, str]] = defaultdict(dict)
+    for _, record in _records(splits):
+        places[record.sha256].setdefault(record.label, record.path)
+    for held in places.values():
+        if len(held) > 1:
+            yield "two labels: " + " = ".join(
+                f"{shown(path)} ({classes[label]!r})" for label, path in held.items()
+            )

@@ -1,0 +1,73 @@
+"""Decode many images at once, in order, with memory that does not grow with their number."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.artifacts import sha256_file
+from tasks.errors import DataError
+from tasks.index import ImageRecord
+from tasks.preprocess.decode import UnreadableImage, decode_rgb
+from tasks.values import SkippedImage
+
+Pixels = npt.NDArray[np.uint8]  # (h, w, 3)
+AHEAD = 128  # images decoded before they are asked for
+
+
+def read_images(
+    root: Path, records: list[ImageRecord], view: Callable[[Pixels], Pixels]
+) -> Iterator[tuple[ImageRecord, Pixels | SkippedImage]]:
+    """Yield every record with ``view`` of its decoded image, or with why there is none.
+
+    Threads, not processes: Pillow decodes and torch resizes without the interpreter's lock. On 2
+    cores the 397 photographs of hymenoptera took 0.56 s at best with threads, 0.67 s with forked
+    processes (unsafe beside torch's threads) and 18 s with spawned ones (each imports torch). Tiny
+    images are bound by the lock, and no slower for the threads (6,000 of CIFAR-10: 0.7 to 1 s).
+
+    ``view`` may raise ``UnreadableImage`` as well. Raises ``DataError`` for a file that cannot be
+    read, or is no longer what the index says.
+    """
+    waiting: deque[tuple[ImageRecord, Future[Pixels | SkippedImage]]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for record in records:
+            waiting.append((record, pool.submit(_read, root, record, view)))
+            if len(waiting) > AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for rest, future in waiting:
+            yield rest, future.result()
+
+
+def _read(
+    root: Path, record: ImageRecord, view: Callable[[Pixels], Pixels]
+) -> Pixels | SkippedImage:
+    _check_unchanged(root / record.path, record)
+    try:
+        return view(decode_rgb(root / record.path))
+    except UnreadableImage as error:
+        return SkippedImage(path=shown(record.path), reason=str(error))
+
+
+def _check_unchanged(path: Path, record: ImageRecord) -> None:
+    """A pack is kept under the digest of its files, so it must hold just those files."""
+    try:
+        same = sha256_file(path) == record.sha256
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(
+            f"Cannot read {shown(record.path)}: {reason}.\nCheck the file and run again."
+        ) from error
+    if not same:
+        raise DataError(f"{shown(record.path)} changed while graft was at work.\nRun again.")
+
+
+def shown(path: str) -> str:
+    """Return ``path`` fit to print: bytes that are no UTF-8 become escapes."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
