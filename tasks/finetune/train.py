@@ -27,7 +27,7 @@ from tasks.finetune.loop import EpochSums, Trainer, train_epoch
 from tasks.finetune.optimizer import build_optimizer, build_schedule
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.strategy import FrozenPart, count_trainable, frozen_names
-from tasks.preprocess.batches import PackedImages, shuffled
+from tasks.preprocess.batches import PackedImages, images_an_epoch, shuffled
 from tasks.pretrained.network import build_network
 from tasks.values import Backbone, FineTunedModel, PreparedDataset
 
@@ -92,7 +92,8 @@ def _trainer(
     # oneDNN and cuDNN both convolve faster with channels last in memory
     network = network.to(device=device, memory_format=torch.channels_last)
     optimizer = build_optimizer(network, recipe)
-    steps = recipe.epochs * -(-prepared.train.n // recipe.batch_size)
+    images = images_an_epoch(prepared.train.n, recipe.batch_size)
+    steps = recipe.epochs * -(-images // recipe.batch_size)
     return Trainer(
         network=network,
         frozen=frozen,
