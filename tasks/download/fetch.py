@@ -83,8 +83,11 @@ def _check_https(location: str, error: type[GraftError]) -> None:
             f"{parts.scheme}:// is not supported: {shown(location)}\n"
             "Use https:// with a sha256, file:// or a local path."
         )
-    if not usable or re.search(r"[\s\x00-\x1f\x7f]", location):
-        raise error(f"{shown(location)} is no usable https address (no host, spaces or a login).")
+    if not usable or not re.fullmatch(r"[!-~]+", location):
+        raise error(
+            f"{shown(location)} is no usable https address: no host, a login, or characters "
+            "that must be percent-encoded."
+        )
 
 
 def _check_local(path: Path, sha256: str | None, error: type[GraftError]) -> None:

@@ -88,8 +88,8 @@ def _open(address: str, timeout: float, error: type[GraftError]) -> HTTPResponse
 def _check_space(response: HTTPResponse, cache: Path, address: str) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
-    size = int(response.headers.get("Content-Length") or 0)
-    if size > free:
+    size = response.length  # of the body; None where the server does not say
+    if size is not None and size > free:
         raise ResourceError(
             f"{shown(address)} has {size:,} bytes, and {cache} has {free:,} bytes left.\n"
             "Free some space, or name another folder in output.cache."
@@ -120,18 +120,16 @@ def _save(
 
 def _stream(response: HTTPResponse, file: IO[bytes], address: str) -> str:
     """Copy the body to ``file`` and return its digest."""
-    digest, size = hashlib.sha256(), 0
+    digest, size, promised = hashlib.sha256(), 0, response.length
     while piece := response.read(PIECE):
         file.write(piece)
         digest.update(piece)
         size += len(piece)
     file.flush()
     # http.client ends quietly when the connection breaks off in the middle
-    promised = response.headers.get("Content-Length")
-    if promised is not None and size < int(promised):
+    if promised is not None and size < promised:
         raise TransientDataError(
-            f"{shown(address)} broke off after {size:,} of {int(promised):,} bytes.\n"
-            "Try again later."
+            f"{shown(address)} broke off after {size:,} of {promised:,} bytes.\nTry again later."
         )
     return digest.hexdigest()
 
@@ -157,6 +155,8 @@ def _network_errors(address: str, error: type[GraftError]) -> Iterator[None]:
             f"{where} cannot be read: {reason or type(reason).__name__}.\n"
             "Check the network and the address, or try again later."
         ) from fault
+    except ValueError as fault:  # a host that no name server could have
+        raise error(f"{where} is no usable address: {fault}.") from fault
 
 
 def _suffix(address: str) -> str:

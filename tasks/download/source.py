@@ -18,6 +18,7 @@ from tasks.download.fetch import fetch, local_path
 from tasks.download.folders import read_folders, top_folder
 from tasks.download.listing import Listing, check_listing, classes_of
 from tasks.download.manifest import SUFFIXES, find_manifest, read_manifest
+from tasks.download.splits import named_splits
 from tasks.download.words import listed
 from tasks.errors import ConfigError, DataError
 from tasks.index import ImageRecord, digest_records, write_index
@@ -71,6 +72,8 @@ def _download(config: DataConfig, cache: Path) -> RawDataset:
 
 def _check_settings(config: DataConfig) -> None:
     if config.kind == "manifest":
+        if config.split_column is None and named_splits(config):
+            raise ConfigError("data.train, val and test name values of data.split_column: give it.")
         return
     for name in ("manifest", "split_column", "group_column"):
         if getattr(config, name) is not None:

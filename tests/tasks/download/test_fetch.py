@@ -186,6 +186,12 @@ def test_nobody_listening_is_transient(tmp_path: Path, monkeypatch: pytest.Monke
         fetch("https://127.0.0.1:1/body.zip", DIGEST, tmp_path, 5, DataError)
 
 
+def test_impossible_host_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(WeightsError, match="no usable address"):
+        fetch("https://a..b/body.zip", DIGEST, tmp_path, 5, WeightsError)
+
+
 def test_local_paths_are_the_file_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "my data.zip"
     file.write_bytes(BODY)
@@ -206,6 +212,8 @@ def test_local_paths_are_the_file_itself(tmp_path: Path, monkeypatch: pytest.Mon
         ("HTTPS://example.org/a.zip", "needs a sha256"),
         ("https://user:secret@example.org/a.zip", "usable https address"),
         ("https:///a.zip", "usable https address"),
+        ("https://example.org/ä.zip", "usable https address"),
+        ("https://example.org/a b.zip", "usable https address"),
         ("https://example.org:port/a.zip", "no address"),
         ("file://server/a.zip", "on this machine"),
         ("nowhere.zip", "not there"),

@@ -1,0 +1,216 @@
+"""Unpacking: the content against what was packed, and hostile archives that must leave nothing."""
+
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks.artifacts import sha256_file
+from tasks.download.archives import Limits, extract
+from tasks.errors import DataError, GraftError, ResourceError
+
+FILES = [("top/a/1.png", b"one"), ("top/b/2.png", b"two" * 5000), ("top/ä ö/3.png", b"")]
+Pack = Callable[..., Path]
+
+
+def unpack(archive: Path, cache: Path, limits: Limits | None = None) -> Path:
+    return extract(archive, sha256_file(archive), cache, limits)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz", "a.tar.ZIP"]
+)
+def test_content_is_what_was_packed(name: str, tmp_path: Path, pack: Pack, snapshot):
+    archive = pack(tmp_path / name, [("./", b"")] * (name == "a.dir") + FILES)
+    folder = unpack(archive, tmp_path / "cache")
+    assert folder == tmp_path / "cache" / "archives" / sha256_file(archive)
+    assert snapshot(folder) == dict(FILES)
+    assert [p.name for p in (tmp_path / "cache" / "archives").iterdir()] == [folder.name]
+
+
+def test_folders_and_dot_members_of_tar_are_fine(tmp_path: Path, snapshot, tree):
+    data = tree("a/1.png", "b/2.png")
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        archive.add(data, arcname=".")
+    assert snapshot(unpack(tmp_path / "a.tar.gz", tmp_path / "cache")) == snapshot(data)
+
+
+def test_second_time_is_not_read_again(tmp_path: Path, pack: Pack):
+    archive = pack(tmp_path / "a.zip", FILES)
+    digest = sha256_file(archive)
+    first = extract(archive, digest, tmp_path / "cache")
+    archive.unlink()
+    assert extract(archive, digest, tmp_path / "cache") == first
+
+
+def zip_link(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo("train/a/1.png")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+
+
+def zip_twice(path: Path) -> None:
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr("a/1.png", "one")
+        archive.writestr("a/./1.png", "two")
+
+
+def zip_file_and_folder(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", "one")
+        archive.writestr("a/1.png", "two")
+
+
+def zip_locked(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/1.png", "one")
+    content = bytearray(path.read_bytes())
+    content[6] |= 1  # local header, general purpose flag
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the same in the central directory
+    path.write_bytes(bytes(content))
+
+
+def zip_wrong_crc(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/0.png", "zero")
+        archive.writestr("a/1.png", "one-one-one")
+    path.write_bytes(path.read_bytes().replace(b"one-one-one", b"two-two-two"))
+
+
+def zip_named(name: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("fine.png", "fine")
+            archive.writestr(name, "bad")
+
+    return make
+
+
+def tar_of(kind: bytes, name: str = "train/a/1.png", link: str = "") -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        with tarfile.open(path, "w:gz") as archive:
+            fine = tarfile.TarInfo("fine.png")
+            fine.size = 4
+            archive.addfile(fine, io.BytesIO(b"fine"))
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, link
+            archive.addfile(info)
+
+    return make
+
+
+def cut(suffix: str, keep: float) -> Callable[[Path], None]:
+    """Pack two files that do not compress, and keep the first part of the archive."""
+
+    def make(path: Path) -> None:
+        whole = path.with_name(f"whole{suffix}")
+        noise = bytes(range(256)) * 40
+        if suffix == ".zip":
+            with zipfile.ZipFile(whole, "w") as archive:
+                archive.writestr("a/1.png", noise)
+        else:
+            with tarfile.open(whole, "w" if suffix == ".tar" else "w:gz") as archive:
+                for name in ("a/1.png", "b/2.png"):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(noise)
+                    archive.addfile(info, io.BytesIO(noise))
+        content = whole.read_bytes()
+        whole.unlink()
+        path.write_bytes(content[: int(len(content) * keep)])
+
+    return make
+
+
+def tar_damaged_in_the_middle(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name in ("a/1.png", "b/2.png"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            archive.addfile(info, io.BytesIO(b"abc"))
+    content = bytearray(path.read_bytes())
+    content[1024:1034] = b"\xff" * 10  # the second header
+    path.write_bytes(bytes(content))
+
+
+HOSTILE = {
+    "zip slip": (zip_named("../../out.png"), "leads out"),
+    "zip absolute": (zip_named("/tmp/graft-out.png"), "leads out"),
+    "zip backslash": (zip_named("..\\out.png"), "leads out"),
+    "zip link": (zip_link, "a link"),
+    "zip twice": (zip_twice, "twice"),
+    "zip file and folder": (zip_file_and_folder, "twice"),
+    "zip locked": (zip_locked, "encrypted"),
+    "zip wrong crc": (zip_wrong_crc, "CRC"),
+    "zip cut": (cut(".zip", 0.9), "cannot be unpacked"),
+    "tar slip": (tar_of(tarfile.REGTYPE, "../out.png"), "leads out"),
+    "tar absolute": (tar_of(tarfile.REGTYPE, "/tmp/graft-out.png"), "leads out"),
+    "tar symlink": (tar_of(tarfile.SYMTYPE, link="/etc/passwd"), "a link"),
+    "tar hard link": (tar_of(tarfile.LNKTYPE, link="fine.png"), "a link"),
+    "tar device": (tar_of(tarfile.CHRTYPE), "a device"),
+    "tar fifo": (tar_of(tarfile.FIFOTYPE), "a device"),
+    "tar twice": (tar_of(tarfile.REGTYPE, "./fine.png"), "twice"),
+    "tar cut in a file": (cut(".tar", 0.2), "cannot be unpacked"),
+    "tar cut between files": (cut(".tar", 10752 / 30720), "cannot be unpacked"),
+    "tar.gz cut": (cut(".tar.gz", 0.7), "cannot be unpacked"),
+    "tar damaged header": (tar_damaged_in_the_middle, "cannot be unpacked"),
+    "text": (lambda path: path.write_text("not an archive"), "cannot be unpacked"),
+    "empty file": (lambda path: path.write_bytes(b""), "cannot be unpacked"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_archive_is_refused_and_leaves_nothing(name: str, tmp_path: Path, snapshot):
+    make, words = HOSTILE[name]
+    home = tmp_path / "home"
+    home.mkdir()
+    archive = home / "archive"
+    make(archive)
+    before = snapshot(tmp_path)
+    with pytest.raises(DataError, match=words) as caught:
+        unpack(archive, home / "cache")
+    assert str(caught.value).count("\n") <= 1
+    assert snapshot(tmp_path) == before
+    assert list((home / "cache" / "archives").iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.xz"])
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(members=2), "more than 2 files"),
+        (Limits(ratio=10, harmless=1000), "a bomb"),
+    ],
+)
+def test_limits_hold(suffix: str, limits: Limits, words: str, tmp_path: Path, pack: Pack):
+    files = [("a/1.png", b""), ("a/2.png", bytes(1_000_000)), ("a/3.png", b"")]
+    archive = pack(tmp_path / f"a{suffix}", files)
+    with pytest.raises(DataError, match=words):
+        unpack(archive, tmp_path / "cache", limits)
+    assert list((tmp_path / "cache" / "archives").iterdir()) == []
+
+
+def test_genuine_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path):
+    """A header that claims 2 GiB: tarfile would write what follows up to that size."""
+    info = tarfile.TarInfo("a/1.png")
+    info.size = 2 << 30
+    (tmp_path / "bomb.tar").write_bytes(info.tobuf() + bytes(4096))
+    with pytest.raises(DataError, match="200 times"):
+        unpack(tmp_path / "bomb.tar", tmp_path / "cache")
+
+
+def test_archive_larger_than_the_disk_is_refused(tmp_path: Path):
+    info = tarfile.TarInfo("a/1.png")
+    info.size = 1 << 60
+    (tmp_path / "huge.tar").write_bytes(info.tobuf() + bytes(4096))
+    with pytest.raises(ResourceError, match="bytes left") as caught:
+        unpack(tmp_path / "huge.tar", tmp_path / "cache", Limits(ratio=1 << 62))
+    assert isinstance(caught.value, GraftError)
