@@ -1,0 +1,48 @@
+"""Make the backbone that ships with graft: the same rooms, from random weights, exported."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from prefect import flow
+
+from flows.console import hide_explained_tracebacks, screen
+from tasks.artifacts import cache_folder, new_folder
+from tasks.config import RunConfig
+from tasks.download.task import download_images
+from tasks.errors import ConfigError
+from tasks.evaluate.task import evaluate_model
+from tasks.finetune.task import finetune_model
+from tasks.preprocess.task import preprocess_images
+from tasks.pretrained.export import export_backbone
+from tasks.pretrained.load import input_spec
+from tasks.pretrained.shipped import FOLDER
+from tasks.pretrained.task import load_backbone
+
+
+@flow(name="pretrain", flow_run_name="{config.name}: {config.model.architecture}")
+def pretrain(config: RunConfig, target: Path = FOLDER) -> Path:
+    """Train ``config`` from scratch and write weights, facts and model card into ``target``.
+
+    Nothing is registered: what ships is a file in the repository, reviewed like code. Raises
+    ``ConfigError`` unless the strategy is ``scratch``, and the rooms' ``GraftError``.
+    """
+    hide_explained_tracebacks()
+    if config.strategy.kind != "scratch":
+        raise ConfigError(
+            f"A backbone is pretrained from random weights, not with strategy {config.strategy.kind}."
+            "\nSet strategy.kind=scratch and model.weights=null."
+        )
+    cache = cache_folder(config.output.cache)
+    raw = download_images(config.data, cache)
+    spec = input_spec(config.model, config.preprocess)
+    prepared = preprocess_images(config.data, config.seed, raw, spec, cache)
+    backbone = load_backbone(config, prepared.classes, None, cache)
+    name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with new_folder(config.output.folder.expanduser().absolute(), name) as folder:
+        shown = screen.get()
+        model = finetune_model(config, prepared, backbone, folder, shown)
+        report = evaluate_model(config, prepared, model, folder)
+        shown.scored(report)
+        return export_backbone(config, prepared, model, report, target)
