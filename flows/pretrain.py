@@ -31,8 +31,8 @@ def pretrain(config: RunConfig, target: Path = FOLDER) -> Path:
     hide_explained_tracebacks()
     if config.strategy.kind != "scratch":
         raise ConfigError(
-            f"A backbone is pretrained from random weights, not with strategy {config.strategy.kind}."
-            "\nSet strategy.kind=scratch and model.weights=null."
+            f"Pretraining starts from random weights, not with strategy {config.strategy.kind}.\n"
+            "Set strategy.kind=scratch and model.weights=null."
         )
     cache = cache_folder(config.output.cache)
     raw = download_images(config.data, cache)
