@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.artifacts import disk_errors
-from tasks.errors import ResourceError
+from tasks.errors import ResourceError, TrackingError
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +135,16 @@ def _profile_names_server(home: Path) -> bool:
 
 @contextmanager
 def using(server: LocalServer | None) -> Iterator[None]:
-    """Send the block's flow runs to ``server``, or where Prefect's settings say for None."""
+    """Send the block's flow runs to ``server``; for None where Prefect's settings say.
+
+    Raises ``ResourceError`` when ``server`` does not start, ``TrackingError`` when the one that
+    the user named does not answer.
+    """
+    from flows.console import hide_prefect_lines
+
+    hide_prefect_lines()
     if server is None:
+        _check_named_server()
         yield
         return
     from prefect.settings import (
@@ -148,10 +156,20 @@ def using(server: LocalServer | None) -> Iterator[None]:
     server.wait()
     # heartbeats tell a watching server that a worker died; nobody watches here, and ending them
     # takes a second
-    with temporary_settings(
-        {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    ):
+    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
+
+
+def _check_named_server() -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        fault = client.api_healthcheck()
+        if fault is not None:
+            raise TrackingError(
+                f"The Prefect server at {client.api_url} does not answer.\n"
+                "Start it, or unset PREFECT_API_URL to go on without one."
+            ) from fault
 
 
 def serve(listener: int) -> None:

@@ -1,0 +1,144 @@
+"""The command line: what can be typed, and what comes back as text, JSON and exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from flows import commands
+from flows.commands import Answer
+from flows.failures import describe
+from tasks.errors import Terminated
+
+Config = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/digits.yaml.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Values that replace those of the file."),
+]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")]
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Transfer learning for computer vision, orchestrated, tracked and repeatable.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _graft(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())  # noqa: T201 - a command line prints
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example: graft run configs/digits.yaml training.epochs=3")
+def run(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Fine-tune, evaluate, register and, where it is better, promote a model."""
+    _answer(as_json, lambda: commands.run(config, overrides or ()))
+
+
+@app.command(epilog="Example: graft check configs/image_folder.yaml data.path=my/photos")
+def check(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check config, data and weights, decode every image, and train nothing."""
+    _answer(as_json, lambda: commands.check(config, overrides or ()))
+
+
+@app.command(epilog="Example: graft predict cat.jpg dog.jpg --model models:/image_folder@champion")
+def predict(images: Images, model: Model = "", as_json: Json = False) -> None:
+    """Classify images with a registered model: the one named, or the only champion there is."""
+    _answer(as_json, lambda: commands.predict(images, model or None))
+
+
+@app.command(epilog="Example: graft evaluate configs/digits.yaml --model models:/digits@champion")
+def evaluate(
+    config: Config, model: Model, overrides: Overrides = None, as_json: Json = False
+) -> None:
+    """Score a registered model on the test images of a config."""
+    _answer(as_json, lambda: commands.evaluate(config, overrides or (), model))
+
+
+@app.command(epilog="Example: graft models digits")
+def models(
+    name: Annotated[str | None, typer.Argument(help="A registered model; all by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List registered versions with their accuracy and aliases."""
+    _answer(as_json, lambda: commands.models(name))
+
+
+@app.command(epilog="Example: graft ui --port 5001")
+def ui(port: Port = 5000, as_json: Json = False) -> None:
+    """Start the MLflow UI and print its address; Ctrl-C stops it."""
+    _answer(as_json, lambda: commands.ui(port, lambda answer: _print(answer, as_json)))
+
+
+@app.command(epilog="Example: graft pretrain configs/pretrain_tiny.yaml")
+def pretrain(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Make the backbone that ships with graft anew, from random weights."""
+    _answer(as_json, lambda: commands.pretrain(config, overrides or ()))
+
+
+def _answer(as_json: bool, make: Callable[[], Answer | None]) -> None:
+    """Print what a command returns; its problem, if it has one, decides the exit code."""
+    try:
+        answer = make()
+        if answer is not None:
+            _print(answer, as_json)
+    except KeyboardInterrupt as error:  # typer would print an empty line and forget which it was
+        raise Terminated(signal.SIGINT) from error
+    if answer is not None and answer.problem is not None:
+        raise typer.Exit(_fail(answer.problem))
+
+
+def _print(answer: Answer, as_json: bool) -> None:
+    if as_json:
+        problem = {} if answer.problem is None else {"error": describe(answer.problem).as_dict()}
+        print(json.dumps(answer.data | problem, ensure_ascii=False, default=str))  # noqa: T201
+    else:
+        answer.show()
+    sys.stdout.flush()
+
+
+def _fail(error: BaseException) -> int:
+    failure = describe(error)
+    print(f"graft: {failure.message}", file=sys.stderr)  # noqa: T201
+    return failure.exit_code
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise Terminated(number)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; ``flows.failures`` says which is which."""
+    given = sys.argv[1:] if arguments is None else arguments
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(given, prog_name="graft", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except BaseException as error:
+        if "--json" in given:
+            print(json.dumps({"error": describe(error).as_dict()}, ensure_ascii=False))  # noqa: T201
+        return _fail(error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""What each command does; heavy imports wait in the functions, so that --help is quick."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.console import shown
+from flows.server import start_server, using
+from tasks.artifacts import cache_folder
+from tasks.configfile import load_config
+from tasks.errors import ConfigError, EvaluationError, GraftError, TrackingError
+
+if TYPE_CHECKING:
+    from tasks.values import EvaluationReport, PromotionDecision, RegisteredModel
+
+Rows = list[tuple[str, str]]
+
+
+@dataclass
+class Answer:
+    """A command's result: for machines, for people, and the problem it found, if any."""
+
+    data: dict[str, Any]
+    facts: Rows = field(default_factory=list)
+    table: Table | None = None
+    problem: GraftError | None = None
+
+    def show(self) -> None:
+        """Print the result for people on standard output."""
+        console = Console()
+        if self.table is not None:
+            console.print(self.table)
+        for name, fact in self.facts:
+            console.print(f"{name:<11} {fact}", markup=False, highlight=False, soft_wrap=True)
+
+
+def run(path: Path, overrides: Sequence[str]) -> Answer:
+    """Run the flow ``transfer`` in this process; raises ``GraftError``."""
+    config = load_config(path, overrides)
+    server = start_server()  # it starts while the next lines import torch, Prefect and MLflow
+    with shown() as screen:
+        from flows.transfer import transfer
+
+        with using(server):
+            decision = transfer(config)
+    return _ran(decision, screen.report)
+
+
+def pretrain(path: Path, overrides: Sequence[str]) -> Answer:
+    """Run the flow ``pretrain`` in this process; raises ``GraftError``."""
+    config = load_config(path, overrides)
+    server = start_server()
+    with shown() as screen:
+        from flows import pretrain as module
+
+        with using(server):
+            weights = module.pretrain(config)
+    facts = [("weights", str(weights))]
+    if screen.report is not None:
+        facts.append(("accuracy", _accuracy(screen.report)))
+    return Answer({"weights": str(weights)}, facts)
+
+
+def _ran(decision: PromotionDecision, report: EvaluationReport | None) -> Answer:
+    data: dict[str, Any] = {"decision": decision.model_dump(mode="json")}
+    facts: Rows = []
+    if report is not None:
+        data["report"] = report.model_dump(mode="json")
+        facts = [("accuracy", _accuracy(report)), ("report", str(report.folder / "report.md"))]
+    champion = f"models:/{decision.model}@champion"
+    facts += [
+        ("registered", decision.uri),
+        ("promotion", decision.reason),
+        ("look", "graft ui  (MLflow's pages of runs and models)"),
+        ("predict", f"graft predict IMAGE --model {champion}"),
+    ]
+    return Answer(data, facts)
+
+
+def _accuracy(report: EvaluationReport) -> str:
+    low, high = 100 * report.accuracy_low, 100 * report.accuracy_high
+    return (
+        f"{100 * report.accuracy:.2f}% of {report.n:,} test images "
+        f"(95% interval {low:.1f} to {high:.1f}%)"
+    )
+
+
+def check(path: Path, overrides: Sequence[str]) -> Answer:
+    """Check config, data and weights, and train nothing."""
+    from flows import checks
+
+    return checks.check(path, overrides)
+
+
+def predict(images: Sequence[Path], model: str | None) -> Answer:
+    """Classify ``images`` with ``model``, or with the only champion in the registry."""
+    from tasks.register.predict import predict as classify
+
+    uri = model or _only_champion()
+    rows = classify(uri, list(images)).to_dict("records")
+    table = Table("image", "label", "confidence", box=None, title=uri, title_justify="left")
+    for row in rows:
+        table.add_row(row["path"], row["label"], f"{row['confidence']:.1%}")
+    return Answer({"model": uri, "predictions": rows}, table=table)
+
+
+def _only_champion() -> str:
+    from tasks.register.registry import CHAMPION, list_versions
+
+    names = sorted({row.name for row in list_versions(None) if CHAMPION in row.aliases})
+    if len(names) != 1:
+        known = ", ".join(names) if names else "none"
+        raise ConfigError(
+            f"There is not one champion to predict with, but {len(names)}: {known}.\n"
+            "Name one, for example --model models:/digits@champion."
+        )
+    return f"models:/{names[0]}@{CHAMPION}"
+
+
+def evaluate(path: Path, overrides: Sequence[str], uri: str) -> Answer:
+    """Score a registered model on the test images of a config; nothing is written but cache."""
+    config = load_config(path, overrides)
+    from tasks.download.source import download
+    from tasks.evaluate.evaluate import score_weights
+    from tasks.evaluate.metrics import measure
+    from tasks.preprocess.prepare import prepare
+    from tasks.register.registry import fetch
+
+    cache = cache_folder(config.output.cache)
+    model = fetch(uri, cache)
+    raw = download(config.data, cache)
+    _check_classes(model, raw.classes)
+    test = prepare(config.data, config.seed, raw, model.input, cache).test
+    figures = measure(score_weights(config, model, test), model.classes)
+    data = {
+        "model": model.uri,
+        "n": test.n,
+        "test_digest": test.digest,
+        "accuracy": figures.accuracy,
+        "accuracy_low": figures.accuracy_low,
+        "accuracy_high": figures.accuracy_high,
+        "balanced_accuracy": figures.balanced_accuracy,
+        "macro_f1": figures.macro_f1,
+        "log_loss": figures.log_loss,
+    }
+    low, high = 100 * figures.accuracy_low, 100 * figures.accuracy_high
+    facts = [
+        ("model", model.uri),
+        ("accuracy", f"{100 * figures.accuracy:.2f}% of {test.n:,} ({low:.1f} to {high:.1f}%)"),
+        ("balanced", f"{100 * figures.balanced_accuracy:.2f}%"),
+        ("log loss", f"{figures.log_loss:.4f} nats"),
+    ]
+    return Answer(data, facts)
+
+
+def _check_classes(model: RegisteredModel, classes: tuple[str, ...]) -> None:
+    if model.classes != classes:
+        unknown = sorted(set(classes) ^ set(model.classes))[:5]
+        raise EvaluationError(
+            f"{model.uri} has other classes than the data: {', '.join(unknown)}.\n"
+            "Evaluate on data with the classes it was trained on."
+        )
+
+
+def models(name: str | None) -> Answer:
+    """List the versions of one registered model, or of all."""
+    from tasks.register.registry import list_versions
+
+    rows = list_versions(name)
+    table = Table("model", "version", "aliases", "accuracy", "created", "decision", box=None)
+    for row in rows:
+        accuracy = "" if row.accuracy is None else f"{row.accuracy:.2%}"
+        created = f"{row.created:%Y-%m-%d %H:%M}"
+        table.add_row(
+            row.name, str(row.version), ", ".join(row.aliases), accuracy, created, row.reason
+        )
+    return Answer({"versions": [asdict(row) for row in rows]}, table=table)
+
+
+def ui(port: int, show: Callable[[Answer], None]) -> None:
+    """Serve MLflow's pages until Ctrl-C; a tracking server has its own, whose address is shown."""
+    from tasks.register.client import connect, tracking_uri
+
+    uri = tracking_uri()
+    connect(create=False)
+    if uri.startswith(("http://", "https://")):
+        show(_address(uri))
+        return
+    _check_port(port)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:  # noqa: S603
+        try:
+            show(_address(f"http://127.0.0.1:{port}"))
+            server.wait()
+        except KeyboardInterrupt:  # the way to end it, so it is no failure
+            return
+        finally:
+            server.terminate()
+    raise TrackingError(f"The MLflow UI ended by itself.\nTry: {' '.join(command)}")
+
+
+def _address(address: str) -> Answer:
+    return Answer({"address": address}, [("MLflow UI", f"{address}  (Ctrl-C stops it)")])
+
+
+def _check_port(port: int) -> None:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return
+    except OSError as error:
+        raise ConfigError(
+            f"Port {port} is taken: {error.strerror}.\nName another, for example --port 5001."
+        ) from error
