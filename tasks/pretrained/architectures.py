@@ -35,7 +35,9 @@ def check_name(architecture: str) -> None:
 
 def nearest(name: str, known: list[str]) -> str:
     """Return a sentence that offers the known names most like ``name``."""
-    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    lowered = {one.lower(): one for one in known}
+    found = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    close = [lowered[one] for one in found]
     return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(known[:10])} …"
 
 

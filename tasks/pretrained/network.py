@@ -57,7 +57,7 @@ def restore_network(architecture: str, classes: int, weights: Path) -> nn.Module
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{weights} cannot be read: {error}.") from error
-    network = build(architecture, classes, image_size(architecture, state))
+    network = _draw(architecture, classes, image_size(architecture, state), seed=0)
     _fill(network, state, weights)
     return network.eval()
 

@@ -64,7 +64,7 @@ def torchvision_weights(source: str, architecture: str) -> WeightsEnum:
         )
     known = list(members.__members__)
     if name not in known:
-        close = nearest(name.upper(), known)
+        close = nearest(name, known)
         raise WeightsError(f"torchvision has no weights {name!r} for {architecture}.\n{close}")
     found: WeightsEnum = members[name]
     return found

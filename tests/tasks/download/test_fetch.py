@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tasks.download.fetch import fetch, local_path
+from tasks.download.https import fetch_https
 from tasks.errors import DataError, ResourceError, TransientDataError, WeightsError
 
 BODY = b"graft" * 300_000
@@ -243,3 +244,12 @@ def test_local_file_of_another_digest_is_refused(tmp_path: Path):
 def test_local_path_says_none_for_https_alone(tmp_path: Path):
     assert local_path("https://example.org/a.zip", DataError) is None
     assert local_path(str(tmp_path), DataError) == tmp_path.resolve()
+
+
+def test_first_digits_of_a_digest_are_enough_for_what_publishes_no_more(site: str, tmp_path: Path):
+    path = fetch_https(f"{site}/net.pth", DIGEST[:8], tmp_path, 5, WeightsError)
+    assert path == tmp_path / "downloads" / f"{DIGEST[:8]}.pth"
+    assert path.read_bytes() == BODY
+    with pytest.raises(WeightsError, match=f"sha256 {DIGEST}, not 00000000"):
+        fetch_https(f"{site}/net.pth", "0" * 8, tmp_path, 5, WeightsError)
+    assert files_in(tmp_path) == [path]

@@ -1,0 +1,228 @@
+"""Weights files of every kind, whole, damaged and hostile."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import MLPBlock
+
+from tasks.errors import WeightsError
+from tasks.pretrained.architectures import build
+from tasks.pretrained.outline import outline
+from tasks.pretrained.state_dict import check_fit, read_state
+
+ARCHITECTURE = "graft_tiny"
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    torch.manual_seed(0)
+    return dict(build(ARCHITECTURE, 10).state_dict())
+
+
+def equal(found: State, expected: State) -> bool:
+    return found.keys() == expected.keys() and all(
+        torch.equal(found[key], expected[key]) for key in expected
+    )
+
+
+def old_format(content: object, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda state, path: save_file(state, path),
+        lambda state, path: torch.save(state, path),
+        old_format,
+        lambda state, path: torch.save({"state_dict": state, "epoch": 3}, path),
+        lambda state, path: torch.save({"model": OrderedDict(state), "optimizer": {}}, path),
+        lambda state, path: torch.save({f"module.{k}": v for k, v in state.items()}, path),
+        lambda state, path: torch.save({"state_dict": parallel(state)}, path),
+    ],
+    ids=["safetensors", "zip", "old", "state_dict", "model", "module.", "both"],
+)
+def test_every_format_gives_the_same_tensors(
+    save: Callable[[State, Path], None], state: State, tmp_path: Path
+):
+    path = tmp_path / "weights.bin"  # told apart by content, not by name
+    save(state, path)
+    assert equal(read_state(path, ARCHITECTURE), state)
+
+
+def parallel(state: State) -> State:
+    return {f"module.{key}": value for key, value in state.items()}
+
+
+def test_real_weights_are_equal_in_both_formats(shared: Path):
+    safe, pickled = (
+        read_state(shared / f"weights/squeezenet1_0-imagenet.{suffix}", "squeezenet1_0")
+        for suffix in ("safetensors", "pth")
+    )
+    assert len(safe) == 52
+    assert equal(safe, pickled)
+    assert equal(safe, load_file(shared / "weights/squeezenet1_0-imagenet.safetensors"))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32(kind: torch.dtype, state: State, tmp_path: Path):
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v.to(kind) if v.is_floating_point() else v for k, v in state.items()}, path)
+    found = read_state(path, ARCHITECTURE)
+    assert found["fc.weight"].dtype == torch.float32
+    assert torch.equal(found["fc.weight"], state["fc.weight"].to(kind).float())
+    assert found["stem.1.num_batches_tracked"].dtype == torch.int64
+
+
+class Evil:
+    """Leaves a mark when it is unpickled the ordinary way."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("save", [torch.save, old_format], ids=["zip", "old"])
+def test_pickled_code_is_refused_and_never_runs(
+    save: Callable[[object, Path], None], state: State, tmp_path: Path
+):
+    path, mark = tmp_path / "weights.pth", tmp_path / "ran"
+    save({**state, "extra": Evil(mark)}, path)
+    with pytest.raises(WeightsError, match=r"holds code .*and was not run") as caught:
+        read_state(path, ARCHITECTURE)
+    assert not mark.exists()
+    assert str(caught.value).count("\n") <= 1
+    torch.load(path, weights_only=False)  # the trap is a real one
+    assert mark.exists()
+
+
+def test_whole_pickled_network_is_refused(tmp_path: Path):
+    path = tmp_path / "network.pt"
+    torch.save(build(ARCHITECTURE, 10), path)
+    with pytest.raises(WeightsError, match=r"tasks\.pretrained\.tiny\.GraftTiny"):
+        read_state(path, ARCHITECTURE)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no readable weights file"),
+        (b"these are no weights", "no readable weights file"),
+        (b"PK\x03\x04 nor is this", "damaged"),
+        (b"\x80\x02}q\x00.", "damaged"),
+        (b"\x80\x02", "holds|damaged"),
+        (b"\xff" * 64, "no readable weights file"),
+    ],
+)
+def test_files_that_are_no_weights_are_refused(content: bytes, message: str, tmp_path: Path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message) as caught:
+        read_state(path, ARCHITECTURE)
+    assert str(caught.value).count("\n") <= 1
+
+
+@pytest.mark.parametrize("save", [save_file, torch.save, old_format])
+@pytest.mark.parametrize("share", [0.3, 0.999])
+def test_cut_off_files_are_refused(
+    save: Callable[[State, Path], None], share: float, state: State, tmp_path: Path
+):
+    path = tmp_path / "weights"
+    save(state, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(WeightsError):
+        read_state(path, ARCHITECTURE)
+
+
+def test_missing_file_and_folder_are_refused(tmp_path: Path):
+    for path in (tmp_path / "not-there.pth", tmp_path):
+        with pytest.raises(WeightsError, match="cannot be read"):
+            read_state(path, ARCHITECTURE)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3, "loss": 0.5}, torch.zeros(3)])
+def test_content_that_is_no_state_dict_is_refused(content: object, tmp_path: Path):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="no tensor"):
+        read_state(tmp_path / "weights.pth", ARCHITECTURE)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(value: float, state: State, tmp_path: Path):
+    bad = state["stage1.0.conv1.weight"].clone()
+    bad[0, 0, 0, 0] = value
+    save_file({**state, "stage1.0.conv1.weight": bad}, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=r"NaN or infinite values in stage1\.0\.conv1\.weight"):
+        read_state(tmp_path / "w.safetensors", ARCHITECTURE)
+
+
+def test_misfit_shows_keys_and_shapes(state: State, tmp_path: Path):
+    others = {key: value for key, value in state.items() if not key.startswith("stage3")}
+    others |= {"fc.weight": torch.zeros(10, 7), "extra.weight": torch.zeros(1)}
+    others["stem.0.weight"] = torch.zeros(16, 3, 3, 3, dtype=torch.int8)
+    with pytest.raises(WeightsError) as caught:
+        check_fit(others, outline(ARCHITECTURE, 10), ARCHITECTURE, tmp_path / "w.pth")
+    first, second = str(caught.value).split("\n")
+    assert first.endswith("w.pth does not fit graft_tiny.")
+    missing, unexpected, different = second.split("; ")
+    lacking = [k for k in state if k.startswith("stage3") and not k.endswith("tracked")]
+    assert missing == f"{len(lacking)} missing: {', '.join(lacking[:5])} …"
+    assert unexpected == "1 unexpected: extra.weight"
+    assert different == (
+        "2 different: stem.0.weight is (16, 3, 3, 3) of integers, not (16, 3, 3, 3), "
+        "fc.weight is (10, 7), not (10, 112)"
+    )
+
+
+def test_counters_of_batches_may_be_missing(state: State, tmp_path: Path):
+    without = {key: value for key, value in state.items() if not key.endswith("tracked")}
+    check_fit(without, outline(ARCHITECTURE, 10), ARCHITECTURE, tmp_path)
+
+
+def test_auxiliary_classifiers_are_left_out(tmp_path: Path):
+    from torchvision.models import googlenet
+
+    theirs = googlenet(weights=None, aux_logits=True, init_weights=False)
+    save_file(theirs.state_dict(), tmp_path / "w.safetensors")
+    found = read_state(tmp_path / "w.safetensors", "googlenet")
+    assert not [key for key in found if key.startswith("aux")]
+    check_fit(found, outline("googlenet", 1000), "googlenet", tmp_path)
+
+
+def test_names_of_old_densenet_files_are_understood(tmp_path: Path):
+    wanted = outline("densenet121", 1000).state_dict()
+    old = {old_densenet_name(key): torch.zeros(value.shape) for key, value in wanted.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old  # as in densenet121-a639ec97.pth
+    torch.save(old, tmp_path / "w.pth")
+    assert read_state(tmp_path / "w.pth", "densenet121").keys() == wanted.keys()
+
+
+def old_densenet_name(key: str) -> str:
+    import re
+
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key)
+
+
+def test_names_of_old_transformer_files_are_understood(tmp_path: Path):
+    block = MLPBlock(4, 8, 0.0)
+    old = {
+        "e.mlp.linear_1.weight": block[0].weight,
+        "e.mlp.linear_1.bias": block[0].bias,
+        "e.mlp.linear_2.weight": block[3].weight,
+        "e.mlp.linear_2.bias": block[3].bias,
+    }
+    torch.save({key: value.detach() for key, value in old.items()}, tmp_path / "w.pth")
+    found = read_state(tmp_path / "w.pth", "vit_b_16")
+    theirs = nn.ModuleDict({"e": nn.ModuleDict({"mlp": block})}).state_dict()
+    assert equal(found, dict(theirs))

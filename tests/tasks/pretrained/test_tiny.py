@@ -1,0 +1,31 @@
+"""GraftTiny: its limits of size, and what it does to a batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tasks.pretrained.outline import outline
+from tasks.pretrained.tiny import GraftTiny
+
+
+def test_it_ships_in_two_megabytes_and_costs_what_it_says():
+    network = outline("graft_tiny", 10)
+    assert sum(p.numel() for p in network.parameters()) == 465_242
+    assert sum(v.numel() * v.element_size() for v in network.state_dict().values()) < 2_000_000
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, 32, 32, device="meta"))
+    assert 20e6 < counter.get_total_flops() / 2 < 45e6
+
+
+@pytest.mark.parametrize("size", [16, 28, 32, 64])
+def test_any_size_from_16_px_gives_logits(size: int):
+    assert GraftTiny(5).eval()(torch.zeros(2, 3, size, size)).shape == (2, 5)
+
+
+def test_residual_branches_start_at_nothing():
+    # with the last norm of each branch at zero a block passes on relu(shortcut)
+    block = GraftTiny().stage1[0].eval()
+    maps_bchw = torch.randn(2, 16, 8, 8)
+    torch.testing.assert_close(block(maps_bchw), maps_bchw.relu())
