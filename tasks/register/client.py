@@ -1,0 +1,146 @@
+"""The way to MLflow: which server, whether it answers, and its faults as graft's errors."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from requests.exceptions import ConnectionError as Unreachable
+from requests.exceptions import RequestException, Timeout
+from sqlalchemy.exc import SQLAlchemyError
+
+from tasks.artifacts import disk_errors
+from tasks.errors import ResourceError, TrackingError, TransientTrackingError
+
+SQLITE = "sqlite:///"
+PROBE_SECONDS = 8  # longest wait for a server's first answer
+PROBE = "/api/2.0/mlflow/experiments/search"
+PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+PASSING_WORDS = ("API request to", "database is locked", "Max retries exceeded")
+LONGEST = 300  # characters of MLflow's own words in an error
+
+# graft says what matters itself; MLflow's info lines and logged tracebacks would bury it.
+if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# Seven tries, MLflow's own, hold a call for four minutes; Prefect repeats the task anyway.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI, else ``sqlite:///`` of mlruns/mlflow.db in this folder."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    return named or f"{SQLITE}{Path.cwd() / 'mlruns' / 'mlflow.db'}"
+
+
+def connect(create: bool = True) -> MlflowClient:
+    """Return a client of ``tracking_uri()``'s server, which has answered.
+
+    A sqlite database that is not there is made, unless ``create`` is false. Raises
+    ``TrackingError`` within ten seconds when the server does not answer or the database cannot be
+    used, ``ResourceError`` when the disk is full or read-only.
+    """
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        _probe(uri)
+        return MlflowClient(uri)
+    with tracking_errors(f"opening {uri}"):
+        if not uri.startswith(SQLITE):
+            return MlflowClient(uri)
+        with _one_opener(_database(uri), create):
+            return MlflowClient(uri)
+
+
+def artifact_root() -> str | None:
+    """Return where a new experiment keeps its files; ``None`` leaves it to the server.
+
+    Beside the sqlite database, so that moving into another folder does not split a run in two.
+    """
+    uri = tracking_uri()
+    if not uri.startswith(SQLITE):
+        return None
+    return (_database(uri).parent / "artifacts").as_uri()
+
+
+@contextmanager
+def tracking_errors(doing: str) -> Iterator[None]:
+    """Turn MLflow's exceptions into ``TrackingError``, or its transient kind where a retry helps.
+
+    A full disk, also one that sqlite reports, is a ``ResourceError``.
+    """
+    try:
+        with disk_errors("the tracking store"):
+            yield
+    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        raise _as_graft_error(error, doing) from error
+
+
+def _as_graft_error(error: Exception, doing: str) -> ResourceError | TrackingError:
+    words = " ".join(str(error).split())
+    if "disk is full" in words:
+        return ResourceError(f"The disk is full while {doing}.\nFree some space and run again.")
+    short = words if len(words) <= LONGEST else words[:LONGEST] + "…"
+    kind = TransientTrackingError if _may_pass(error, words) else TrackingError
+    return kind(f"MLflow failed while {doing}: {short}\nTracking address: {tracking_uri()}")
+
+
+def _may_pass(error: Exception, words: str) -> bool:
+    if isinstance(error, (Unreachable, Timeout)):
+        return True
+    if "unable to open database" in words or "readonly database" in words:
+        return False
+    code = getattr(error, "error_code", "")
+    return code in PASSING_CODES or any(word in words for word in PASSING_WORDS)
+
+
+def _probe(uri: str) -> None:
+    # One question without retries: MLflow's own calls would knock for minutes.
+    try:
+        answer = http_request(
+            get_default_host_creds(uri),
+            PROBE,
+            "POST",
+            max_retries=0,
+            timeout=PROBE_SECONDS,
+            raise_on_status=False,
+            json={"max_results": 1},
+        )
+    except MlflowException as error:
+        raise TrackingError(
+            f"No MLflow tracking server answers at {uri}.\n"
+            "Start it, correct MLFLOW_TRACKING_URI, or unset it to track in mlruns/."
+        ) from error
+    if answer.status_code != 200:
+        raise TrackingError(
+            f"{uri} answers as no MLflow server should: HTTP {answer.status_code}.\n"
+            "Correct MLFLOW_TRACKING_URI or its credentials, or unset it to track in mlruns/."
+        )
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
+
+
+@contextmanager
+def _one_opener(database: Path, create: bool) -> Iterator[None]:
+    """Let one process at a time make the tables: two at once break each other's migration."""
+    if not create and not database.exists():
+        raise TrackingError(
+            f"There is no tracking database at {database}.\n"
+            "Run graft in the folder of your runs, or set MLFLOW_TRACKING_URI."
+        )
+    with disk_errors(str(database)):
+        database.parent.mkdir(parents=True, exist_ok=True)
+        lock = database.with_name(f".{database.name}.lock").open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

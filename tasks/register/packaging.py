@@ -1,0 +1,157 @@
+"""Put a fine-tuned model, with all it needs to predict, into MLflow's model format."""
+
+from __future__ import annotations
+
+import ast
+import io
+import platform
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import mlflow.pyfunc
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from PIL import Image
+
+import tasks
+from tasks.preprocess.batches import PackedImages
+from tasks.register.classifier import CONFIDENCE, LABEL, ModelSpec, probability_column
+from tasks.register.client import tracking_errors
+from tasks.register.facts import graft_version
+from tasks.values import FineTunedModel, PackedSplit
+
+SCRIPT = Path(__file__).with_name("served_model.py")
+ROOT = Path(tasks.__file__).parent.parent
+NEEDED = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "torch",
+    "torchvision",
+)
+SPEC_FILE = "artifacts/spec.json"
+WEIGHTS_FILE = "artifacts/model.safetensors"
+
+
+def log_model(
+    client: MlflowClient, run_id: str, model: FineTunedModel, examples: PackedSplit
+) -> tuple[str, ModelSpec]:
+    """Store ``model`` as an MLflow logged model of the run; return its id and its description.
+
+    A logged model is no version of a registered model yet. Raises ``TrackingError`` when MLflow
+    refuses, and leaves no logged model behind then.
+    """
+    spec = ModelSpec(
+        architecture=model.architecture,
+        classes=model.classes,
+        input=model.input,
+        sha256=model.sha256,
+        graft_version=graft_version(),
+    )
+    with tracking_errors("storing the model"), tempfile.TemporaryDirectory() as scratch:
+        experiment_id = client.get_run(run_id).info.experiment_id
+        logged = client.create_logged_model(
+            experiment_id, name="model", source_run_id=run_id, model_type="image-classifier"
+        )
+        try:
+            folder = Path(scratch) / "model"
+            facts = Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id)
+            save_model(folder, facts, model.weights, spec, example_image(examples))
+            client.log_model_artifacts(logged.model_id, str(folder))
+            client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        except BaseException:
+            client.delete_logged_model(logged.model_id)
+            raise
+    return logged.model_id, spec
+
+
+def save_model(folder: Path, facts: Model, weights: Path, spec: ModelSpec, example: bytes) -> None:
+    """Write an MLflow model into ``folder``: weights, description, code, signature, example."""
+    with tempfile.TemporaryDirectory() as scratch:
+        staged = Path(scratch)
+        (staged / "spec.json").write_bytes(spec.content())
+        stage_code(staged / "code")
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=SCRIPT,
+            code_paths=[str(staged / "code" / "tasks")],
+            artifacts={"weights": str(weights.absolute()), "spec": str(staged / "spec.json")},
+            signature=signature(spec.classes),
+            input_example=pd.DataFrame({"image": [example]}),
+            conda_env=_environment(),
+            mlflow_model=facts,
+        )
+
+
+def signature(classes: tuple[str, ...]) -> ModelSignature:
+    """Return the schema: one unnamed binary column in, label and probabilities out.
+
+    Unnamed, because MLflow drops a plain list's column when the schema has names.
+    """
+    names = [CONFIDENCE, *(probability_column(name) for name in classes)]
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary)]),
+        outputs=Schema(
+            [ColSpec(DataType.string, LABEL), *(ColSpec(DataType.double, name) for name in names)]
+        ),
+    )
+
+
+def example_image(split: PackedSplit) -> bytes:
+    """Return the first image of ``split``, as the network sees it, as a PNG file's bytes."""
+    file = io.BytesIO()
+    Image.fromarray(PackedImages(split).images_nhwc[0]).save(file, format="PNG")
+    return file.getvalue()
+
+
+def stage_code(target: Path) -> None:
+    """Copy every module of ``tasks`` that served_model.py needs, and no other, to ``target``."""
+    for source in sorted(needed_modules(SCRIPT)):
+        copy = target / source.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+
+
+def needed_modules(script: Path) -> set[Path]:
+    """Return the files of ``tasks`` that ``script`` imports, directly or through another."""
+    found: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        for path in _imports(waiting.pop()):
+            if path not in found:
+                found.add(path)
+                waiting.append(path)
+    return found
+
+
+def _imports(script: Path) -> set[Path]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(script.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    ours = (name.split(".") for name in names if name.split(".")[0] == "tasks")
+    prefixes = {tuple(parts[:end]) for parts in ours for end in range(1, len(parts) + 1)}
+    candidates = (ROOT.joinpath(*parts) for parts in prefixes)
+    files = {c for p in candidates for c in (p.with_suffix(".py"), p / "__init__.py")}
+    return {file for file in files if file.is_file()}
+
+
+def _environment() -> dict[str, object]:
+    # A dictionary, because MLflow starts pip to find its version when given requirements alone.
+    pinned = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in NEEDED]
+    return {
+        "name": "graft",
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={platform.python_version()}", "pip", {"pip": pinned}],
+    }

@@ -1,0 +1,31 @@
+"""Classify image files with a registered model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from tasks.artifacts import cache_folder
+from tasks.errors import DataError
+from tasks.pretrained.network import restore_network
+from tasks.register.classifier import LISTED, Classifier
+from tasks.register.registry import fetch
+
+
+def predict(uri: str, images: list[Path], cache: Path | None = None) -> pd.DataFrame:
+    """Return path, label, confidence and ``p_<class>`` for every image, in the given order.
+
+    The model is fetched into ``cache`` (null: GRAFT_CACHE or ~/.cache/graft) with its digest
+    checked. Raises ``DataError`` that lists the images that are missing or unreadable, and
+    ``TrackingError`` when there is no such model.
+    """
+    missing = [str(path) for path in images if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
+        raise DataError(f"No such image file: {', '.join(missing[:LISTED])}{more}.")
+    model = fetch(uri, cache_folder(cache))
+    network = restore_network(model.architecture, len(model.classes), model.weights)
+    frame = Classifier(network, model.classes, model.input).predict(images)
+    frame.insert(0, "path", [str(path) for path in images])
+    return frame

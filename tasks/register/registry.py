@@ -1,0 +1,203 @@
+"""Versions in MLflow's model registry: make, find, list, and fetch with their digest checked."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlflow.artifacts
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from tasks.artifacts import folder_atomic, sha256_file
+from tasks.errors import TrackingError
+from tasks.register.classifier import ModelSpec, read_spec
+from tasks.register.client import connect, tracking_errors, tracking_uri
+from tasks.register.packaging import SPEC_FILE, WEIGHTS_FILE
+from tasks.values import RegisteredModel
+
+CHAMPION = "champion"
+SHA256 = "graft.sha256"  # version tag: digest of the weights
+SPEC_SHA256 = "graft.spec_sha256"
+PAGE = 100
+NOTHING_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """One version, as ``graft models`` shows it."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    accuracy: float | None  # on its test set
+    created: datetime  # UTC
+    run_id: str
+    decision: str  # promoted, refused, or "" where none was made
+    reason: str
+
+
+def list_versions(name: str | None = None) -> list[VersionRow]:
+    """Return every version of ``name``, or of every model, newest first within a model.
+
+    Raises ``TrackingError`` when there is no such model, or no tracking store at all.
+    """
+    client = connect(create=False)
+    with tracking_errors("reading the model registry"):
+        known = _model_names(client)
+        if name is not None and name not in known:
+            raise TrackingError(_no_model(name, known))
+        wanted = known if name is None else [name]
+        return [row for model in wanted for row in _rows(client, model)]
+
+
+def fetch(uri: str, cache: Path) -> RegisteredModel:
+    """Fetch ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` into ``cache``, digest checked.
+
+    The weights must match both spec.json beside them and the version's tag: MLflow's READY says
+    nothing about files. Raises ``TrackingError`` when the version is missing (it names what there
+    is), or its files are missing or not those that were registered.
+    """
+    client = connect(create=False)
+    with tracking_errors(f"fetching {uri}"):
+        return fetch_version(find_version(client, uri), cache)
+
+
+def find_version(client: MlflowClient, uri: str) -> ModelVersion:
+    """Return the version that ``uri`` names; raises ``TrackingError`` that names what there is."""
+    parts = _URI.fullmatch(uri)
+    if parts is None:
+        raise TrackingError(
+            f"{uri} names no registered model.\n"
+            "Write models:/NAME@ALIAS (such as models:/graft@champion) or models:/NAME/VERSION."
+        )
+    name, alias, version = parts["name"], parts["alias"], parts["version"]
+    try:
+        if alias is not None:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, version)
+    except MlflowException as error:
+        if error.error_code not in NOTHING_THERE:
+            raise
+        raise TrackingError(_what_there_is(client, uri, name)) from error
+
+
+def find_champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    """Return the version of ``name`` that bears the alias champion, if one does."""
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:
+        if error.error_code not in NOTHING_THERE:
+            raise
+        return None
+
+
+def fetch_version(version: ModelVersion, cache: Path) -> RegisteredModel:
+    """Bring one version's weights into ``cache`` and check them and their description."""
+    name, number = version.name, int(version.version)
+    spec = _description(version)
+    weights = cache / "models" / spec.sha256 / "model.safetensors"
+    if not weights.is_file() or sha256_file(weights) != spec.sha256:
+        shutil.rmtree(weights.parent, ignore_errors=True)  # a damaged copy
+        with folder_atomic(weights.parent) as folder:
+            file = _download(version, WEIGHTS_FILE, folder, spec.sha256)
+            file.rename(folder / weights.name)
+    return RegisteredModel(
+        uri=f"models:/{name}/{number}",
+        name=name,
+        version=number,
+        architecture=spec.architecture,
+        classes=spec.classes,
+        input=spec.input,
+        weights=weights,
+        sha256=spec.sha256,
+    )
+
+
+def _description(version: ModelVersion) -> ModelSpec:
+    with tempfile.TemporaryDirectory() as scratch:
+        file = _download(version, SPEC_FILE, Path(scratch), version.tags.get(SPEC_SHA256))
+        spec = read_spec(file)
+    if spec.sha256 != version.tags.get(SHA256):
+        raise TrackingError(_damaged(version, SPEC_FILE))
+    return spec
+
+
+def _download(version: ModelVersion, path: str, folder: Path, sha256: str | None) -> Path:
+    """Download one file of a version; raises ``TrackingError`` unless it has that digest."""
+    file = Path(
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=f"models:/{version.name}/{version.version}/{path}",
+            dst_path=str(folder),
+            tracking_uri=tracking_uri(),
+        )
+    )
+    if sha256_file(file) != sha256:
+        raise TrackingError(_damaged(version, path))
+    return file
+
+
+def _damaged(version: ModelVersion, path: str) -> str:
+    return (
+        f"{path} of {version.name} version {version.version} is not the file that was registered.\n"
+        "Do not use this version: delete it, and register the model again."
+    )
+
+
+def _model_names(client: MlflowClient) -> list[str]:
+    names: list[str] = []
+    token: str | None = None
+    while token is None or token:
+        page = client.search_registered_models(max_results=PAGE, page_token=token)
+        names += [model.name for model in page]
+        token = page.token or ""
+    return sorted(names)
+
+
+def _rows(client: MlflowClient, name: str) -> list[VersionRow]:
+    versions: list[ModelVersion] = []
+    token: str | None = None
+    while token is None or token:
+        page = client.search_model_versions(f"name='{name}'", max_results=PAGE, page_token=token)
+        versions += page
+        token = page.token or ""
+    aliases = client.get_registered_model(name).aliases  # a search leaves them out
+    versions.sort(key=lambda version: int(version.version), reverse=True)
+    return [_row(version, aliases) for version in versions]
+
+
+def _row(version: ModelVersion, aliases: dict[str, str]) -> VersionRow:
+    tags = version.tags
+    accuracy = tags.get("promotion.accuracy")
+    promoted = tags.get("promotion.promoted")
+    return VersionRow(
+        name=version.name,
+        version=int(version.version),
+        aliases=tuple(sorted(a for a, v in aliases.items() if v == version.version)),
+        accuracy=None if accuracy is None else float(accuracy),
+        created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        run_id=version.run_id or "",
+        decision={"true": "promoted", "false": "refused"}.get(promoted or "", ""),
+        reason=tags.get("promotion.reason", ""),
+    )
+
+
+def _no_model(name: str, known: list[str]) -> str:
+    there = f"There is: {', '.join(known)}." if known else "No model is registered here yet."
+    return f"There is no registered model {name} at {tracking_uri()}.\n{there}"
+
+
+def _what_there_is(client: MlflowClient, uri: str, name: str) -> str:
+    known = _model_names(client)
+    if name not in known:
+        return _no_model(name, known)
+    rows = _rows(client, name)
+    found = [f"{r.version}{''.join(f' @{a}' for a in r.aliases)}" for r in rows]
+    return f"There is no {uri}.\nVersions of {name}: {', '.join(found) or 'none'}."

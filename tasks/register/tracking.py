@@ -1,0 +1,221 @@
+"""One MLflow run around one graft run, always addressed by its id: no global active run.
+
+So any thread or Prefect task that holds the tracker can write to the same run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from requests.exceptions import RequestException
+
+from tasks.config import RunConfig
+from tasks.errors import TrackingError, TransientTrackingError
+from tasks.finetune.progress import EpochRecord
+from tasks.register.client import artifact_root, connect, tracking_errors, tracking_uri
+from tasks.register.facts import (
+    dataset_inputs,
+    environment_text,
+    finite_metrics,
+    flat_params,
+    run_tags,
+)
+from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset
+
+__all__ = ["RunTracker", "open_run", "tracking_uri"]
+
+SAMPLE_SECONDS = 2.0
+SAMPLES_A_POINT = 5  # a point every ten seconds, as MLflow's default
+LONGEST_ERROR = 1000  # characters
+
+log = logging.getLogger(__name__)
+
+
+class RunTracker:
+    """Writes one run's facts to MLflow.
+
+    Every method raises ``TransientTrackingError`` when the server does not answer just now and
+    ``TrackingError`` when it refuses.
+    """
+
+    def __init__(
+        self, client: MlflowClient, config: RunConfig, run_id: str, experiment_id: str
+    ) -> None:
+        self.run_id = run_id
+        self.experiment_id = experiment_id
+        self._client = client
+        self._config = config
+        self._waiting: list[Metric] = []
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Log one epoch's figures at step ``record.epoch``, in one call.
+
+        Hours of training must not end because the server is away for a while: what it does not
+        take now goes with the next epoch, and ``finished`` fails if it is still away then.
+        """
+        values = {
+            "train_loss": record.train_loss,
+            "train_accuracy": record.train_accuracy,
+            "val_loss": record.val_loss,
+            "val_accuracy": record.val_accuracy,
+            "learning_rate": record.learning_rate,
+            "images_per_second": record.images_per_second,
+            "seconds": record.seconds,
+        }
+        try:
+            self._metrics(values, record.epoch)
+        except TransientTrackingError as error:
+            log.warning("epoch %d is not tracked yet: %s", record.epoch, error)
+
+    def datasets(self, prepared: PreparedDataset) -> None:
+        """Log the three splits as dataset inputs with their digests."""
+        with tracking_errors("logging the datasets"):
+            inputs = dataset_inputs(self._config, prepared)
+            self._client.log_inputs(self.run_id, datasets=inputs)
+
+    def backbone(self, backbone: Backbone) -> None:
+        """Log which pretrained network the run starts from, under ``backbone.``."""
+        facts = {
+            "architecture": backbone.architecture,
+            "source": backbone.source,
+            "sha256": backbone.sha256 or "none: random weights",
+            "parameters": backbone.parameters,
+            "head": backbone.head,
+            "keep_head": backbone.keep_head,
+            "input": backbone.input.model_dump_json(),
+        }
+        params = [Param(f"backbone.{key}", str(value)) for key, value in facts.items()]
+        with tracking_errors("logging the backbone"):
+            self._client.log_batch(self.run_id, params=params)
+
+    def finished(self, model: FineTunedModel, report: EvaluationReport) -> None:
+        """Log the final figures, and every file of the run folder as an artifact."""
+        self._metrics(_final_values(model, report), model.chosen_epoch)
+        with tracking_errors("storing the run's files"):
+            self._client.log_artifacts(self.run_id, str(model.folder))
+
+    def _metrics(self, values: Mapping[str, float], step: int) -> None:
+        metrics, odd = finite_metrics(values, int(time.time() * 1000), step)
+        self._waiting += metrics
+        tags = [RunTag("graft.not_finite", "; ".join(odd))] if odd else []
+        with tracking_errors("logging metrics"):
+            self._client.log_batch(self.run_id, metrics=self._waiting, tags=tags)
+        self._waiting = []
+
+
+@contextmanager
+def open_run(config: RunConfig) -> Iterator[RunTracker]:
+    """Open an MLflow run for ``config`` and close it with the right status.
+
+    FINISHED when the block ends well, FAILED on an error, KILLED on Ctrl-C and the like (every
+    ``BaseException`` that is no ``Exception``, Prefect's termination signal included). Raises
+    ``TrackingError`` within ten seconds when the server is not there.
+    """
+    client = connect()
+    with tracking_errors("opening the run"):
+        experiment_id = _experiment(client, config.tracking.experiment)
+        run = client.create_run(experiment_id, tags=run_tags(), run_name=config.name)
+    tracker = RunTracker(client, config, run.info.run_id, experiment_id)
+    try:
+        with _system_metrics(tracker.run_id):
+            _write_opening_facts(client, tracker.run_id, config)
+            yield tracker
+    except BaseException as error:
+        _abandon(client, tracker.run_id, error)
+        raise
+    with tracking_errors("closing the run"):
+        client.set_terminated(tracker.run_id, "FINISHED")
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=artifact_root()))
+        except MlflowException:  # another run may have made it since
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise TrackingError(
+            f"The MLflow experiment {name} is deleted.\n"
+            "Restore it with `mlflow experiments restore`, or set tracking.experiment."
+        )
+    return str(found.experiment_id)
+
+
+def _write_opening_facts(client: MlflowClient, run_id: str, config: RunConfig) -> None:
+    import yaml
+
+    params = [Param(key, value) for key, value in flat_params(config).items()]
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    with tracking_errors("logging the config"):
+        client.log_batch(run_id, params=params)
+        client.log_text(run_id, text, "config.yaml")
+        client.log_text(run_id, environment_text(), "environment.txt")
+
+
+def _final_values(model: FineTunedModel, report: EvaluationReport) -> dict[str, float]:
+    values = {
+        "test_accuracy": report.accuracy,
+        "test_accuracy_low": report.accuracy_low,
+        "test_accuracy_high": report.accuracy_high,
+        "test_balanced_accuracy": report.balanced_accuracy,
+        "test_macro_f1": report.macro_f1,
+        "test_log_loss": report.log_loss,
+        "test_images_per_second": report.images_per_second,
+        "chosen_epoch": model.chosen_epoch,
+        "chosen_val_accuracy": model.val_accuracy,
+        "chosen_val_loss": model.val_loss,
+        "training_seconds": model.seconds,
+        "training_images_per_second": model.images_per_second,
+        "parameters": model.parameters,
+        "trainable_parameters": model.trainable_parameters,
+    }
+    if report.top5_accuracy is not None:
+        values["test_top5_accuracy"] = report.top5_accuracy
+    return values
+
+
+@contextmanager
+def _system_metrics(run_id: str) -> Iterator[None]:
+    monitor = SystemMetricsMonitor(
+        run_id,
+        sampling_interval=SAMPLE_SECONDS,
+        samples_before_logging=SAMPLES_A_POINT,
+        tracking_uri=tracking_uri(),
+    )
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+        _last_sample(monitor)
+
+
+def _last_sample(monitor: SystemMetricsMonitor) -> None:
+    # The monitor drops a point that is not full when it stops: all that a short run has.
+    try:
+        monitor.collect_metrics()
+        monitor.publish_metrics(monitor.aggregate_metrics())
+        monitor.mlflow_logger.flush()
+    except (MlflowException, RequestException) as error:
+        log.warning("the last system metrics are not tracked: %s", error)
+
+
+def _abandon(client: MlflowClient, run_id: str, error: BaseException) -> None:
+    status = "FAILED" if isinstance(error, Exception) else "KILLED"
+    words = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
+    try:
+        with tracking_errors("closing the run"):
+            client.set_tag(run_id, "graft.error", words)
+            client.set_terminated(run_id, status)
+    except TrackingError as fault:  # must not hide what went wrong first
+        log.warning("the run stays open in MLflow: %s", fault)

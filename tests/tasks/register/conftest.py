@@ -1,0 +1,223 @@
+"""Real photographs-in-small: three colours in noise, learned by a real, short fine-tuning."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from tasks.config import (
+    DataConfig,
+    ModelConfig,
+    OutputConfig,
+    PreprocessConfig,
+    RunConfig,
+    StrategyConfig,
+    TrainingConfig,
+)
+from tasks.download.source import download
+from tasks.evaluate.evaluate import evaluate
+from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.train import finetune
+from tasks.preprocess.prepare import prepare
+from tasks.pretrained.load import input_spec, load_pretrained
+from tasks.values import (
+    EvaluationReport,
+    FineTunedModel,
+    PreparedDataset,
+    RawDataset,
+)
+
+COLOURS = ("blue", "green", "red")
+TEST_IMAGES = 30  # of each class
+
+
+class Silent:
+    """Watches training and says nothing."""
+
+    def step(self, progress: StepProgress) -> None: ...
+
+    def epoch(self, record: EpochRecord) -> None: ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run up to its evaluation: all that ``register`` is given."""
+
+    config: RunConfig
+    raw: RawDataset
+    prepared: PreparedDataset
+    model: FineTunedModel
+    report: EvaluationReport
+
+
+def write_images(folder: Path, counts: dict[str, int], sizes: tuple[int, int]) -> None:
+    """Write noisy patches, their class's colour a little stronger, as PNG and JPEG."""
+    draw = np.random.default_rng(0)
+    for split, n in counts.items():
+        for label, colour in enumerate(reversed(COLOURS)):
+            target = folder / split / colour
+            target.mkdir(parents=True)
+            for number in range(n):
+                height, width = draw.integers(*sizes, endpoint=True, size=2)
+                pixels = draw.integers(0, 200, (height, width, 3))
+                pixels[:, :, label] += 30
+                ending = "png" if number % 2 else "jpg"
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(target / f"{number:03d}.{ending}", quality=95)
+
+
+def run_up_to_evaluation(config: RunConfig, folder: Path) -> Trained:
+    """Do what the flow does before ``register``."""
+    cache = Path(str(config.output.cache))
+    raw = download(config.data, cache)
+    spec = input_spec(config.model, config.preprocess)
+    prepared = prepare(config.data, config.seed, raw, spec, cache)
+    backbone = load_pretrained(config, prepared.classes, None, cache)
+    folder.mkdir(parents=True)
+    model = finetune(config, prepared, backbone, folder, Silent())
+    report = evaluate(config, prepared, model, folder)
+    return Trained(config, raw, prepared, model, report)
+
+
+def colour_config(root: Path, learning_rate: float, crop: int = 32) -> RunConfig:
+    """Return a run on the colours with GraftTiny from scratch."""
+    return RunConfig(
+        name="colours",
+        data=DataConfig(kind="folder", path=str(root / "images")),
+        preprocess=PreprocessConfig(resize=crop + 4, crop=crop),
+        model=ModelConfig(architecture="graft_tiny", weights=None),
+        strategy=StrategyConfig(kind="scratch"),
+        training=TrainingConfig(
+            epochs=2, batch_size=30, learning_rate=learning_rate, device="cpu", threads=1
+        ),
+        promotion={"model": "colours"},
+        output=OutputConfig(folder=root / "runs", cache=root / "cache"),
+    )
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with images/{train,val,test}/{blue,green,red}."""
+    root = tmp_path_factory.mktemp("colours")
+    write_images(root / "images", {"train": 50, "val": 10, "test": TEST_IMAGES}, (40, 60))
+    return root
+
+
+@pytest.fixture(scope="session")
+def weak(colours: Path) -> Trained:
+    """Return a run that hardly learned anything."""
+    return run_up_to_evaluation(colour_config(colours, 1e-7), colours / "runs" / "weak")
+
+
+@pytest.fixture(scope="session")
+def strong(colours: Path) -> Trained:
+    """Return a run that learned the colours."""
+    return run_up_to_evaluation(colour_config(colours, 0.05), colours / "runs" / "strong")
+
+
+@pytest.fixture(scope="session")
+def strong24(colours: Path) -> Trained:
+    """Return a run that learned the colours from smaller images."""
+    return run_up_to_evaluation(colour_config(colours, 0.05, 24), colours / "runs" / "strong24")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a migrated sqlite database, made once: a second each otherwise."""
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{database}")
+    return database
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """Point MLFLOW_TRACKING_URI at a fresh sqlite store in ``tmp_path``; return its client."""
+    folder = tmp_path / "mlruns"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return MlflowClient(uri)
+
+
+@pytest.fixture
+def port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Start = Callable[[list[str], str], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Start]:
+    """Start servers in their own process groups, wait until they answer, and kill the groups."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(arguments: list[str], health: str) -> subprocess.Popen[bytes]:
+        log = tmp_path / f"server-{len(started)}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=tmp_path,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        started.append(process)
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                urllib.request.urlopen(health, timeout=5).close()
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+            else:
+                return process
+        pytest.fail(f"the server did not come up:\n{log.read_text()[-3000:]}")
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def tracking_server(
+    server: Start, port: int, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> subprocess.Popen[bytes]:
+    """Start a real MLflow server, point MLFLOW_TRACKING_URI at it, and return its process."""
+    shutil.copy(empty_store, tmp_path / "server.db")
+    uri = f"http://127.0.0.1:{port}"
+    process = server(
+        [
+            "mlflow",
+            "server",
+            f"--backend-store-uri=sqlite:///{tmp_path / 'server.db'}",
+            f"--artifacts-destination={tmp_path / 'files'}",
+            "--host=127.0.0.1",
+            f"--port={port}",
+            "--workers=1",
+        ],
+        f"{uri}/health",
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return process

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import subprocess
+
+import pytest
+
+from tasks.config import DataConfig, RunConfig
+from tasks.register.facts import environment_text, finite_metrics, flat_params, run_tags
+
+
+def test_params_are_the_whole_config_under_dotted_keys():
+    config = RunConfig(data=DataConfig(kind="digits"), seed=7)
+    params = flat_params(config)
+    assert params["seed"] == "7"
+    assert params["data.kind"] == "digits"
+    assert params["data.path"] == "null"
+    assert params["training.learning_rate"] == "0.001"
+    leaves = sum(
+        len(v) if isinstance(v, dict) else 1 for v in config.model_dump(mode="json").values()
+    )
+    assert len(params) == leaves
+
+
+def test_a_value_longer_than_mlflow_takes_is_cut():
+    config = RunConfig(data=DataConfig(kind="folder", path="x" * 9000))
+    assert len(flat_params(config)["data.path"]) == 6000
+
+
+def git(folder, *arguments):
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.com")
+    command = ["git", *identity, *arguments]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_the_commit_of_the_folder_is_noted(tmp_path, monkeypatch):
+    git(tmp_path, "init", "-q")
+    (tmp_path / "a").write_text("1")
+    git(tmp_path, "add", "a")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    monkeypatch.chdir(tmp_path)
+    tags = run_tags()
+    assert tags["mlflow.source.git.commit"] == git(tmp_path, "rev-parse", "HEAD")
+    assert tags["graft.git_dirty"] == "false"
+    (tmp_path / "a").write_text("2")
+    assert run_tags()["graft.git_dirty"] == "true"
+
+
+def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tags = run_tags()
+    assert "mlflow.source.git.commit" not in tags
+    assert tags["graft.version"] == importlib.metadata.version("graft")
+    assert tags["mlflow.user"]
+
+
+def test_the_environment_names_python_and_every_package():
+    lines = environment_text().splitlines()
+    assert lines[0] == f"python {platform.python_version()}"
+    assert f"torch=={importlib.metadata.version('torch')}" in lines
+    assert f"mlflow=={importlib.metadata.version('mlflow')}" in lines
+
+
+def test_what_is_no_number_is_said_in_words():
+    metrics, odd = finite_metrics({"a": 1.0, "b": math.inf, "c": math.nan}, 5, 3)
+    assert [(m.key, m.value, m.timestamp, m.step) for m in metrics] == [("a", 1.0, 5, 3)]
+    assert odd == ["b is inf at step 3", "c is nan at step 3"]
+
+
+@pytest.mark.parametrize("folder", ["missing/.."])
+def test_a_repository_without_a_commit_does_not_stop_a_run(tmp_path, monkeypatch, folder):
+    git(tmp_path, "init", "-q")
+    monkeypatch.chdir(tmp_path)
+    assert "mlflow.source.git.commit" not in run_tags()

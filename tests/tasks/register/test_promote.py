@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from tasks.errors import EvaluationError, TrackingError
+from tasks.register import promote
+from tasks.register.promote import register
+from tasks.register.registry import list_versions
+from tasks.register.tracking import open_run
+
+
+def do(trained, **changes):
+    """Open a run and register ``trained``, with some of its parts changed."""
+    parts = {
+        "config": trained.config,
+        "raw": trained.raw,
+        "prepared": trained.prepared,
+        "model": trained.model,
+        "report": trained.report,
+    } | changes
+    with open_run(parts["config"]) as tracker:
+        return register(**parts, run_id=tracker.run_id)
+
+
+def champion(client):
+    return int(client.get_model_version_by_alias("colours", "champion").version)
+
+
+def tags(client, version):
+    found = client.get_model_version("colours", str(version)).tags
+    return {k.removeprefix("promotion."): v for k, v in found.items() if "promotion." in k}
+
+
+def test_the_champion_goes_only_to_what_is_really_better(store, weak, strong):
+    first = do(weak)
+    assert first.promoted
+    assert champion(store) == 1
+
+    again = do(weak)
+    assert not again.promoted
+    assert (again.wins, again.losses, again.p_value) == (0, 0, 1.0)
+    assert champion(store) == 1
+
+    better = do(strong)
+    assert better.promoted
+    assert champion(store) == 3
+    assert (better.champion_version, better.champion_accuracy) == (1, weak.report.accuracy)
+    assert better.wins - better.losses == round(
+        (strong.report.accuracy - weak.report.accuracy) * strong.report.n
+    )
+    assert tags(store, 3) == {
+        "promoted": "true",
+        "reason": better.reason,
+        "n": "90",
+        "accuracy": str(strong.report.accuracy),
+        "alpha": "0.05",
+        "champion_version": "1",
+        "champion_accuracy": str(weak.report.accuracy),
+        "wins": str(better.wins),
+        "losses": str(better.losses),
+        "p_value": str(better.p_value),
+    }
+
+    worse = do(weak)
+    assert not worse.promoted
+    assert worse.losses == better.wins
+    assert champion(store) == 3
+    assert tags(store, 4)["promoted"] == "false"
+    assert [row.decision for row in list_versions("colours")] == [
+        "refused",
+        "promoted",
+        "refused",
+        "promoted",
+    ]
+
+
+def test_a_champion_of_another_input_size_is_scored_as_it_wants_its_images(store, strong24, weak):
+    do(strong24)
+    decision = do(weak)
+    assert strong24.prepared.input != weak.prepared.input
+    assert decision.champion_accuracy == strong24.report.accuracy
+    assert not decision.promoted
+    assert champion(store) == 1
+
+
+def test_other_classes_are_refused_with_the_reason(store, weak, strong):
+    do(weak)
+    classes = ("cat", "dog", "fox")
+    decision = do(
+        strong,
+        prepared=strong.prepared.model_copy(update={"classes": classes}),
+        model=strong.model.model_copy(update={"classes": classes}),
+    )
+    assert not decision.promoted
+    assert "other classes" in decision.reason
+    assert decision.p_value is None
+    assert champion(store) == 1
+    assert "p_value" not in tags(store, 2)
+
+
+def test_a_damaged_champion_stays_and_the_reason_says_so(store, weak, strong, tmp_path):
+    cache = {"output": strong.config.output.model_copy(update={"cache": tmp_path / "cache"})}
+    do(weak)
+    (weights,) = (tmp_path / "mlruns").rglob("artifacts/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    decision = do(strong, config=strong.config.model_copy(update=cache))
+    assert not decision.promoted
+    assert "version 1) cannot be scored" in decision.reason
+    assert "not the file that was registered" in decision.reason
+    assert champion(store) == 1
+
+
+def snapshot(client):
+    models = {m.name: m.aliases for m in client.search_registered_models()}
+    versions = {(v.name, v.version): v.tags for v in client.search_model_versions()}
+    logged = client.search_logged_models([e.experiment_id for e in client.search_experiments()])
+    return models, versions, [m.model_id for m in logged]
+
+
+def test_a_fault_while_the_decision_is_written_leaves_the_registry_as_it_was(
+    store, weak, strong, tmp_path
+):
+    do(weak)
+    before = snapshot(store)
+    database = sqlite3.connect(tmp_path / "mlruns" / "mlflow.db")
+    database.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON model_version_tags WHEN NEW.key = 'promotion.p_value'"
+        " BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+    )
+    database.commit()
+    with pytest.raises(TrackingError, match="refused by the test") as caught:
+        do(strong)
+    assert len(str(caught.value).splitlines()) == 2
+    assert snapshot(store) == before
+    database.execute("DROP TRIGGER full")
+    database.commit()
+    database.close()
+    assert do(strong).promoted  # a second try goes through
+
+
+def test_ctrl_c_while_the_first_version_is_decided_leaves_no_model(store, weak, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(promote, "write_decision", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        do(weak)
+    assert snapshot(store) == ({}, {}, [])
+
+
+def test_a_report_of_another_model_registers_nothing(store, weak, strong):
+    with pytest.raises(EvaluationError, match="another model"):
+        do(strong, report=weak.report)
+    assert snapshot(store) == ({}, {}, [])

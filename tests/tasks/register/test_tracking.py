@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tasks.artifacts import cache_folder
+from tasks.config import RunConfig
+from tasks.errors import Terminated, TrackingError, TransientTrackingError
+from tasks.finetune.progress import EpochRecord
+from tasks.pretrained.load import load_pretrained
+from tasks.register.facts import flat_params
+from tasks.register.promote import register
+from tasks.register.registry import fetch
+from tasks.register.tracking import open_run
+
+RECORD = EpochRecord(1, 2, 1.5, 0.5, 1.25, 0.625, 0.01, 3.0, 200.0)
+
+
+def only_run(client, experiment="graft"):
+    found = client.get_experiment_by_name(experiment)
+    (run,) = client.search_runs([found.experiment_id])
+    return run
+
+
+def test_a_run_holds_its_config_code_machine_and_status(store, strong, tmp_path):
+    with open_run(strong.config) as tracker:
+        assert store.get_run(tracker.run_id).info.status == "RUNNING"
+    run = store.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "colours"
+    assert run.info.experiment_id == tracker.experiment_id
+    assert run.data.params == flat_params(strong.config)
+    assert run.data.tags["graft.version"]
+    root = Path(store.get_experiment(tracker.experiment_id).artifact_location.removeprefix("file:"))
+    assert root.resolve() == (tmp_path / "mlruns" / "artifacts").resolve()
+    files = root / tracker.run_id / "artifacts"
+    written = yaml.safe_load((files / "config.yaml").read_text())
+    assert RunConfig.model_validate(written) == strong.config
+    assert "torch==" in (files / "environment.txt").read_text()
+
+
+def test_even_a_short_run_has_system_metrics(store, strong):
+    with open_run(strong.config) as tracker:
+        pass
+    metrics = store.get_run(tracker.run_id).data.metrics
+    assert metrics["system/cpu_utilization_percentage"] >= 0
+    assert metrics["system/system_memory_usage_megabytes"] > 0
+    assert not [t for t in threading.enumerate() if t.name == "SystemMetricsMonitor"]
+
+
+def test_epochs_are_metrics_with_the_epoch_as_step(store, strong):
+    with open_run(strong.config) as tracker:
+        tracker.epoch(RECORD)
+        thread = threading.Thread(
+            target=tracker.epoch, args=[replace(RECORD, epoch=2, val_accuracy=0.75)]
+        )
+        thread.start()
+        thread.join()
+    history = store.get_metric_history(tracker.run_id, "val_accuracy")
+    assert [(m.step, m.value) for m in history] == [(1, 0.625), (2, 0.75)]
+    values = {k: v for k, v in asdict(RECORD).items() if k not in ("epoch", "epochs")}
+    for name, value in values.items():
+        assert store.get_metric_history(tracker.run_id, name)[0].value == value
+
+
+def test_a_loss_that_is_no_number_is_said_in_a_tag(store, strong):
+    with open_run(strong.config) as tracker:
+        tracker.epoch(replace(RECORD, train_loss=math.inf, val_loss=math.nan))
+    run = store.get_run(tracker.run_id)
+    assert "train_loss" not in run.data.metrics
+    assert "val_loss" not in run.data.metrics
+    assert run.data.metrics["train_accuracy"] == 0.5
+    assert (
+        run.data.tags["graft.not_finite"]
+        == "train_loss is inf at step 1; val_loss is nan at step 1"
+    )
+
+
+def test_datasets_are_inputs_with_their_digests(store, strong):
+    with open_run(strong.config) as tracker:
+        tracker.datasets(strong.prepared)
+    inputs = store.get_run(tracker.run_id).inputs.dataset_inputs
+    by_context = {i.tags[0].value: i.dataset for i in inputs}
+    assert set(by_context) == {"training", "validation", "test"}
+    for context, split in (("training", "train"), ("validation", "val"), ("test", "test")):
+        packed = getattr(strong.prepared, split)
+        dataset = by_context[context]
+        assert dataset.name == f"images-{split}"
+        assert dataset.digest == packed.digest[:36]
+        profile = json.loads(dataset.profile)
+        assert profile["digest"] == packed.digest
+        assert profile["classes"] == dict(zip(strong.prepared.classes, packed.counts, strict=True))
+        assert json.loads(dataset.source) == {"uri": strong.config.data.path}
+
+
+def test_the_backbone_is_named(store, strong):
+    cache = cache_folder(strong.config.output.cache)
+    backbone = load_pretrained(strong.config, strong.prepared.classes, None, cache)
+    with open_run(strong.config) as tracker:
+        tracker.backbone(backbone)
+    params = store.get_run(tracker.run_id).data.params
+    assert params["backbone.architecture"] == "graft_tiny"
+    assert params["backbone.head"] == "fc"
+    assert params["backbone.sha256"].startswith("none")
+
+
+def test_a_finished_run_has_its_figures_and_every_file(store, strong):
+    with open_run(strong.config) as tracker:
+        tracker.finished(strong.model, strong.report)
+    metrics = store.get_run(tracker.run_id).data.metrics
+    assert metrics["test_accuracy"] == strong.report.accuracy
+    assert metrics["test_log_loss"] == strong.report.log_loss
+    assert metrics["chosen_epoch"] == strong.model.chosen_epoch
+    assert "test_top5_accuracy" not in metrics  # three classes
+    stored = {file.path for file in store.list_artifacts(tracker.run_id)}
+    assert {path.name for path in strong.model.folder.iterdir()} <= stored
+    assert {"report.json", "confusion.png", "predictions.parquet", "config.yaml"} <= stored
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (TrackingError("no luck"), "FAILED"),
+        (ValueError("no luck"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (Terminated(), "KILLED"),
+    ],
+)
+def test_the_status_says_how_a_run_ended(store, strong, raised, status):
+    with pytest.raises(type(raised)), open_run(strong.config):
+        raise raised
+    run = only_run(store)
+    assert run.info.status == status
+    assert run.info.end_time is not None
+    assert run.data.tags["graft.error"].startswith(type(raised).__name__)
+
+
+def test_a_deleted_experiment_is_told(store, strong):
+    store.delete_experiment(store.create_experiment("graft"))
+    with pytest.raises(TrackingError, match="is deleted"), open_run(strong.config):
+        pass
+
+
+def test_nothing_of_mlflow_reaches_the_terminal(store, strong, capfd):
+    with open_run(strong.config) as tracker:
+        tracker.finished(strong.model, strong.report)
+        register(
+            strong.config,
+            strong.raw,
+            strong.prepared,
+            strong.model,
+            strong.report,
+            tracker.run_id,
+        )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_whole_run_on_a_real_server(tracking_server, strong, tmp_path, monkeypatch, caplog):
+    config = strong.config
+    with open_run(config) as tracker:
+        tracker.epoch(RECORD)
+        tracker.datasets(strong.prepared)
+        tracker.finished(strong.model, strong.report)
+        decision = register(
+            config, strong.raw, strong.prepared, strong.model, strong.report, tracker.run_id
+        )
+    assert decision.promoted
+    registered = fetch("models:/colours@champion", tmp_path / "other-cache")
+    assert registered.sha256 == strong.model.sha256
+    assert registered.weights.read_bytes() == strong.model.weights.read_bytes()
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    with pytest.raises(TransientTrackingError):
+        run_while_the_server_dies(tracking_server.pid, strong)
+    assert "epoch 1 is not tracked yet" in caplog.text
+
+
+def run_while_the_server_dies(pid, strong):
+    with open_run(strong.config) as tracker:
+        os.killpg(pid, signal.SIGKILL)
+        tracker.epoch(RECORD)  # training goes on
+        tracker.finished(strong.model, strong.report)
