@@ -73,8 +73,7 @@ def header_size(source: Path | bytes) -> tuple[int, int]:
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     """Open lazily and turn every failure, the block's own included, into ``UnreadableImage``."""
-    empty = not source if isinstance(source, bytes) else source.is_file() and not _length(source)
-    if empty:
+    if _is_empty(source):
         raise UnreadableImage("zero bytes")
     try:
         with Image.open(
@@ -95,17 +94,19 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
         raise UnreadableImage(f"damaged: {reason or type(error).__name__}") from error
 
 
-def _length(path: Path) -> int:
-    return path.stat().st_size
+def _is_empty(source: Path | bytes) -> bool:
+    if isinstance(source, bytes):
+        return not source
+    return source.is_file() and source.stat().st_size == 0
 
 
 def _bomb() -> str:
-    return f"over {Image.MAX_IMAGE_PIXELS} pixels: a possible decompression bomb"
+    return f"over {Image.MAX_IMAGE_PIXELS} px: a possible decompression bomb"
 
 
 def _check_size(width: int, height: int) -> None:
     if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        raise UnreadableImage(f"{width}x{height} px: {_bomb()}")
+        raise UnreadableImage(f"{width}x{height}: {_bomb()}")
     if min(width, height) < SMALLEST_SIDE:
         raise UnreadableImage(f"{width}x{height} px: too small")
     if max(width, height) > LARGEST_ASPECT * min(width, height):

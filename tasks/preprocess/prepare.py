@@ -58,7 +58,8 @@ def prepare(
         _refuse_bad(skipped, sum(map(len, splits.values())), config)
         _refuse_lost(splits, packed, raw.classes)
         save_prepared(_describe(raw, spec, packed, skipped, warnings), scratch)
-        shutil.rmtree(folder, ignore_errors=True)  # there only where it is not a whole pack
+        if folder.exists() and load_prepared(folder) is None:
+            shutil.rmtree(folder)  # damaged; a whole one was made by another process meanwhile
     prepared = load_prepared(folder)
     if prepared is None:
         raise DataError(f"{folder} was changed while it was written.\nRun again.")
@@ -67,7 +68,7 @@ def prepare(
 
 def _key(config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec) -> str:
     """Digest what decides the pack; the seed counts only where it decides a split."""
-    carved = missing_splits(set(raw.counts))
+    carved = missing_splits({split for split, n in raw.counts.items() if n})
     fractions = {"val": config.val_fraction, "test": config.test_fraction}
     split = [f"{name} {fractions[name]!r} {seed}" for name in carved]
     policies = (config.on_bad_image, config.on_leak)

@@ -56,7 +56,7 @@ def _read(
 
 
 def _check_unchanged(path: Path, record: ImageRecord) -> None:
-    """A pack is kept under the digest of its files, so it must hold just those files."""
+    """Hold a file to its digest: a pack is kept under the digests of just those files."""
     try:
         same = sha256_file(path) == record.sha256
     except OSError as error:

@@ -7,7 +7,8 @@ from prefect import task
 
 from tasks.artifacts import sha256_parts
 from tasks.config import DataConfig
-from tasks.preprocess.prepare import FORMAT, prepare
+from tasks.preprocess.pack import FORMAT
+from tasks.preprocess.prepare import prepare
 from tasks.values import InputSpec, PreparedDataset, RawDataset
 
 

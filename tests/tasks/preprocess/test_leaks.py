@@ -1,0 +1,74 @@
+"""Leaks: found, listed, and refused or reported by policy."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.config import DataConfig
+from tasks.errors import DataError
+from tasks.index import ImageRecord
+from tasks.preprocess.leaks import check_leaks
+from tasks.values import SplitName
+
+CLASSES = ("ants", "bees")
+FAIL = DataConfig(path="x")
+WARN = DataConfig(path="x", on_leak="warn")
+
+
+def record(path: str, sha: str, label: int = 0, group: str = "") -> ImageRecord:
+    return ImageRecord(path, label, "", group, sha)
+
+
+def splits_of(
+    train: list[ImageRecord], val: list[ImageRecord], test: list[ImageRecord]
+) -> dict[SplitName, list[ImageRecord]]:
+    return {"train": train, "val": val, "test": test}
+
+
+def test_clean_splits_pass_copies_inside_a_split_included() -> None:
+    splits = splits_of([record("a", "1"), record("b", "1")], [record("c", "2")], [record("d", "3")])
+    assert check_leaks(splits, CLASSES, FAIL) == ()
+
+
+def test_an_image_in_two_splits_is_refused_with_both_names() -> None:
+    splits = splits_of([record("train/a", "1")], [record("val/b", "2")], [record("test/c", "1")])
+    with pytest.raises(DataError) as caught:
+        check_leaks(splits, CLASSES, FAIL)
+    head, listed = str(caught.value).split("\n")
+    assert head.startswith("1 leak(s)")
+    assert "data.on_leak=warn" in head
+    assert listed == "same image: train/a (train) = test/c (test)"
+    assert check_leaks(splits, CLASSES, WARN) == (listed,)
+
+
+def test_a_group_in_two_splits_is_a_leak() -> None:
+    splits = splits_of(
+        [record("a", "1", group="patient 7")], [record("b", "2", group="patient 7")], []
+    )
+    assert check_leaks(splits, CLASSES, WARN) == ("group 'patient 7': a (train) and b (val)",)
+    with pytest.raises(DataError, match="patient 7"):
+        check_leaks(splits, CLASSES, FAIL)
+
+
+def test_an_image_with_two_labels_is_listed_under_either_policy() -> None:
+    splits = splits_of([record("a", "1"), record("b", "1", label=1)], [], [])
+    assert check_leaks(splits, CLASSES, WARN) == ("two labels: a ('ants') = b ('bees')",)
+    with pytest.raises(DataError, match="two labels"):
+        check_leaks(splits, CLASSES, FAIL)
+
+
+def test_the_first_ten_are_listed_and_the_rest_counted() -> None:
+    train = [record(f"train/{i:02}", str(i)) for i in range(13)]
+    test = [record(f"test/{i:02}", str(i)) for i in range(13)]
+    warnings = check_leaks(splits_of(train, [], test), CLASSES, WARN)
+    assert len(warnings) == 11
+    assert warnings[-1] == "… and 3 more"
+    with pytest.raises(DataError, match=r"13 leak\(s\)") as caught:
+        check_leaks(splits_of(train, [], test), CLASSES, FAIL)
+    assert str(caught.value).count("\n") == 1
+
+
+def test_names_that_are_no_utf8_can_be_printed() -> None:
+    odd = b"train/\xff.jpg".decode("utf-8", "surrogateescape")
+    splits = splits_of([record(odd, "1")], [], [record("b", "1")])
+    assert check_leaks(splits, CLASSES, WARN)[0].encode("utf-8")
