@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import logging
 import platform
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import mlflow.pyfunc
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
@@ -37,6 +39,9 @@ NEEDED = (
     "torch",
     "torchvision",
 )
+
+log = logging.getLogger(__name__)
+
 SPEC_FILE = "artifacts/spec.json"
 WEIGHTS_FILE = "artifacts/model.safetensors"
 
@@ -69,9 +74,16 @@ def log_model(
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         except BaseException:
-            client.delete_logged_model(logged.model_id)
+            _forget(client, logged.model_id)
             raise
     return logged.model_id, spec
+
+
+def _forget(client: MlflowClient, model_id: str) -> None:
+    try:
+        client.delete_logged_model(model_id)
+    except MlflowException as fault:  # must not hide what went wrong first
+        log.warning("the logged model %s is left behind: %s", model_id, fault)
 
 
 def save_model(folder: Path, facts: Model, weights: Path, spec: ModelSpec, example: bytes) -> None:

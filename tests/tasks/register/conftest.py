@@ -171,6 +171,7 @@ Start = Callable[[list[str], str], subprocess.Popen[bytes]]
 def server(tmp_path: Path) -> Iterator[Start]:
     """Start servers in their own process groups, wait until they answer, and kill the groups."""
     started: list[subprocess.Popen[bytes]] = []
+    programs = Path(sys.executable).parent  # mlflow looks for uvicorn on the path
 
     def start(arguments: list[str], health: str) -> subprocess.Popen[bytes]:
         log = tmp_path / f"server-{len(started)}.log"
@@ -178,6 +179,7 @@ def server(tmp_path: Path) -> Iterator[Start]:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 cwd=tmp_path,
+                env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -5,6 +5,7 @@ import sqlite3
 import pytest
 
 from tasks.errors import EvaluationError, TrackingError
+from tasks.evaluate.evaluate import score_weights
 from tasks.register import promote
 from tasks.register.promote import register
 from tasks.register.registry import list_versions
@@ -138,6 +139,43 @@ def test_a_fault_while_the_decision_is_written_leaves_the_registry_as_it_was(
     database.commit()
     database.close()
     assert do(strong).promoted  # a second try goes through
+
+
+def test_a_fault_while_the_alias_moves_leaves_it_where_it_was(store, weak, strong, tmp_path):
+    do(weak)
+    before = snapshot(store)
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+        database.execute(
+            "CREATE TRIGGER fixed BEFORE UPDATE ON registered_model_aliases WHEN NEW.version = 2"
+            " BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+        )
+    database.close()
+    with pytest.raises(TrackingError, match="refused by the test"):
+        do(strong)
+    assert snapshot(store) == before
+    assert champion(store) == 1
+
+
+def test_the_decision_is_made_again_when_another_run_moves_the_alias(
+    store, weak, strong, monkeypatch
+):
+    do(weak)
+    do(strong)
+    store.set_registered_model_alias("colours", "champion", "1")
+    scored = []
+
+    def score_while_another_run_promotes(*arguments):
+        if not scored:
+            store.set_registered_model_alias("colours", "champion", "2")
+        scored.append(arguments[1].version)
+        return score_weights(*arguments)
+
+    monkeypatch.setattr(promote, "score_weights", score_while_another_run_promotes)
+    decision = do(strong)
+    assert scored == [1, 3, 2, 3]
+    assert not decision.promoted
+    assert decision.champion_version == 2
+    assert champion(store) == 2
 
 
 def test_ctrl_c_while_the_first_version_is_decided_leaves_no_model(store, weak, monkeypatch):

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.transforms import v2
+
+from tasks.pretrained.tiny import GraftTiny
+from tasks.register.classifier import ModelSpec
+from tasks.register.packaging import example_image, needed_modules, save_model
+
+CLASSES = ("blue", "green", "red")
+PROBABILITIES = [f"p_{name}" for name in CLASSES]
+
+
+@pytest.fixture(scope="session")
+def packaged(strong, tmp_path_factory) -> Path:
+    """An MLflow model on disk, with no store around it."""
+    model = strong.model
+    spec = ModelSpec(
+        architecture=model.architecture,
+        classes=model.classes,
+        input=model.input,
+        sha256=model.sha256,
+        graft_version="test",
+    )
+    folder = tmp_path_factory.mktemp("packaged") / "model"
+    save_model(folder, Model(), model.weights, spec, example_image(strong.prepared.val))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pyfunc(packaged):
+    return mlflow.pyfunc.load_model(str(packaged))
+
+
+@pytest.fixture(scope="session")
+def photos(strong) -> list[Path]:
+    """Return 90 files, PNG and JPEG, of many sizes."""
+    return sorted((strong.raw.root / "test").rglob("*.*"))
+
+
+def oracle(strong, paths: list[Path]) -> np.ndarray:
+    """Preprocess by torchvision's own transforms and run the network, an image at a time."""
+    network = GraftTiny(num_classes=3)
+    network.load_state_dict(load_file(strong.model.weights))
+    network.eval()
+    spec = strong.model.input
+    transform = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize(spec.resize, v2.InterpolationMode(spec.interpolation), antialias=True),
+            v2.CenterCrop(spec.crop),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(spec.mean, spec.std),
+        ]
+    )
+    with torch.inference_mode():
+        images = (transform(Image.open(path).convert("RGB")) for path in paths)
+        return torch.stack([network(i[None]).softmax(dim=1)[0] for i in images]).numpy()
+
+
+@pytest.mark.parametrize("n", [1, 3, 70])
+def test_any_batch_size_gives_the_networks_own_probabilities(pyfunc, strong, photos, n):
+    frame = pyfunc.predict(pd.DataFrame({"image": [path.read_bytes() for path in photos[:n]]}))
+    expected = oracle(strong, photos[:n])
+    np.testing.assert_allclose(frame[PROBABILITIES].to_numpy(), expected, atol=1e-5)
+    assert list(frame.columns) == ["label", "confidence", *PROBABILITIES]
+    assert list(frame["label"]) == [CLASSES[i] for i in expected.argmax(axis=1)]
+    np.testing.assert_allclose(frame["confidence"], expected.max(axis=1), atol=1e-5)
+
+
+def test_every_form_of_input_gives_the_same(pyfunc, photos):
+    paths = photos[:3]
+    contents = [path.read_bytes() for path in paths]
+    names = [str(path) for path in paths]
+    expected = pyfunc.predict(pd.DataFrame({"image": contents}))
+    for same in (contents, names, paths, pd.DataFrame({"path": names}), {"image": contents}):
+        pd.testing.assert_frame_equal(pyfunc.predict(same), expected)
+    for one in (contents[0], names[0]):
+        pd.testing.assert_frame_equal(pyfunc.predict(one), expected[:1])
+
+
+def test_no_image_gives_no_row(pyfunc):
+    frame = pyfunc.predict(pd.DataFrame({"image": pd.Series([], dtype=object)}))
+    assert frame.shape == (0, 5)
+
+
+def test_the_input_example_is_an_image_and_matches_the_signature(pyfunc, strong):
+    example = pyfunc.input_example
+    assert len(pyfunc.predict(example)) == 1
+    schema = pyfunc.metadata.signature
+    assert schema.inputs.to_dict() == [{"type": "binary", "required": True}]
+    assert schema.outputs.input_names() == ["label", "confidence", *PROBABILITIES]
+
+
+def test_bad_rows_are_all_named(pyfunc, photos):
+    good = photos[0].read_bytes()
+    frame = pd.DataFrame({"image": [good, b"text", good, good[:40], b""]})
+    with pytest.raises(MlflowException) as caught:
+        pyfunc.predict(frame)
+    assert "3 of 5 images cannot be read: row 1: not an image; row 3: " in str(caught.value)
+    assert "row 4: zero bytes" in str(caught.value)
+    assert caught.value.get_http_status_code() == 400
+
+
+@pytest.mark.parametrize(
+    ("frame", "words"),
+    [
+        (pd.DataFrame({"picture": [b"x"]}), "'picture': it must be image"),
+        (pd.DataFrame({"image": [None]}), "Row 0 is neither"),
+        (pd.DataFrame({"image": [b"x", ["y"]]}), "Row 1 is neither"),
+        (pd.DataFrame({"path": ["/no/such/file.png"]}), "no such file"),
+    ],
+)
+def test_what_is_no_image_is_told(pyfunc, frame, words):
+    with pytest.raises(MlflowException, match=words):
+        pyfunc.predict(frame)
+
+
+@pytest.mark.parametrize("server", ["mlflow", "mlserver"])
+def test_a_server_reads_no_paths_unless_told_to(pyfunc, photos, monkeypatch, server):
+    if server == "mlflow":
+        monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    else:
+        monkeypatch.setitem(sys.modules, "mlserver", sys)
+    with pytest.raises(MlflowException, match="a server reads none"):
+        pyfunc.predict([str(photos[0])])
+    assert len(pyfunc.predict([photos[0].read_bytes()])) == 1
+    monkeypatch.setenv("GRAFT_SERVE_PATHS", "1")
+    assert len(pyfunc.predict([str(photos[0])])) == 1
+
+
+def test_damaged_weights_do_not_load(packaged, tmp_path):
+    copy = tmp_path / "model"
+    shutil.copytree(packaged, copy)
+    weights = copy / "artifacts" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(Exception, match="missing or damaged"):
+        mlflow.pyfunc.load_model(str(copy))
+
+
+def test_only_what_serving_needs_travels(packaged, repository):
+    script = repository / "tasks" / "register" / "served_model.py"
+    needed = {str(path.relative_to(repository)) for path in needed_modules(script)}
+    code = packaged / "code"
+    travelled = {str(path.relative_to(code)) for path in code.rglob("*.py")}
+    assert travelled == needed
+    assert "tasks/preprocess/views.py" in travelled
+    rooms = ("download", "evaluate", "register/promote", "register/tracking")
+    assert not [name for name in travelled if name.startswith(tuple(f"tasks/{r}" for r in rooms))]
+    assert not list(code.rglob("task.py"))
+
+
+def test_requirements_are_pinned_and_public(packaged):
+    lines = (packaged / "requirements.txt").read_text().split()
+    assert {line.partition("==")[0] for line in lines} >= {"mlflow", "torch", "torchvision"}
+    assert all("==" in line and "+" not in line for line in lines)
+
+
+ALONE = """
+import sys
+root = {root!r}
+sys.path = [entry for entry in sys.path if not entry.startswith(root) or "site-packages" in entry]
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("flows", "prefect"):
+            raise ImportError(name + " is not on this path")
+
+sys.meta_path.insert(0, Refuse())
+try:
+    import tasks
+except ImportError:
+    pass
+else:
+    raise SystemExit("the repository is on the path: " + tasks.__file__)
+
+import mlflow.pyfunc, pandas
+model = mlflow.pyfunc.load_model({model!r})
+import tasks
+assert tasks.__file__.startswith({model!r}), tasks.__file__
+found = [m.__file__ for n, m in sys.modules.items() if n.split(".")[0] == "tasks"]
+assert all(file.startswith({model!r}) for file in found), found
+assert not {{"flows", "prefect"}} & set(sys.modules)
+image = open({photo!r}, "rb").read()
+print(model.predict(pandas.DataFrame({{"image": [image]}})).to_json(orient="records"))
+"""
+
+
+def test_it_loads_where_neither_this_repository_nor_prefect_is(
+    packaged, pyfunc, photos, repository, tmp_path
+):
+    code = ALONE.format(root=str(repository), model=str(packaged), photo=str(photos[0]))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    here = pyfunc.predict([photos[0]])
+    there = pd.read_json(io.StringIO(done.stdout), orient="records")
+    assert list(there["label"]) == list(here["label"])
+    np.testing.assert_allclose(there[PROBABILITIES], here[PROBABILITIES], atol=1e-5)
