@@ -79,7 +79,7 @@ def _ran(decision: PromotionDecision, report: EvaluationReport | None) -> Answer
     champion = f"models:/{decision.model}@champion"
     facts += [
         ("registered", decision.uri),
-        ("promotion", decision.reason),
+        ("promotion", f"{'champion' if decision.promoted else 'no champion'}: {decision.reason}"),
         ("look", "graft ui  (MLflow's pages of runs and models)"),
         ("predict", f"graft predict IMAGE --model {champion}"),
     ]
@@ -181,7 +181,7 @@ def models(name: str | None) -> Answer:
         accuracy = "" if row.accuracy is None else f"{row.accuracy:.2%}"
         created = f"{row.created:%Y-%m-%d %H:%M}"
         table.add_row(
-            row.name, str(row.version), ", ".join(row.aliases), accuracy, created, row.reason
+            row.name, str(row.version), ", ".join(row.aliases), accuracy, created, row.decision
         )
     return Answer({"versions": [asdict(row) for row in rows]}, table=table)
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from prefect import Task, flow
+from prefect import State, Task, flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.console import hide_explained_tracebacks, screen
@@ -91,18 +91,19 @@ def _inputs(config: RunConfig, tracker: RunTracker) -> tuple[RawDataset, Prepare
     cache = cache_folder(config.output.cache)
     registered = _registered(config, cache)
     spec = input_spec(config.model, config.preprocess, registered)
-    raw = _used_again(download_images, config.data, cache)
-    _say("download", f"{sum(raw.counts.values()):,} images", f"{len(raw.classes)} classes", raw)
-    prepared = _used_again(preprocess_images, config.data, config.seed, raw, spec, cache)
+    raw, how = _used_again(download_images, config.data, cache)
+    images, classes = sum(raw.counts.values()), len(raw.classes)
+    _say("download", f"{images:,} images", f"{classes} classes", _digest(raw), how)
+    prepared, how = _used_again(preprocess_images, config.data, config.seed, raw, spec, cache)
     sizes = (f"{split.name} {split.n:,}" for split in (prepared.train, prepared.val, prepared.test))
-    _say("preprocess", *sizes, f"{spec.crop} px", prepared)
+    _say("preprocess", *sizes, f"{spec.crop} px", _digest(prepared), how)
     for warning in prepared.warnings:
         log.warning(warning, extra={"room": "preprocess"})
     tracker.datasets(prepared)
     backbone = load_backbone(config, prepared.classes, registered, cache)
     tracker.backbone(backbone)
-    facts = f"{backbone.architecture} from {backbone.source}, {backbone.parameters:,} parameters"
-    log.info(facts, extra={"room": "pretrained"})
+    source = f"{backbone.architecture} from {backbone.source}"
+    _say("pretrained", source, f"{backbone.parameters:,} parameters")
     return raw, prepared, backbone
 
 
@@ -111,18 +112,22 @@ def _registered(config: RunConfig, cache: Path) -> RegisteredModel | None:
     return fetch(uri, cache) if uri.startswith("models:/") else None
 
 
-def _used_again(task: Task[..., Cached], *given: object) -> Cached:
-    """Run a cached task; run it afresh when the files of its cached value are gone."""
-    value = task(*given)
+def _used_again(task: Task[..., Cached], *given: object) -> tuple[Cached, str]:
+    """Run a cached task, afresh when the files of its cached value are gone; say which it was."""
+    state: State[Cached] = task(*given, return_state=True)  # type: ignore[assignment] # *given hides the overload
+    value = state.result()
     if is_present(value):
-        return value
+        return value, "cached" if state.name == "Cached" else "new"
     log.warning("the files of a cached result are gone; making them again")
-    return task.with_options(refresh_cache=True)(*given)
+    return task.with_options(refresh_cache=True)(*given), "made again"
 
 
-def _say(room: str, *facts: str | RawDataset | PreparedDataset) -> None:
-    words = (fact if isinstance(fact, str) else f"digest {fact.digest[:12]}" for fact in facts)
-    log.info(", ".join(words), extra={"room": room})
+def _say(room: str, *facts: str) -> None:
+    log.info(", ".join(facts), extra={"room": room})
+
+
+def _digest(value: RawDataset | PreparedDataset) -> str:
+    return f"digest {value.digest[:12]}"
 
 
 def _train(

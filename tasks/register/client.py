@@ -60,6 +60,23 @@ def connect(create: bool = True) -> MlflowClient:
             return MlflowClient(uri)
 
 
+@contextmanager
+def named_store() -> Iterator[None]:
+    """Name ``tracking_uri()`` in the environment, for MLflow code that asks no client.
+
+    Its sqlite registry looks a logged model up, and models:/ artifacts are looked up, in the
+    process's default store, not in the client's.
+    """
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        yield
+        return
+    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
+    try:
+        yield
+    finally:
+        del os.environ["MLFLOW_TRACKING_URI"]
+
+
 def artifact_root() -> str | None:
     """Return where a new experiment keeps its files; ``None`` leaves it to the server.
 

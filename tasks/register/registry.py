@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from tasks.artifacts import folder_atomic, sha256_file
 from tasks.errors import TrackingError
 from tasks.register.classifier import ModelSpec, read_spec
-from tasks.register.client import connect, tracking_errors, tracking_uri
+from tasks.register.client import connect, named_store, tracking_errors, tracking_uri
 from tasks.register.packaging import SPEC_FILE, WEIGHTS_FILE
 from tasks.values import RegisteredModel
 
@@ -132,13 +132,14 @@ def _description(version: ModelVersion) -> ModelSpec:
 
 def _download(version: ModelVersion, path: str, folder: Path, sha256: str | None) -> Path:
     """Download one file of a version; raises ``TrackingError`` unless it has that digest."""
-    file = Path(
-        mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{version.name}/{version.version}/{path}",
-            dst_path=str(folder),
-            tracking_uri=tracking_uri(),
+    with named_store():
+        file = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=f"models:/{version.name}/{version.version}/{path}",
+                dst_path=str(folder),
+                tracking_uri=tracking_uri(),
+            )
         )
-    )
     if sha256_file(file) != sha256:
         raise TrackingError(_damaged(version, path))
     return file

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from tasks.config import RunConfig
 from tasks.errors import GraftError, TransientTrackingError
 from tasks.register.classifier import ModelSpec
-from tasks.register.client import tracking_errors
+from tasks.register.client import named_store, tracking_errors
 from tasks.register.registry import CHAMPION, SHA256, SPEC_SHA256
 from tasks.values import EvaluationReport, FineTunedModel, PromotionDecision
 
@@ -57,14 +57,15 @@ class Draft:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        version = self.version = self.client.create_model_version(
-            self.name,
-            source=f"models:/{self.model_id}",
-            run_id=run_id,
-            tags=tags,
-            await_creation_for=READY_SECONDS,
-            model_id=self.model_id,
-        )
+        with named_store():
+            version = self.version = self.client.create_model_version(
+                self.name,
+                source=f"models:/{self.model_id}",
+                run_id=run_id,
+                tags=tags,
+                await_creation_for=READY_SECONDS,
+                model_id=self.model_id,
+            )
         if version.status != "READY":
             raise TransientTrackingError(
                 f"Version {version.version} of {self.name} is {version.status}, not ready.\n"
