@@ -32,9 +32,9 @@ def export_backbone(
         "parameters": model.parameters,
         "test_accuracy": report.accuracy,
         "data_digest": prepared.raw_digest,
-        "config": config.model_dump(mode="json", exclude={"output", "tracking"}),
+        "seed": config.seed,
+        "training": config.training.model_dump(mode="json"),
     }
-    facts["config"]["data"]["path"] = Path(config.data.path or config.data.kind).name
     write_atomic(stem.with_suffix(".safetensors"), model.weights.read_bytes())
     write_atomic(stem.with_suffix(".md"), _card(config, prepared, model, report).encode())
     # the JSON comes last: weights without it are not found
