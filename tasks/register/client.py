@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,11 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from requests.exceptions import ConnectionError as Unreachable
 from requests.exceptions import RequestException, Timeout
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.artifacts import disk_errors
+from tasks.artifacts import disk_errors, sync_folder
 from tasks.errors import ResourceError, TrackingError, TransientTrackingError
 
 SQLITE = "sqlite:///"
@@ -56,7 +59,10 @@ def connect(create: bool = True) -> MlflowClient:
     with tracking_errors(f"opening {uri}"):
         if not uri.startswith(SQLITE):
             return MlflowClient(uri)
-        with _one_opener(_database(uri), create):
+        database = _database(uri)
+        with _one_opener(database, create):
+            if not database.exists():
+                _make(database)
             return MlflowClient(uri)
 
 
@@ -161,3 +167,26 @@ def _one_opener(database: Path, create: bool) -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _make(database: Path) -> None:
+    """Make the tables whole or not at all: half a migration would be of no use to anyone.
+
+    MLflow's migration has hundreds of steps, and sqlite waits for the disk after each, for seconds
+    on a busy one. The file is nobody's until it is renamed, so one wait at the end will do.
+    """
+    scratch = database.with_name(f".{database.name}.new")
+    scratch.unlink(missing_ok=True)  # left by a run that was killed
+    event.listen(Engine, "connect", _do_not_wait)
+    try:
+        MlflowClient(f"{SQLITE}{scratch}")
+    finally:
+        event.remove(Engine, "connect", _do_not_wait)
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    scratch.rename(database)
+    sync_folder(database.parent)
+
+
+def _do_not_wait(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")

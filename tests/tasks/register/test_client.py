@@ -107,3 +107,20 @@ def test_two_first_runs_at_once_share_one_database(tmp_path, monkeypatch, capfd)
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(connect().search_experiments()) == 1
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_first_run_killed_in_the_middle_does_not_spoil_the_next(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=connect)
+    process.start()
+    half_made = tmp_path / "mlruns" / ".mlflow.db.new"
+    while process.is_alive() and not (half_made.exists() and half_made.stat().st_size):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert half_made.exists(), "the migration was over before it could be killed"
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+    assert len(connect().search_experiments()) == 1
+    assert not half_made.exists()
