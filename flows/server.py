@@ -21,6 +21,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from tasks.artifacts import disk_errors
@@ -116,6 +117,12 @@ def start_server() -> LocalServer | None:
     for name in ("PREFECT_PROFILES_PATH", "PREFECT_PROFILE"):
         os.environ.pop(name, None)
     os.environ["PREFECT_HOME"] = str(home)
+    return _server(home)
+
+
+@cache
+def _server(home: Path) -> LocalServer:
+    """Return this process's server for ``home``: one is enough for all its runs."""
     return LocalServer(home)
 
 

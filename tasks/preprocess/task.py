@@ -13,15 +13,14 @@ from tasks.values import InputSpec, PreparedDataset, RawDataset
 
 
 def _key(_context: object, given: dict[str, Any]) -> str:
-    settings = (repr(given[name]) for name in ("config", "seed", "spec", "cache"))
+    settings = [repr(given[name]) for name in ("config", "seed", "spec", "cache")]
     return sha256_parts(FORMAT, given["raw"].digest, *settings)
 
 
 @task(
     task_run_name="preprocess {raw.kind} at {spec.crop} px",
     timeout_seconds=24 * 3600,
-    cache_key_fn=_key,
-    persist_result=True,
+    cache_key_fn=_key,  # a key turns persist_result on
     result_serializer="json",
 )
 def preprocess_images(

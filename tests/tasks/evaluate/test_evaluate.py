@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn import metrics as sk
-from tasks.pretrained.network import build_network
 
 from tasks.errors import EvaluationError
 from tasks.evaluate.evaluate import evaluate, score_weights
@@ -21,6 +20,7 @@ from tasks.evaluate.metrics import measure
 from tasks.evaluate.plots import plot_confusion
 from tasks.evaluate.score import Scores
 from tasks.finetune.train import finetune
+from tasks.pretrained.network import build_network
 from tasks.values import EvaluationReport, FineTunedModel
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tasks.pretrained.network import build_network
 from torch import nn
 
 from tasks.errors import ConfigError, ResourceError, TrainingError
@@ -18,6 +17,7 @@ from tasks.finetune.strategy import frozen_names
 from tasks.finetune.train import finetune
 from tasks.preprocess.batches import PackedImages, shuffled
 from tasks.preprocess.views import eval_view
+from tasks.pretrained.network import build_network
 
 
 class Recorder:

@@ -1,0 +1,120 @@
+"""The rules of the house, each held by the tool that knows it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TOOLS = Path(sys.executable).parent
+SOURCES = sorted([*REPOSITORY.glob("tasks/**/*.py"), *REPOSITORY.glob("flows/*.py")])
+LONGEST_FILE = 250
+LONGEST_TASK = 30
+TOP_LEVEL = {
+    ".ci",
+    ".git",
+    ".gitignore",
+    ".pre-commit-config.yaml",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "configs",
+    "docs",
+    "flows",
+    "mlruns",
+    "prefect.yaml",
+    "pyproject.toml",
+    "tasks",
+    "tests",
+    "uv.lock",
+}
+# what the core may not need just to be imported
+BLOCKED = (
+    "prefect",
+    "mlflow",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "yaml",
+    "typer",
+    "rich",
+)
+IMPORT_CORE = """
+import importlib, sys
+for name in BLOCKED:
+    sys.modules[name] = None  # importing it raises ImportError
+for name in MODULES:
+    importlib.import_module(name)
+"""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy",),
+        ("lint-imports", "--no-cache"),
+    ],
+    ids=" ".join,
+)
+def test_the_tools_have_nothing_to_say(command: tuple[str, ...]):
+    done = subprocess.run(
+        [TOOLS / command[0], *command[1:]], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_file_is_short_and_says_what_it_is_for(path: Path):
+    text = path.read_text()
+    lines = len(text.splitlines())
+    assert lines <= (LONGEST_TASK if path.name == "task.py" else LONGEST_FILE)
+    assert ast.get_docstring(ast.parse(text))
+
+
+def test_functions_are_short():
+    lengths = sorted(
+        node.end_lineno - node.lineno + 1
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    )
+    assert lengths[len(lengths) // 2] <= 15
+
+
+def test_nothing_unknown_lies_at_the_top_of_the_repository():
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert {line.split("/")[0] for line in listed.stdout.splitlines()} <= TOP_LEVEL
+
+
+def test_no_package_of_tests_shadows_the_code():
+    assert list(REPOSITORY.glob("tests/**/__init__.py")) == []
+    assert [path for path in SOURCES if path.name in ("utils.py", "helpers.py")] == []
+
+
+def test_the_core_imports_with_torch_and_pydantic_alone():
+    core = [
+        name(path).removesuffix(".py").replace("/", ".")
+        for path in SOURCES
+        if path.is_relative_to(REPOSITORY / "tasks")
+        and path.name not in ("task.py", "__init__.py")
+        and not path.is_relative_to(REPOSITORY / "tasks" / "register")
+    ]
+    code = f"BLOCKED = {BLOCKED!r}\nMODULES = {core!r}\n{IMPORT_CORE}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
