@@ -7,8 +7,6 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from tasks.artifacts import sha256_file, write_atomic
 from tasks.config import RunConfig
 from tasks.errors import EvaluationError
@@ -16,7 +14,7 @@ from tasks.evaluate.metrics import measure
 from tasks.evaluate.plots import plot_confusion, plot_learning_curve
 from tasks.evaluate.report import markdown, write_predictions
 from tasks.evaluate.score import Scores, score
-from tasks.finetune.device import memory_errors, pick_device, use_threads
+from tasks.finetune.device import memory_errors, on_device, pick_device, use_threads
 from tasks.pretrained.network import restore_network
 from tasks.values import (
     EvaluationReport,
@@ -75,7 +73,7 @@ def score_weights(
     batch_size = config.evaluation.batch_size
     with memory_errors(batch_size, "evaluation.batch_size"):
         network = restore_network(model.architecture, len(model.classes), model.weights)
-        network = network.to(device=device, memory_format=torch.channels_last)
+        network = on_device(network, device)
         return score(network, split, model.input, device, batch_size)
 
 

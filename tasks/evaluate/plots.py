@@ -63,6 +63,8 @@ def plot_confusion(
 
 def plot_learning_curve(history: Path, chosen_epoch: int, stem: Path) -> None:
     """Write ``stem``.png and .svg from a history.jsonl; the chosen epoch is marked."""
+    from matplotlib.ticker import MaxNLocator
+
     rows = [json.loads(line) for line in history.read_text().splitlines()]
     epochs = [row["epoch"] for row in rows]
     figure = _figure(9.0, 3.6)
@@ -73,7 +75,7 @@ def plot_learning_curve(history: Path, chosen_epoch: int, stem: Path) -> None:
         axes.axvline(chosen_epoch, color="grey", linestyle=":", label="chosen")
         axes.set_xlabel("epoch")
         axes.set_title(f"{name} (nats)" if name == "loss" else name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
     _save(figure, stem)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from tasks.errors import ResourceError
 
@@ -48,6 +49,12 @@ def describe(device: torch.device, precision: torch.dtype) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)}), {kind}, channels_last"
     return f"{device.type} ({torch.get_num_threads()} threads), {kind}, channels_last"
+
+
+def on_device(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network; oneDNN and cuDNN both convolve faster with channels last in memory."""
+    moved: nn.Module = network.to(device).to(memory_format=torch.channels_last)
+    return moved
 
 
 def use_threads(threads: int | None) -> None:

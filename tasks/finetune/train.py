@@ -19,6 +19,7 @@ from tasks.evaluate.score import Scores, score
 from tasks.finetune.device import (
     describe,
     memory_errors,
+    on_device,
     pick_device,
     pick_precision,
     use_threads,
@@ -89,8 +90,7 @@ def _trainer(
     torch.manual_seed(config.seed)  # dropout draws from the global generator
     network = build_network(backbone, len(prepared.classes), config.seed)
     frozen = FrozenPart(network, frozen_names(config.strategy, backbone))
-    # oneDNN and cuDNN both convolve faster with channels last in memory
-    network = network.to(device=device, memory_format=torch.channels_last)
+    network = on_device(network, device)
     optimizer = build_optimizer(network, recipe)
     images = images_an_epoch(prepared.train.n, recipe.batch_size)
     steps = recipe.epochs * -(-images // recipe.batch_size)
@@ -118,7 +118,7 @@ def _run_epochs(
     chosen, records = Chosen(config.training.choose), list[EpochRecord]()
     for epoch in range(1, config.training.epochs + 1):
         start = time.perf_counter()
-        rate = trainer.schedule.get_last_lr()[0]
+        rate = float(trainer.schedule.get_last_lr()[0])
         order = shuffled(prepared.train.n, config.training.batch_size, trainer.generator)
         pace = _Pace(config, epoch, len(order), records, watcher)
         sums = train_epoch(trainer, packed, order, epoch, pace.after_step)

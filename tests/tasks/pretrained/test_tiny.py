@@ -24,8 +24,9 @@ def test_any_size_from_16_px_gives_logits(size: int):
     assert GraftTiny(5).eval()(torch.zeros(2, 3, size, size)).shape == (2, 5)
 
 
-def test_residual_branches_start_at_nothing():
-    # with the last norm of each branch at zero a block passes on relu(shortcut)
-    block = GraftTiny().stage1[0].eval()
+def test_a_block_is_its_shortcut_plus_its_branch():
+    block = GraftTiny().stage2[0].eval()
     maps_bchw = torch.randn(2, 16, 8, 8)
-    torch.testing.assert_close(block(maps_bchw), maps_bchw.relu())
+    branch_bchw = block.bn2(block.conv2(block.bn1(block.conv1(maps_bchw)).relu()))
+    wanted_bchw = (branch_bchw + block.shortcut(maps_bchw)).relu()
+    torch.testing.assert_close(block(maps_bchw), wanted_bchw)
