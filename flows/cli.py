@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -85,7 +86,7 @@ def ui(port: Port = 5000, as_json: Json = False) -> None:
     _answer(as_json, lambda: commands.ui(port, lambda answer: _print(answer, as_json)))
 
 
-@app.command(epilog="Example: graft pretrain configs/pretrain_tiny.yaml")
+@app.command(epilog="Example: graft pretrain configs/pretrain_tiny_cifar10.yaml")
 def pretrain(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Make the backbone that ships with graft anew, from random weights."""
     _answer(as_json, lambda: commands.pretrain(config, overrides or ()))
@@ -104,12 +105,16 @@ def _answer(as_json: bool, make: Callable[[], Answer | None]) -> None:
 
 
 def _print(answer: Answer, as_json: bool) -> None:
-    if as_json:
-        problem = {} if answer.problem is None else {"error": describe(answer.problem).as_dict()}
-        print(json.dumps(answer.data | problem, ensure_ascii=False, default=str))  # noqa: T201
-    else:
-        answer.show()
-    sys.stdout.flush()
+    try:
+        if as_json:
+            problem = {"error": describe(answer.problem).as_dict()} if answer.problem else {}
+            print(json.dumps(answer.data | problem, ensure_ascii=False, default=str))  # noqa: T201
+        else:
+            answer.show()
+        sys.stdout.flush()
+    except BrokenPipeError as error:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(128 + signal.SIGPIPE) from error
 
 
 def _fail(error: BaseException) -> int:
@@ -127,11 +132,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(given, prog_name="graft", standalone_mode=False)
+        with warnings.catch_warnings():
+            if not sys.warnoptions:  # libraries' advice to programmers, unless one asks for it
+                warnings.simplefilter("ignore")
+            code = app(given, prog_name="graft", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:  # whoever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except BaseException as error:
         if "--json" in given:
             print(json.dumps({"error": describe(error).as_dict()}, ensure_ascii=False))  # noqa: T201

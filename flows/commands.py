@@ -197,7 +197,7 @@ def ui(port: int, show: Callable[[Answer], None]) -> None:
         return
     _check_port(port)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:  # noqa: S603
         try:
             show(_address(f"http://127.0.0.1:{port}"))

@@ -1,0 +1,106 @@
+"""Prefect without a server of the user's: ours is started, found, and gone with the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.server import start_server, using
+from tasks.errors import ResourceError, TrackingError
+
+BARE = ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return a home folder in which Prefect was never used."""
+    for name in BARE:
+        # set first, so that what the code under test sets is taken back too
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_address_in_the_environment_is_used_as_it_is(bare: Path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    assert start_server() is None
+    assert not (bare / "mlruns").exists()
+
+
+def test_an_address_in_the_active_profile_is_used(bare: Path):
+    (bare / ".prefect").mkdir()
+    (bare / ".prefect" / "profiles.toml").write_text(
+        'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "http://127.0.0.1:4200/api"\n'
+    )
+    assert start_server() is None
+    assert "PREFECT_HOME" not in os.environ
+
+
+def test_a_named_server_that_is_not_there_is_said(home: Path):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(TrackingError, match=r"http://127.0.0.1:9/api.*does not answer"),
+        using(None),
+    ):
+        pass
+
+
+def test_a_server_that_does_not_start_is_said(bare: Path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "nonsense://")
+    server = start_server()
+    assert server is not None
+    with pytest.raises(ResourceError, match=r"server\.log"):
+        server.wait()
+    server.stop()
+
+
+def test_a_broken_profile_does_not_stop_a_run_and_no_process_is_left(home: Path, bare: Path):
+    (bare / ".prefect").mkdir()
+    (bare / ".prefect" / "profiles.toml").write_text("this is = = no TOML")
+    (bare / "photos").symlink_to(home / "photos")
+    command = [sys.executable, "-m", "flows.cli", "run", str(home / "good.yaml"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["decision"]["version"] == 1
+    assert "profiles.toml is not read" in done.stderr
+    assert (bare / "mlruns" / "prefect" / "prefect.db").is_file()
+    assert servers(bare) == []
+
+
+def test_the_server_ends_when_its_run_is_killed(bare: Path):
+    code = (
+        "from flows.server import start_server as s; s().wait(); print('up', flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "up\n"
+    assert len(servers(bare)) == 1
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while servers(bare) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert servers(bare) == []
+
+
+def servers(folder: Path) -> list[int]:
+    """Return the Prefect servers that were started in ``folder``."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if "flows.server" in words and process.info["cwd"] == str(folder):
+            found.append(process.pid)
+    return found

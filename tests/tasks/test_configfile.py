@@ -1,0 +1,172 @@
+"""Configs are read strictly, and every config that ships is complete and commented."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from tasks.config import RunConfig
+from tasks.configfile import dump_config, known_keys, load_config
+from tasks.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+DIGITS = "data: {kind: digits}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:
+    found = set()
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+def flat(settings: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+    return found
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_is_complete(path: Path):
+    assert flat(yaml.safe_load(path.read_text())) == leaves(RunConfig)
+    load_config(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_value_of_a_shipped_config_is_commented(path: Path):
+    before = ""
+    for line in path.read_text().splitlines():
+        is_value = ":" in line and not line.lstrip().startswith("#") and not line.endswith(":")
+        assert not is_value or " # " in line or before.lstrip().startswith("#"), line
+        before = line
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_dumped_config_is_read_back_the_same(path: Path, tmp_path: Path):
+    config = load_config(path, ["training.learning_rate=3e-05"])
+    assert load_config(write(tmp_path, dump_config(config))) == config
+    assert flat(yaml.safe_load(dump_config(config))) == leaves(RunConfig)
+
+
+def test_there_are_the_five_configs_and_none_names_this_machine():
+    names = {path.stem for path in CONFIGS}
+    assert names >= {
+        "digits",
+        "cifar10",
+        "image_folder",
+        "squeezenet_hymenoptera",
+        "squeezenet_cifar10",
+    }
+    assert not any(": /" in path.read_text() for path in CONFIGS)
+
+
+def test_the_digests_are_those_of_the_shared_files(shared: Path):
+    lines = (shared / "SHA256SUMS").read_text().split("\n")
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for stem in ("squeezenet_hymenoptera", "squeezenet_cifar10"):
+        config = load_config(CONFIGS[0].with_name(f"{stem}.yaml"))
+        for path, digest in (
+            (config.data.path, config.data.sha256),
+            (config.model.weights, config.model.sha256),
+        ):
+            assert sums[path.removeprefix("../shared/")] == digest
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.learning_rate=1e-3", 0.001),
+        ("training.learning_rate=1E-3", 0.001),
+        ("training.learning_rate=.5", 0.5),
+        ("training.learning_rate=1", 1.0),
+        ("training.gradient_clip=", None),
+        ("training.threads=3", 3),
+        ("data.train=no", "no"),
+        ("data.test=2024-01-01", "2024-01-01"),
+        ("data.path=a=b", "a=b"),
+        ("model.weights=models:/graft@champion", "models:/graft@champion"),
+        ("preprocess.mean=[0.5, 0.5, 0.5]", (0.5, 0.5, 0.5)),
+        ("output.cache=../elsewhere", Path("../elsewhere")),
+    ],
+)
+def test_an_override_is_yaml(tmp_path: Path, override: str, value: object):
+    config: object = load_config(write(tmp_path, DIGITS), [override])
+    for part in override.partition("=")[0].split("."):
+        config = getattr(config, part)
+    assert config == value
+
+
+def test_the_last_override_wins_over_file_and_others(tmp_path: Path):
+    path = write(tmp_path, DIGITS + "seed: 1\n")
+    assert load_config(path, ["seed=2", "seed=3"]).seed == 3
+
+
+# text of the file, overrides, words of the message
+WRONG = {
+    "not a mapping": ("- a\n", [], ["not a mapping", "configs/digits.yaml"]),
+    "empty": ("", [], ["not a mapping"]),
+    "not yaml": ("a: [b\n", [], ["not YAML", "line"]),
+    "control character": ("a: \0\n", [], ["not YAML"]),
+    "too deep": ("[" * 5000, [], ["not YAML"]),
+    "repeated key": (DIGITS + "seed: 1\nseed: 2\n", [], ["line 3", "'seed' appears twice"]),
+    "repeated inner key": ("data: {kind: digits, kind: folder}\n", [], ["'kind' appears twice"]),
+    "alias": (DIGITS + "preprocess: &x [*x]\n", [], ["aliases"]),
+    "no data": ("seed: 1\n", [], ["data is missing"]),
+    "unknown key": (DIGITS + "training: {epoch: 3}\n", [], ["training.epoch ", "training.epochs?"]),
+    "unknown section": (DIGITS + "traning: {}\n", [], ["traning", "Did you mean training?"]),
+    "wrong section": (DIGITS + "learning_rate: 1\n", [], ["Did you mean training.learning_rate?"]),
+    "unknown override": (DIGITS, ["seeed=1"], ["command line: seeed", "Did you mean seed?"]),
+    "text for a number": (DIGITS, ["seed=one"], ["command line: seed", '"one"', "integer"]),
+    "text in quotes": (DIGITS + "seed: '1'\n", [], ["seed", "integer"]),
+    "bool for a number": (DIGITS, ["seed=true"], ["seed", "integer"]),
+    "fraction for an int": (DIGITS, ["seed=1.5"], ["seed"]),
+    "not finite": (DIGITS, ["training.learning_rate=.inf"], ["finite"]),
+    "out of range": (DIGITS, ["training.epochs=0"], ["greater than or equal to 1"]),
+    "not a choice": (DIGITS, ["data.on_bad_image=ignore"], ["'fail' or 'skip'", "stop and list"]),
+    "too short": (DIGITS, ["preprocess.mean=[1, 2]"], ["preprocess.mean"]),
+    "section as value": (DIGITS, ["data=3"], ["data is 3"]),
+    "two that clash": (DIGITS, ["data.kind=folder"], ["data.path is needed"]),
+    "no equals sign": (DIGITS, ["seed"], ["'seed' is not an override", "key=value"]),
+    "no key": (DIGITS, ["=3"], ["not an override"]),
+    "open bracket": (DIGITS, ["seed=["], ["command line, seed", "not YAML"]),
+    "several": (
+        DIGITS + "sed: 1\n",
+        ["training.epochs=x"],
+        ["2 values are wrong", "sed is not a known key (Did you mean seed?)", "training.epochs"],
+    ),
+    "key with a line break": (DIGITS + '"a\\nb": 1\n', [], ["a b is not a known key"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_in_two_lines(tmp_path: Path, case: str):
+    text, overrides, words = WRONG[case]
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text), overrides)
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 2
+    assert all(word in message for word in words), message
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(ConfigError, match=path.name):
+            load_config(path)
+
+
+def test_known_keys_are_the_sections_and_the_leaves():
+    assert leaves(RunConfig) < set(known_keys())
+    assert "training" in known_keys()
