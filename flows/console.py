@@ -152,7 +152,16 @@ def hide_prefect_lines() -> None:
                 handler.setLevel(OFF)
 
 
-def hide_explained_tracebacks() -> None:
+def ready_logs() -> None:
+    """Let graft's log reach Prefect's UI, also on a worker, without tracebacks of known errors."""
+    for name in OURS:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)  # PREFECT_LOGGING_EXTRA_LOGGERS sets a handler alone
+    _hide_explained_tracebacks()
+
+
+def _hide_explained_tracebacks() -> None:
     """Take the traceback off what Prefect and MLflow log about an error that explains itself.
 
     A record factory, because filters on a logger do not see what its children log.

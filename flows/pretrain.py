@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.console import hide_explained_tracebacks, screen
+from flows.console import ready_logs, screen
 from tasks.artifacts import cache_folder, new_folder
 from tasks.config import RunConfig
 from tasks.download.task import download_images
@@ -28,7 +28,7 @@ def pretrain(config: RunConfig, target: Path = FOLDER) -> Path:
     Nothing is registered: what ships is a file in the repository, reviewed like code. Raises
     ``ConfigError`` unless the strategy is ``scratch``, and the rooms' ``GraftError``.
     """
-    hide_explained_tracebacks()
+    ready_logs()
     if config.strategy.kind != "scratch":
         raise ConfigError(
             f"Pretraining starts from random weights, not with strategy {config.strategy.kind}.\n"

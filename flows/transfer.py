@@ -10,7 +10,7 @@ from typing import TypeVar
 from prefect import State, Task, flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.console import hide_explained_tracebacks, screen
+from flows.console import ready_logs, screen
 from tasks.artifacts import cache_folder, new_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
@@ -78,7 +78,7 @@ def transfer(config: RunConfig) -> PromotionDecision:
     Leaves a run folder, an MLflow run and a registered version, or on any error none of the
     first and the last. Raises the rooms' ``GraftError`` unchanged.
     """
-    hide_explained_tracebacks()
+    ready_logs()
     with open_run(config) as tracker:
         raw, prepared, backbone = _inputs(config, tracker)
         name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
