@@ -19,11 +19,14 @@ _DPI = 120
 
 
 def _save(figure: Figure, stem: Path) -> None:
+    from matplotlib import rc_context
+
     for kind in ("png", "svg"):
         content = io.BytesIO()
-        # no date in the file: the same figures give the same bytes
+        # no date and no random ids in the file: the same figures give the same bytes
         metadata = {"Date": None} if kind == "svg" else {}
-        figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
+        with rc_context({"svg.hashsalt": "graft"}):
+            figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
         write_atomic(stem.with_suffix(f".{kind}"), content.getvalue())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
+from tasks.download.words import printable
 from tasks.evaluate.score import Scores
 from tasks.index import read_index
 from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset
@@ -23,7 +24,7 @@ def write_predictions(scores: Scores, prepared: PreparedDataset, path: Path) -> 
     names = prepared.classes
     frame = pd.DataFrame(
         {
-            "path": [record.path for record in read_index(prepared.test.index)],
+            "path": [printable(record.path) for record in read_index(prepared.test.index)],
             "label": [names[i] for i in scores.labels_n],
             "prediction": [names[i] for i in scores.predictions_n],
             "correct": scores.labels_n == scores.predictions_n,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -39,7 +38,7 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the autocast type: ``auto`` is bfloat16 where the GPU has it, float32 elsewhere."""
     if name != "auto":
         return _HALF_OF[name]
-    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
@@ -58,12 +57,9 @@ def on_device(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def use_threads(threads: int | None) -> None:
-    """Let torch use ``threads`` CPU threads; ``None``: every core this process may run on."""
-    if threads is None:
-        # sched_getaffinity sees cgroup and taskset limits that cpu_count does not; macOS lacks it
-        has_affinity = hasattr(os, "sched_getaffinity")
-        threads = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    torch.set_num_threads(threads)
+    """Let torch use ``threads`` CPU threads; ``None`` leaves torch's choice, OMP_NUM_THREADS."""
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -71,15 +67,16 @@ def memory_errors(batch_size: int, key: str) -> Iterator[None]:
     """Turn an allocator's failure into a ``ResourceError`` that names the setting to lower."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError(
-            f"Out of memory with {key}={batch_size}.\n"
-            f"Lower it, for example {key}={max(1, batch_size // 2)}."
-        ) from error
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):  # how torch's CPU allocator says it
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not _is_out_of_memory(error):
             raise
         raise ResourceError(
             f"Out of memory with {key}={batch_size}.\n"
             f"Lower it, for example {key}={max(1, batch_size // 2)}."
         ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's CPU allocator raises a plain RuntimeError that says so
+    typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return typed or "allocate memory" in str(error)

@@ -45,7 +45,7 @@ class Trainer:
         images_bchw = train_view(images_bhwc, self.spec, self.recipe.augment, self.generator)
         enabled = self.precision != torch.float32
         with torch.autocast(self.device.type, dtype=self.precision, enabled=enabled):
-            logits_bk = self.network(images_bchw)
+            logits_bk = self._forward(images_bchw)
             loss = self._loss(logits_bk, labels_b)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -55,6 +55,18 @@ class Trainer:
         self.schedule.step()
         right = (logits_bk.detach().argmax(dim=1) == labels_b).sum()
         return loss.detach() * len(labels_b), right
+
+    def _forward(self, images_bchw: torch.Tensor) -> torch.Tensor:
+        try:
+            logits_bk: torch.Tensor = self.network(images_bchw)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # batch norm's own words
+                raise
+            raise TrainingError(
+                f"training.batch_size={self.recipe.batch_size} leaves this network's batch norm "
+                "one value a channel.\nSet training.batch_size=2 or more."
+            ) from error
+        return logits_bk
 
 
 @dataclass(frozen=True)

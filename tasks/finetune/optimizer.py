@@ -31,5 +31,11 @@ def build_schedule(optimizer: Optimizer, recipe: TrainingConfig, steps: int) -> 
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
     if recipe.schedule == "one_cycle":
-        return OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=max(steps, 2))
+        # the momentum is the user's: by default torch would cycle it as well
+        return OneCycleLR(
+            optimizer,
+            max_lr=recipe.learning_rate,
+            total_steps=max(steps, 2),
+            cycle_momentum=False,
+        )
     return ConstantLR(optimizer, factor=1.0, total_iters=0)

@@ -20,7 +20,10 @@ class StepProgress:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of history.jsonl; losses are mean cross-entropies in nats, accuracies 0 to 1."""
+    """One line of history.jsonl; losses are nats an image, accuracies 0 to 1.
+
+    The training loss is what is minimised, label smoothing included; the validation loss is plain.
+    """
 
     epoch: int  # from 1
     epochs: int

@@ -20,6 +20,7 @@ from tasks.evaluate.metrics import measure
 from tasks.evaluate.plots import plot_confusion
 from tasks.evaluate.score import Scores
 from tasks.finetune.train import finetune
+from tasks.index import read_index, write_index
 from tasks.pretrained.network import build_network
 from tasks.values import EvaluationReport, FineTunedModel
 
@@ -142,3 +143,19 @@ def test_class_names_are_not_markup(model, prepared, make_config, tmp_path):
     assert "&lt;b&gt;&#124;x" in text
     plot_confusion(((1, 0), (0, 1)), ("$a", "b$_{"), tmp_path / "odd")
     assert (tmp_path / "odd.png").exists()
+
+
+def test_a_path_that_is_not_utf8_is_written_escaped(model, prepared, make_config):
+    records = read_index(prepared.test.index)
+    odd = [records[0]._replace(path="caf\udce9.png"), *records[1:]]
+    write_index(prepared.test.index, odd)
+    report = evaluate(make_config(), prepared, model, model.folder)
+    assert pd.read_parquet(report.predictions)["path"][0] == "caf\\udce9.png"
+
+
+def test_the_same_figures_give_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        plot_confusion(((3, 1), (0, 2)), ("x", "y"), tmp_path / name)
+    for suffix in (".png", ".svg"):
+        first, second = ((tmp_path / name).with_suffix(suffix).read_bytes() for name in "ab")
+        assert first == second

@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tasks.errors import ConfigError, ResourceError, TrainingError
+from tasks.finetune.optimizer import build_optimizer, build_schedule
 from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.finetune.strategy import frozen_names
 from tasks.finetune.train import finetune
 from tasks.preprocess.batches import PackedImages, shuffled
 from tasks.preprocess.views import eval_view
+from tasks.pretrained.load import load_pretrained
 from tasks.pretrained.network import build_network
 
 
@@ -98,7 +100,6 @@ def test_the_same_seed_gives_the_same_weights(prepared, backbone, make_config, t
 def test_only_the_right_tensors_move(strategy, stages, prepared, backbone, make_config, tmp_path):
     before = build_network(backbone, 3, 0).state_dict()
     # the backbone fixture is random; for freezing it stands for a pretrained one
-    # a large step: blocks start as identity, so that what is behind them hardly moves at first
     config = make_config(training={"epochs": 2, "choose": "last", "learning_rate": 0.5})
     config = config.model_copy(
         update={"strategy": config.strategy.model_copy(update={"frozen_stages": 0} | strategy)}
@@ -203,3 +204,45 @@ def test_views_reach_the_network_normalised(prepared):
     assert view.shape == (4, 3, 16, 16)
     by_hand = (images[1, 2, 3, 0].item() / 255 - 0.5) / 0.2
     assert view[1, 0, 2, 3].item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_one_cycle_leaves_the_momentum_alone(make_config):
+    recipe = make_config(training={"schedule": "one_cycle", "momentum": 0.5}).training
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), recipe)
+    schedule = build_schedule(optimizer, recipe, steps=10)
+    for _ in range(9):
+        optimizer.step()
+        schedule.step()
+        assert optimizer.param_groups[0]["momentum"] == 0.5
+
+
+def test_adamw_and_label_smoothing_are_torchs(prepared, backbone, make_config, tmp_path):
+    training = {
+        "optimizer": "adamw", "weight_decay": 0.1, "label_smoothing": 0.2, "batch_size": 61,
+        "epochs": 1, "choose": "last", "learning_rate": 0.001,
+    }  # fmt: skip
+    config = make_config(training=training)
+    model = finetune(config, prepared, backbone, tmp_path, Recorder())
+    network = build_network(backbone, 3, 0).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.001, weight_decay=0.1)
+    order = torch.randperm(61, generator=torch.Generator().manual_seed(0)).numpy()
+    images, labels = PackedImages(prepared.train).read(order, pin=False)
+    logits = network(eval_view(images, prepared.input))
+    # smoothing by hand: (1 - s) on the truth, s spread evenly over all classes
+    target = torch.full_like(logits, 0.2 / 3).scatter_(1, labels[:, None], 0.8 + 0.2 / 3)
+    (-(target * logits.log_softmax(dim=1)).sum(dim=1).mean()).backward()
+    optimizer.step()
+    after = load_file(model.weights)
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(after[name], parameter.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_of_one_value_a_channel(prepared, make_config, tmp_path):
+    config = make_config(
+        model={"architecture": "resnet18"},
+        training={"batch_size": 1},
+        preprocess={"resize": 16, "crop": 16},
+    )
+    backbone = load_pretrained(config, prepared.classes, None, tmp_path / "cache")
+    with pytest.raises(TrainingError, match=r"batch_size=2"):
+        finetune(config, prepared, backbone, tmp_path, Recorder())
