@@ -13,7 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tasks.errors import ResourceError
+from tasks.errors import ConfigError, ResourceError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),  # no folder can be there
+)
 
 
 def sha256_bytes(content: bytes) -> str:
@@ -28,24 +34,31 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_parts(*parts: str) -> str:
-    """Digest a sequence of strings so that no two sequences share an input (length-prefixed)."""
-    joined = b"".join(len(p.encode()).to_bytes(8, "big") + p.encode() for p in parts)
-    return sha256_bytes(joined)
+    """Digest a sequence of strings so that no two sequences share an input (length-prefixed).
+
+    A path may hold bytes that are no UTF-8 (surrogates in Python); they are told apart as well.
+    """
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return sha256_bytes(b"".join(len(part).to_bytes(8, "big") + part for part in encoded))
 
 
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Turn a full, read-only or over-quota disk into a ``ResourceError`` that names ``what``."""
+    """Turn a disk that is full, and a place that takes no file, into a ``ResourceError``.
+
+    Its message names ``what``.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL:
             raise ResourceError(
                 f"The disk is full while writing {what}.\nFree some space and run again."
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in REFUSED:
             raise ResourceError(
-                f"Cannot write {what}: {error.strerror}.\nCheck the folder's permissions."
+                f"Cannot write {what}: {error.strerror}.\n"
+                "Check the folder and its permissions, or name another."
             ) from error
         raise
 
@@ -144,8 +157,26 @@ def _first_free(parent: Path, name: str) -> Path:
 
 
 def cache_folder(configured: Path | None) -> Path:
-    """Return where downloads and packed images are kept: config, GRAFT_CACHE, or ~/.cache/graft."""
-    if configured is not None:
-        return configured.expanduser().absolute()
-    named = os.environ.get("GRAFT_CACHE")
-    return Path(named).absolute() if named else Path.home() / ".cache" / "graft"
+    """Return where downloads and packed images are kept: config, GRAFT_CACHE, or ~/.cache/graft.
+
+    Raises ``ConfigError`` as ``user_folder`` does.
+    """
+    named = os.environ.get("GRAFT_CACHE") or "~/.cache/graft"
+    return user_folder(configured if configured is not None else Path(named))
+
+
+def user_folder(named: Path) -> Path:
+    """Return the absolute folder that a user named, ``~`` and links followed; it need not exist.
+
+    Raises ``ConfigError`` for an unknown ``~user``, links in a circle, and a path that is no UTF-8,
+    which neither JSON nor a tracking server could hold.
+    """
+    try:
+        path = named.expanduser().resolve()
+        str(path).encode()
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:
+        reason = "no UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
+        raise ConfigError(
+            f"The folder {str(named)!a} cannot be used: {reason}.\nName another."
+        ) from error
+    return path

@@ -24,7 +24,8 @@ class ImageRecord(NamedTuple):
 def write_index(path: Path, records: Iterable[ImageRecord]) -> None:
     """Write ``records`` to ``path`` atomically; raises ``ResourceError``."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # quoted all: csv leaves a bare "\r" in a name unquoted, and then takes it for a line's end
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(ImageRecord._fields)
     writer.writerows(records)
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
