@@ -33,6 +33,9 @@ _SCALARS = {
     ),
 }
 
+_TAG = "tag:yaml.org,2002:"
+_TAGS = {_TAG + kind for kind in (*_SCALARS, "str", "seq", "map")}
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the run that ``path`` describes, each ``dotted.key=value`` override applied.
@@ -53,7 +56,8 @@ def dump_config(config: RunConfig) -> str:
     """Return ``config`` as YAML with every value written out; ``load_config`` reads it back."""
     import yaml
 
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_dumper(), sort_keys=False, allow_unicode=True)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def _parse(content: bytes | str, where: str) -> Any:  # noqa: ANN401 - YAML hold
         mark = error.problem_mark
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = " ".join(str(error.problem or error.context).split())
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError) as error:  # !!bool abc
         line, problem = "", " ".join(str(error).split())[:200]
     raise ConfigError(f"{where}{line}: not YAML: {problem}.\nCorrect the file's syntax.")
 
@@ -99,7 +103,11 @@ def _loader() -> type[Any]:
             if self.check_event(yaml.AliasEvent):
                 mark = self.get_mark()
                 raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=mark)
-            return super().compose_node(parent, index)
+            node = super().compose_node(parent, index)
+            if node is not None and node.tag not in _TAGS:
+                problem = f"the tag {node.tag!r} is not supported"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+            return node
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
             seen: set[str] = set()
@@ -111,10 +119,26 @@ def _loader() -> type[Any]:
                 seen.add(name)
             return super().construct_mapping(node, deep)
 
+    _resolve(Loader)
+    return Loader
+
+
+@cache
+def _dumper() -> type[Any]:
+    """Return a SafeDumper that quotes what _SCALARS or YAML 1.1 would take for no string."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    _resolve(Dumper)
+    return Dumper
+
+
+def _resolve(kind_of_yaml: type[Any]) -> None:
     for kind, (pattern, first) in _SCALARS.items():
         letters = [letter.strip("\0") for letter in first]
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", pattern, letters)
-    return Loader
+        kind_of_yaml.add_implicit_resolver(_TAG + kind, pattern, letters)
 
 
 def _apply_override(settings: dict[str, Any], override: str) -> str:

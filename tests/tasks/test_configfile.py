@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tasks.config import RunConfig
+from tasks.config import DataConfig, RunConfig
 from tasks.configfile import dump_config, known_keys, load_config
 from tasks.errors import ConfigError
 
@@ -124,6 +124,14 @@ WRONG = {
     "repeated key": (DIGITS + "seed: 1\nseed: 2\n", [], ["line 3", "'seed' appears twice"]),
     "repeated inner key": ("data: {kind: digits, kind: folder}\n", [], ["'kind' appears twice"]),
     "alias": (DIGITS + "preprocess: &x [*x]\n", [], ["aliases"]),
+    "binary": (DIGITS + "name: !!binary aGk=\n", [], ["tag", "binary", "line 2"]),
+    "set": (DIGITS + "name: !!set {a, b}\n", [], ["tag", "set"]),
+    "time": (DIGITS + "name: !!timestamp 2024-01-01\n", [], ["tag", "timestamp"]),
+    "python": (DIGITS + "name: !!python/name:os.system\n", [], ["tag", "python"]),
+    "own tag": ("data: !mine {kind: digits}\n", [], ["tag '!mine'"]),
+    "tagged override": (DIGITS, ["name=!!binary aGk="], ["command line, name", "tag"]),
+    "no bool": (DIGITS + "seed: !!bool abc\n", [], ["not YAML"]),
+    "no int": (DIGITS + "seed: !!int ''\n", [], ["not YAML"]),
     "no data": ("seed: 1\n", [], ["data is missing"]),
     "unknown key": (DIGITS + "training: {epoch: 3}\n", [], ["training.epoch ", "training.epochs?"]),
     "unknown section": (DIGITS + "traning: {}\n", [], ["traning", "Did you mean training?"]),
@@ -170,3 +178,37 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
 def test_known_keys_are_the_sections_and_the_leaves():
     assert leaves(RunConfig) < set(known_keys())
     assert "training" in known_keys()
+
+
+WORDS = ["1e3", ".5", "1E-3", "null", "~", "true", "no", "2024-01-01", "0x1F", "1:30", "1_000"]
+WORDS += [
+    "=",
+    "<<",
+    ".inf",
+    "- a",
+    "a: b",
+    "# a",
+    "!!int 3",
+    "*a",
+    "&a",
+    " a ",
+    "a\nb",
+    "ä 例",
+    "'",
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_any_word_comes_back_from_a_dump(tmp_path: Path, word: str):
+    data = DataConfig(path=word, train=word)
+    config = RunConfig(data=data)
+    text = dump_config(config)
+    assert load_config(write(tmp_path, text)) == config
+    assert yaml.safe_load(text)["data"]["train"] == word  # to readers of YAML 1.1 as well
+
+
+def test_tags_that_say_what_is_so_anyway_are_fine(tmp_path: Path):
+    text = (
+        "data: !!map {kind: !!str digits}\nseed: !!int 3\ntraining: {learning_rate: !!float .1}\n"
+    )
+    assert load_config(write(tmp_path, text)).seed == 3
