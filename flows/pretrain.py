@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.console import ready_logs, screen
-from tasks.artifacts import cache_folder, new_folder
+from tasks.artifacts import cache_folder, new_folder, user_folder
 from tasks.config import RunConfig
 from tasks.download.task import download_images
 from tasks.errors import ConfigError
@@ -40,7 +40,7 @@ def pretrain(config: RunConfig, target: Path = FOLDER) -> Path:
     prepared = preprocess_images(config.data, config.seed, raw, spec, cache)
     backbone = load_backbone(config, prepared.classes, None, cache)
     name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    with new_folder(config.output.folder.expanduser().absolute(), name) as folder:
+    with new_folder(user_folder(config.output.folder), name) as folder:
         shown = screen.get()
         model = finetune_model(config, prepared, backbone, folder, shown)
         report = evaluate_model(config, prepared, model, folder)

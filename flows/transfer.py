@@ -11,7 +11,7 @@ from prefect import State, Task, flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.console import ready_logs, screen
-from tasks.artifacts import cache_folder, new_folder, write_atomic
+from tasks.artifacts import cache_folder, new_folder, user_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.download.task import download_images
@@ -82,7 +82,7 @@ def transfer(config: RunConfig) -> PromotionDecision:
     with open_run(config) as tracker:
         raw, prepared, backbone = _inputs(config, tracker)
         name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        with new_folder(config.output.folder.expanduser().absolute(), name) as folder:
+        with new_folder(user_folder(config.output.folder), name) as folder:
             write_atomic(folder / "config.yaml", dump_config(config).encode())
             return _train(config, raw, prepared, backbone, folder, tracker)
 

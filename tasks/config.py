@@ -47,9 +47,13 @@ class DataConfig(Section):
     )
     path_column: str = "path"
     label_column: str = "label"
-    split_column: str | None = Field(None, description="Manifest column that holds the split.")
+    split_column: str | None = Field(
+        None, description="Manifest column that holds the split; null: split, if there is one."
+    )
     group_column: str | None = Field(
-        None, description="Manifest column (a patient, a session) never torn between splits."
+        None,
+        description="Manifest column (a patient, a session) never torn between splits; "
+        "null: group, if there is one.",
     )
     on_bad_image: Literal["fail", "skip"] = Field(
         "fail", description="fail: stop and list every unreadable image. skip: go on without them."

@@ -58,11 +58,15 @@ class ResourceError(GraftError):
 
 
 class TransientDataError(DataError):
-    """A download failed in a way that another try may mend; Prefect retries only this."""
+    """A download failed in a way that another try may mend; Prefect retries it."""
+
+
+class TransientWeightsError(WeightsError):
+    """The same for a download of weights."""
 
 
 class TransientTrackingError(TrackingError):
-    """A tracking call failed in a way that another try may mend; Prefect retries only this."""
+    """A tracking call failed in a way that another try may mend; Prefect retries it."""
 
 
 class Terminated(BaseException):

@@ -47,7 +47,8 @@ class RawDataset(Value):
     index: Path  # CSV of tasks.index.ImageRecord
     classes: tuple[str, ...]  # sorted; position is the label
     counts: dict[str, int]  # images by declared split; "" where the source declares none
-    ignored: tuple[str, ...]  # the first 20 files that are no images by name
+    ignored: tuple[str, ...]  # the first 20 files that are no images by name ...
+    ignored_count: int  # ... and how many there are
     digest: Sha256  # over every record, contents included
 
 

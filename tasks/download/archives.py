@@ -6,22 +6,25 @@ the disk (D. Fifield, "A better zip bomb", WOOT 2019).
 
 from __future__ import annotations
 
-import lzma
+import errno
 import shutil
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from stat import S_IFMT, S_ISDIR, S_ISREG
 from typing import IO, NamedTuple
 
-from tasks.artifacts import folder_atomic
-from tasks.errors import DataError, ResourceError
+from tasks.download.sealed import sealed
+from tasks.download.words import printable
+from tasks.errors import DataError, GraftError, ResourceError
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # APPNOTE.TXT 4.3.7 and 4.3.16 (no member)
 TAR_BLOCK = 512  # bytes; POSIX.1-1988 ustar
+# OSErrors that tell of the archive, not of the disk: bz2 and gzip give no number, a seek to where
+# no file reaches is invalid, and a member's name may be longer than any file's
+MALFORMED = (None, errno.EINVAL, errno.ENAMETOOLONG)
 
 
 class Limits(NamedTuple):
@@ -43,17 +46,18 @@ class Member(NamedTuple):
 
 
 def extract(archive: Path, sha256: str, cache: Path, limits: Limits | None = None) -> Path:
-    """Return ``cache/archives/<sha256>``, unpacked there unless it was before.
+    """Return ``cache/archives/<sha256>/files``, unpacked there unless it was before.
 
     ``sha256`` is the archive's own digest. Raises ``DataError`` where the archive is damaged, is
     neither zip nor tar (plain, gz, bz2, xz), holds a link, a device, a name twice or a path that
     leads out, or unpacks to more than ``limits``; ``ResourceError`` where the disk is too small.
     """
-    target = cache / "archives" / sha256
-    if not target.is_dir():
-        with folder_atomic(target) as scratch, _damage(archive), _members(archive) as members:
-            _unpack(members, scratch, archive, limits or Limits())
-    return target
+
+    def unpack(folder: Path) -> None:
+        with _damage(archive), _members(archive) as members:
+            _unpack(members, folder, archive, limits or Limits())
+
+    return sealed(cache / "archives" / sha256, unpack)
 
 
 def _unpack(members: Iterator[Member], folder: Path, archive: Path, limits: Limits) -> None:
@@ -62,15 +66,17 @@ def _unpack(members: Iterator[Member], folder: Path, archive: Path, limits: Limi
     for number, member in enumerate(members, start=1):
         total += member.size
         if number > limits.members:
-            raise DataError(f"{archive} holds more than {limits.members:,} files.\nSplit it up.")
+            raise DataError(
+                f"{printable(archive)} holds more than {limits.members:,} files.\nSplit it up."
+            )
         if total > max(limits.harmless, limits.ratio * packed):
             raise DataError(
-                f"{archive} unpacks to more than {limits.ratio} times its size: a bomb?\n"
+                f"{printable(archive)} unpacks to over {limits.ratio} times its size: a bomb?\n"
                 "Where it is genuine, unpack it yourself and name the folder in data.path."
             )
         if total > free:
             raise ResourceError(
-                f"{archive} unpacks to more than the {free:,} bytes left in {folder.parent}.\n"
+                f"{printable(archive)} unpacks to more than the {free:,} bytes left.\n"
                 "Free some space, or name another folder in output.cache."
             )
         _write(member, folder / _safe(member, archive), archive)
@@ -83,7 +89,7 @@ def _safe(member: Member, archive: Path) -> PurePosixPath:
     fault = member.fault or ("a path that leads out of its folder" if leads_out else "")
     if fault:
         raise DataError(
-            f"{archive} is not unpacked: {member.name!a} is {fault}.\n"
+            f"{printable(archive)} is not unpacked: {member.name!a} is {fault}.\n"
             "Pack plain files and folders with relative paths."
         )
     return path
@@ -100,7 +106,9 @@ def _write(member: Member, path: Path, archive: Path) -> None:
             with source, path.open("xb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
     except (FileExistsError, NotADirectoryError) as fault:
-        raise DataError(f"{archive} holds {member.name!a} twice.\nPack every file once.") from fault
+        raise DataError(
+            f"{printable(archive)} holds {member.name!a} twice.\nPack every file once."
+        ) from fault
 
 
 @contextmanager
@@ -143,32 +151,30 @@ def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
     return Member(
         name=info.name,
         size=info.size,
-        fault="" if info.isreg() or info.isdir() else "a link or a device",
+        fault=_tar_fault(info),
         folder=info.isdir(),
         open=lambda: archive.extractfile(info),
     )
 
 
+def _tar_fault(info: tarfile.TarInfo) -> str:
+    if info.size < 0:  # tarfile takes it, and would read backwards
+        return "of a negative size"
+    return "" if info.isreg() or info.isdir() else "a link or a device"
+
+
 @contextmanager
 def _damage(archive: Path) -> Iterator[None]:
     """Turn what the readers raise on a damaged archive into a ``DataError``."""
-    broken = (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        NotImplementedError,  # a compression that zipfile has not
-        UnicodeDecodeError,
-    )
     try:
         yield
-    except (*broken, OSError) as fault:
-        # bz2 and gzip raise OSError without a number; those with one are the disk's
-        if isinstance(fault, OSError) and fault.errno is not None:
+    except (GraftError, MemoryError):
+        raise
+    except Exception as fault:  # the readers raise anything on damaged or hostile bytes
+        if isinstance(fault, OSError) and fault.errno not in MALFORMED:
             raise
-        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        reason = printable(str(fault).splitlines()[0] if str(fault) else type(fault).__name__)
         raise DataError(
-            f"{archive} cannot be unpacked: {reason}.\n"
+            f"{printable(archive)} cannot be unpacked: {reason}.\n"
             "It must be a whole zip or tar (plain, gz, bz2, xz): make or download it again."
         ) from fault

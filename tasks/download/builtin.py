@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.artifacts import folder_atomic, sha256_bytes, sha256_file
+from tasks.artifacts import sha256_bytes, sha256_file
 from tasks.config import DataConfig
 from tasks.download.archives import extract
 from tasks.download.fetch import fetch
+from tasks.download.sealed import sealed
+from tasks.download.words import printable
 from tasks.errors import ConfigError, DataError
 
 CIFAR10_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -35,11 +37,9 @@ def digits_folder(config: DataConfig, cache: Path) -> Path:
     values, labels = load_digits(return_X_y=True)
     images_nhw = np.rint(values.reshape(-1, 8, 8) * 255 / DIGITS_WHITE).astype(np.uint8)
     digest = sha256_bytes(images_nhw.tobytes() + labels.astype(np.uint8).tobytes())
+    names = [str(label) for label in labels]
     target = cache / "builtin" / f"digits-{digest}"
-    if not target.is_dir():
-        with folder_atomic(target) as scratch:
-            _write_classes(scratch, images_nhw, [str(label) for label in labels])
-    return target
+    return sealed(target, lambda folder: _write_classes(folder, images_nhw, names))
 
 
 def cifar10_folder(config: DataConfig, cache: Path) -> Path:
@@ -54,12 +54,11 @@ def cifar10_folder(config: DataConfig, cache: Path) -> Path:
         location, sha256 = CIFAR10_ADDRESS, config.sha256 or CIFAR10_SHA256
     archive = fetch(location, sha256, cache, config.timeout_seconds, DataError)
     digest = sha256 or sha256_file(archive)
-    target = cache / "builtin" / f"cifar10-{digest}"
-    if not target.is_dir():
-        binary = _binary_release(extract(archive, digest, cache), archive)
-        with folder_atomic(target) as scratch:
-            _write_cifar10(binary, scratch)
-    return target
+
+    def write(folder: Path) -> None:
+        _write_cifar10(_binary_release(extract(archive, digest, cache), archive), folder)
+
+    return sealed(cache / "builtin" / f"cifar10-{digest}", write)
 
 
 def _binary_release(unpacked: Path, archive: Path) -> Path:
@@ -67,7 +66,7 @@ def _binary_release(unpacked: Path, archive: Path) -> Path:
         if (folder / "test_batch.bin").is_file():
             return folder
     raise DataError(
-        f"{archive} is not CIFAR-10's binary release: it has no test_batch.bin.\n"
+        f"{printable(archive)} is not CIFAR-10's binary release: it has no test_batch.bin.\n"
         "For CIFAR-10 as class folders use data.kind=folder."
     )
 

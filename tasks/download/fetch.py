@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tasks.download.https import fetch_https, shown
+from tasks.download.words import printable
 from tasks.errors import GraftError
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -23,8 +24,9 @@ def fetch(
 
     ``location`` is a path (``~`` is the home folder, a relative one starts at the working folder),
     a ``file://`` or an ``https://`` address; an https file is kept in ``cache/downloads`` and needs
-    ``sha256``. ``timeout`` is the longest silence of a download in seconds. Raises ``error``;
-    ``TransientDataError`` for a network fault that may pass; ``ResourceError`` on a full disk.
+    ``sha256``. ``timeout`` is the longest silence of a download in seconds. Raises ``error``
+    (``DataError`` or ``WeightsError``), its transient kind for a network fault that may pass, and
+    ``ResourceError`` on a full disk.
     """
     local = local_path(location, error)
     if local is not None:
@@ -58,14 +60,14 @@ def _absolute(path: str, error: type[GraftError]) -> Path:
     try:
         return Path(path).expanduser().resolve()
     except (OSError, RuntimeError) as fault:  # an unknown ~user, links in a circle
-        raise error(f"{path} cannot be followed: {fault}") from fault
+        raise error(f"{printable(path)} cannot be followed: {fault}") from fault
 
 
 def _path_of_file_url(location: str, error: type[GraftError]) -> str:
     parts = urlsplit(location)
     if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
         raise error(
-            f"{location} names no file on this machine.\n"
+            f"{printable(location)} names no file on this machine.\n"
             "Write file:///folder/file, or a plain path."
         )
     return unquote(parts.path)
@@ -77,7 +79,7 @@ def _check_https(location: str, error: type[GraftError]) -> None:
         usable = parts.scheme == "https" and parts.hostname and not parts.username
         _ = parts.port  # ValueError where it is no port number
     except ValueError as fault:
-        raise error(f"{location} is no address: {fault}.") from fault
+        raise error(f"{printable(location)} is no address: {fault}.") from fault
     if parts.scheme != "https":
         raise error(
             f"{parts.scheme}:// is not supported: {shown(location)}\n"
@@ -93,14 +95,16 @@ def _check_https(location: str, error: type[GraftError]) -> None:
 def _check_local(path: Path, sha256: str | None, error: type[GraftError]) -> None:
     if not path.is_file():
         fact = "a folder, not a file" if path.is_dir() else "not there"
-        raise error(f"{path} is {fact}.\nCheck the path; a relative one starts at {Path.cwd()}.")
+        raise error(
+            f"{printable(path)} is {fact}.\nCheck the path; a relative one starts at {Path.cwd()}."
+        )
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
     except OSError as fault:
-        raise error(f"{path} cannot be read: {fault.strerror}.") from fault
+        raise error(f"{printable(path)} cannot be read: {fault.strerror}.") from fault
     if found != sha256:
         raise error(
-            f"{path} has sha256 {found}, not {sha256}.\n"
+            f"{printable(path)} has sha256 {found}, not {sha256}.\n"
             "The file was changed or the digest is of another file: check both."
         )

@@ -39,14 +39,14 @@ def read_folders(root: Path, config: DataConfig) -> Listing:
     ignored. Raises ``DataError`` where a named split is absent, a split holds a class that
     train has not, or a class folder has no image; ``OSError`` where one cannot be read.
     """
-    where = f"The folder {root}"
+    where = f"The folder {printable(root)}"
     splits = assign_splits(config, _candidates(root, config), where)
     bases = {name: str(split) for name, split in splits.items()} or {"": ""}
     _check_bases(root, bases)
     images, ignored = _read_bases(root, bases)
     _check_class_folders(root, bases, images)
     images.sort()
-    return Listing(root, tuple(images), tuple(sorted(ignored)[:SHOWN]))
+    return Listing(root, tuple(images), tuple(sorted(ignored)[:SHOWN]), len(ignored))
 
 
 def top_folder(folder: Path) -> Path:
@@ -80,21 +80,22 @@ def _candidates(root: Path, config: DataConfig) -> list[str]:
 
 
 def _is_inside(root: Path, name: str) -> bool:
-    folder = (root / name).resolve()
-    return folder.is_dir() and folder != root and folder.is_relative_to(root)
+    folder, top = (root / name).resolve(), root.resolve()
+    return folder.is_dir() and folder != top and folder.is_relative_to(top)
 
 
 def _check_bases(root: Path, bases: dict[str, str]) -> None:
     names = subfolders(root)
     if "" in bases and names and all(split_by_name(name) for name in names):
         raise DataError(
-            f"The folder {root} has {listed(names)}, but no class folders in them.\n"
+            f"The folder {printable(root)} has {listed(names)}, but no class folders in them.\n"
             "Put the images of each class into a folder of its own, or use a manifest."
         )
     for first, second in permutations(bases, 2):
         if (root / first).resolve().is_relative_to((root / second).resolve()):
             raise DataError(
-                f"The folder {root / first} lies in {root / second}, which is another split.\n"
+                f"The folder {printable(root / first)} lies in {printable(root / second)}, "
+                "which is another split.\n"
                 "Images of one split must not be in another."
             )
 
@@ -143,13 +144,14 @@ def _check_class_folders(root: Path, bases: dict[str, str], images: list[ListedI
         unknown = sorted(set(folders[split]) - set(folders[trained]))
         if unknown:
             raise DataError(
-                f"The folder {root / base} has classes that train has not: {listed(unknown)}.\n"
+                f"The folder {printable(root / base)} has classes that train has not: "
+                f"{listed(unknown)}.\n"
                 f"There are: {listed(folders[trained])}."
             )
     filled = {image.label for image in images if image.split == trained}
     empty = sorted(set(folders[trained]) - filled)
     if empty and images:
         raise DataError(
-            f"The folder {root} has no image of class {listed(empty)} to train on.\n"
+            f"The folder {printable(root)} has no image of class {listed(empty)} to train on.\n"
             "Add images or remove the class folder."
         )

@@ -10,7 +10,7 @@ import ssl
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path, PurePosixPath
@@ -18,11 +18,23 @@ from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from tasks.artifacts import disk_errors, sha256_file, sync_folder
-from tasks.errors import GraftError, ResourceError, TransientDataError
+from tasks.errors import (
+    DataError,
+    GraftError,
+    ResourceError,
+    TransientDataError,
+    TransientWeightsError,
+    WeightsError,
+)
 
 PIECE = 1 << 20  # bytes read at a time
 # RFC 9110 section 15 and RFC 6585: the server says that a later try may go well
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+# what is raised in an error's place where another try may go well
+TRANSIENT: Mapping[type[GraftError], type[GraftError]] = {
+    DataError: TransientDataError,
+    WeightsError: TransientWeightsError,
+}
 
 
 def fetch_https(
@@ -31,8 +43,9 @@ def fetch_https(
     """Return ``cache/downloads/<sha256><suffix>``, downloaded unless it is there and undamaged.
 
     ``sha256`` may be the first hex digits only, which is what torchvision publishes. ``timeout`` is
-    the longest silence in seconds. Raises ``error`` where another try cannot help (404,
-    certificate, digest), ``TransientDataError`` where it may, ``ResourceError`` on a full disk.
+    the longest silence in seconds. Raises ``error``, a key of ``TRANSIENT``, where another try
+    cannot help (404, certificate, digest), its value there where it may, ``ResourceError`` on a
+    full disk.
     """
     target = cache / "downloads" / f"{sha256}{_suffix(address)}"
     if target.is_file() and sha256_file(target).startswith(sha256):
@@ -103,7 +116,7 @@ def _save(
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            found = _stream(response, file, address)
+            found = _stream(response, file, address, error)
             os.fsync(file.fileno())
         if not found.startswith(sha256):
             raise error(
@@ -118,7 +131,7 @@ def _save(
         raise
 
 
-def _stream(response: HTTPResponse, file: IO[bytes], address: str) -> str:
+def _stream(response: HTTPResponse, file: IO[bytes], address: str, error: type[GraftError]) -> str:
     """Copy the body to ``file`` and return its digest."""
     digest, size, promised = hashlib.sha256(), 0, response.length
     while piece := response.read(PIECE):
@@ -128,7 +141,7 @@ def _stream(response: HTTPResponse, file: IO[bytes], address: str) -> str:
     file.flush()
     # http.client ends quietly when the connection breaks off in the middle
     if promised is not None and size < promised:
-        raise TransientDataError(
+        raise TRANSIENT[error](
             f"{shown(address)} broke off after {size:,} of {promised:,} bytes.\nTry again later."
         )
     return digest.hexdigest()
@@ -142,7 +155,7 @@ def _network_errors(address: str, error: type[GraftError]) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as fault:
         passing = fault.code in TRANSIENT_STATUS
-        kind, advice = (TransientDataError, "Try again later") if passing else (error, "Check it")
+        kind, advice = (TRANSIENT[error], "Try again later") if passing else (error, "Check it")
         raise kind(f"{where} answers {fault.code} {fault.reason}.\n{advice}.") from fault
     except (urllib.error.URLError, ssl.SSLError, HTTPException, OSError) as fault:
         reason = fault.reason if isinstance(fault, urllib.error.URLError) else fault
@@ -151,7 +164,7 @@ def _network_errors(address: str, error: type[GraftError]) -> Iterator[None]:
                 f"{where}: the certificate is not trusted: {reason.verify_message}.\n"
                 "Where it is your own, name its authority in SSL_CERT_FILE."
             ) from fault
-        raise TransientDataError(
+        raise TRANSIENT[error](
             f"{where} cannot be read: {reason or type(reason).__name__}.\n"
             "Check the network and the address, or try again later."
         ) from fault

@@ -26,7 +26,8 @@ class Listing(NamedTuple):
 
     root: Path
     images: tuple[ListedImage, ...]
-    ignored: tuple[str, ...]  # the first files that are no images by name
+    ignored: tuple[str, ...]  # the first files that are no images by name ...
+    ignored_count: int  # ... and how many there are
 
 
 def classes_of(listing: Listing) -> tuple[str, ...]:

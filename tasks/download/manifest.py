@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from tasks.config import DataConfig
 from tasks.download.folders import subfolders
 from tasks.download.listing import ListedImage, Listing
-from tasks.download.splits import assign_splits
-from tasks.download.words import listed
-from tasks.errors import DataError
+from tasks.download.splits import assign_splits, named_splits
+from tasks.download.words import listed, printable
+from tasks.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +33,8 @@ def find_manifest(folder: Path, name: str | None) -> Path:
     """
     if name is not None:
         path = (folder / name).resolve()
-        if not path.is_relative_to(folder) or not path.is_file():
-            raise DataError(f"{folder} has no manifest {name}.\nCheck data.manifest.")
+        if not path.is_relative_to(folder.resolve()) or not path.is_file():
+            raise DataError(f"{printable(folder)} has no manifest {name}.\nCheck data.manifest.")
         return path
     tables, inner = _tables(folder), subfolders(folder)
     if not tables and len(inner) == 1:
@@ -42,7 +42,7 @@ def find_manifest(folder: Path, name: str | None) -> Path:
     if len(tables) != 1:
         found = listed([str(table.relative_to(folder)) for table in tables])
         raise DataError(
-            f"{folder} must have one CSV or Parquet manifest, and has: {found}.\n"
+            f"{printable(folder)} must have one CSV or Parquet manifest, and has: {found}.\n"
             "Name it in data.manifest."
         )
     return tables[0]
@@ -51,21 +51,24 @@ def find_manifest(folder: Path, name: str | None) -> Path:
 def read_manifest(path: Path, config: DataConfig, bounds: Path | None) -> Listing:
     """List the images in the table at ``path``; its columns are named by ``config``.
 
+    Where it names no column of splits or groups, ``split`` and ``group`` are those if they are
+    there.
+
     Paths start at the manifest's folder. With ``bounds`` (an unpacked archive) all must lie inside
     it, and it is the listing's root; without, absolute paths and ``..`` are the user's own. An
     empty group is an image on its own; a row given twice counts once. Raises ``DataError`` on a
     missing column, an empty cell, an unknown split, paths that name no file (all of them), and a
-    path with two labels.
+    path with two labels; ``ConfigError`` where ``config`` names splits and there is no column.
     """
     table = _read_table(path)
     paths = _texts(table, config.path_column, path)
     labels = [label.strip() for label in _texts(table, config.label_column, path)]
     splits = _splits(table, config, path)
     groups = _groups(table, config, path)
-    root = bounds or path.parent
+    root = (bounds or path.parent).resolve()
     placed = _place(paths, path, root, inside=bounds is not None)
     rows = zip(placed, labels, splits, groups, strict=True)
-    return Listing(root, _unique([ListedImage(*row) for row in rows], path), ())
+    return Listing(root, _unique([ListedImage(*row) for row in rows], path), (), 0)
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -99,7 +102,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     except (OSError, ValueError, pd.errors.ParserWarning, pa.ArrowException) as fault:
         reason = str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
         raise DataError(
-            f"The manifest {path} cannot be read: {reason}\n"
+            f"The manifest {printable(path)} cannot be read: {reason}\n"
             "It must be a Parquet file or a comma-separated UTF-8 table with a header."
         ) from fault
 
@@ -110,7 +113,8 @@ def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
         near = difflib.get_close_matches(name, columns, n=1, cutoff=0)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise DataError(
-            f"The manifest {path} has no column {name!r}; it has: {listed(columns)}.{hint}\n"
+            f"The manifest {printable(path)} has no column {name!r}; "
+            f"it has: {listed(columns)}.{hint}\n"
             "Name it in data.path_column, label_column, split_column or group_column."
         )
     return table.iloc[:, columns.index(name)]
@@ -130,7 +134,7 @@ def _texts(table: pd.DataFrame, name: str, path: Path, empty: str | None = None)
     blank = [str(row + 1) for row, cell in enumerate(cells) if not cell.strip()]
     if blank and empty is None:
         raise DataError(
-            f"The manifest {path} has no {name} in row {listed(blank)}.\n"
+            f"The manifest {printable(path)} has no {name} in row {listed(blank)}.\n"
             "Fill or remove these rows (the header is not counted)."
         )
     return cells
@@ -142,17 +146,20 @@ def _text(cell: object, name: str, path: Path) -> str:
     if isinstance(cell, str | int | float):
         return str(cell)
     raise DataError(
-        f"The manifest {path} holds a {type(cell).__name__} in column {name!r}.\n"
+        f"The manifest {printable(path)} holds a {type(cell).__name__} in column {name!r}.\n"
         "Cells must be text or numbers."
     )
 
 
 def _splits(table: pd.DataFrame, config: DataConfig, path: Path) -> list[str]:
-    if config.split_column is None:
+    column = _chosen(config.split_column, "split", table, config)
+    if column is None:
+        if named_splits(config):
+            raise ConfigError("data.train, val and test name values of data.split_column: give it.")
         return [""] * len(table)
-    cells = [cell.strip() for cell in _texts(table, config.split_column, path)]
+    cells = [cell.strip() for cell in _texts(table, column, path)]
     values = sorted(set(cells))
-    where = f"Column {config.split_column!r} of {path}"
+    where = f"Column {column!r} of {printable(path)}"
     known = assign_splits(config, values, where)
     unknown = [value for value in values if value not in known]
     if unknown:
@@ -164,25 +171,36 @@ def _splits(table: pd.DataFrame, config: DataConfig, path: Path) -> list[str]:
 
 
 def _groups(table: pd.DataFrame, config: DataConfig, path: Path) -> list[str]:
-    if config.group_column is None:
+    column = _chosen(config.group_column, "group", table, config)
+    if column is None:
         return [""] * len(table)
-    return [cell.strip() for cell in _texts(table, config.group_column, path, empty="")]
+    return [cell.strip() for cell in _texts(table, column, path, empty="")]
+
+
+def _chosen(named: str | None, usual: str, table: pd.DataFrame, config: DataConfig) -> str | None:
+    """Return the column that the user named, else the usual one if it is there and has no part."""
+    if named is not None:
+        return named
+    taken = (config.path_column, config.label_column)
+    return usual if usual in map(str, table.columns) and usual not in taken else None
 
 
 def _place(paths: list[str], manifest: Path, root: Path, inside: bool) -> list[str]:
     """Return each path relative to ``root`` where it lies in it, else absolute."""
-    full = [os.path.normpath(manifest.parent / path) for path in paths]
+    start = manifest.parent.resolve()
+    full = [os.path.normpath(start / path) for path in paths]
     outside = [p for p, f in zip(paths, full, strict=True) if not Path(f).is_relative_to(root)]
     if outside and inside:
         raise DataError(
-            f"{len(outside):,} paths in {manifest.name} lead out of the archive: {listed(outside)}."
+            f"{len(outside):,} paths in {printable(manifest.name)} lead out of the archive: "
+            f"{listed(outside)}."
         )
     absent = [p for p, f in zip(paths, full, strict=True) if not _is_file(f)]
     if absent:
         raise DataError(
-            f"{len(absent):,} of {len(paths):,} paths in {manifest} name no file: "
+            f"{len(absent):,} of {len(paths):,} paths in {printable(manifest)} name no file: "
             f"{listed(absent)}.\n"
-            f"A relative path starts at {manifest.parent}."
+            f"A relative path starts at {printable(manifest.parent)}."
         )
     return [_relative(Path(path), root) for path in full]
 
@@ -204,7 +222,7 @@ def _unique(images: list[ListedImage], manifest: Path) -> tuple[ListedImage, ...
     torn = [b.path for a, b in pairwise(unique) if a.path == b.path]
     if torn:
         raise DataError(
-            f"The manifest {manifest} gives two labels, splits or groups to: "
+            f"The manifest {printable(manifest)} gives two labels, splits or groups to: "
             f"{listed(sorted(set(torn)))}.\nKeep one row for each image."
         )
     return tuple(unique)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from tasks.artifacts import sha256_file, sha256_parts, write_atomic
+from tasks.artifacts import sha256_file, sha256_parts, user_folder, write_atomic
 from tasks.config import DataConfig
 from tasks.download.archives import extract
 from tasks.download.builtin import cifar10_folder, digits_folder
@@ -18,13 +18,12 @@ from tasks.download.fetch import fetch, local_path
 from tasks.download.folders import read_folders, top_folder
 from tasks.download.listing import Listing, check_listing, classes_of
 from tasks.download.manifest import SUFFIXES, find_manifest, read_manifest
-from tasks.download.splits import named_splits
-from tasks.download.words import listed
+from tasks.download.words import listed, printable
 from tasks.errors import ConfigError, DataError
 from tasks.index import ImageRecord, digest_records, write_index
 from tasks.values import RawDataset
 
-FORMAT = "raw-1"  # change it when the same source would give another index
+FORMAT = "raw-2"  # change it when the same source would give another index
 READ_BY = (  # every setting that decides what the index holds
     "kind",
     "train",
@@ -55,13 +54,14 @@ def download(config: DataConfig, cache: Path) -> RawDataset:
     """
     _check_settings(config)
     try:
-        return _download(config, cache)
+        return _download(config, user_folder(cache))
     except OSError as fault:  # writing raises ResourceError: what is left is the user's files
-        raise DataError(f"{fault.filename} cannot be read: {fault.strerror}.") from fault
+        raise DataError(f"{printable(fault.filename)} cannot be read: {fault.strerror}.") from fault
 
 
 def _download(config: DataConfig, cache: Path) -> RawDataset:
     origin = _origin(config, cache)
+    _check_name(origin.path)
     if origin.sealed is None:
         return _index(_read(origin, config), config, cache, key=None)
     settings = (repr(getattr(config, name)) for name in READ_BY)
@@ -72,12 +72,20 @@ def _download(config: DataConfig, cache: Path) -> RawDataset:
 
 def _check_settings(config: DataConfig) -> None:
     if config.kind == "manifest":
-        if config.split_column is None and named_splits(config):
-            raise ConfigError("data.train, val and test name values of data.split_column: give it.")
         return
     for name in ("manifest", "split_column", "group_column"):
         if getattr(config, name) is not None:
             raise ConfigError(f"data.{name} goes with data.kind=manifest, not {config.kind}.")
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a path that no JSON can hold: the rooms hand their facts on as JSON."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as fault:
+        raise DataError(
+            f"{printable(path)} is no UTF-8.\nRename the folder, or copy the data elsewhere."
+        ) from fault
 
 
 def _origin(config: DataConfig, cache: Path) -> Origin:
@@ -97,7 +105,9 @@ def _origin(config: DataConfig, cache: Path) -> Origin:
 
 def _origin_in_folder(folder: Path, config: DataConfig) -> Origin:
     if config.sha256 is not None:
-        raise ConfigError(f"data.sha256 goes with a file, and {folder} is a folder: leave it out.")
+        raise ConfigError(
+            f"data.sha256 goes with a file, and {printable(folder)} is a folder: leave it out."
+        )
     is_manifest = config.kind == "manifest"
     return Origin(find_manifest(folder, config.manifest) if is_manifest else folder, None)
 
@@ -114,7 +124,7 @@ def _read(origin: Origin, config: DataConfig) -> Listing:
         listing = read_manifest(origin.path, config, bounds=origin.sealed)
     else:
         listing = read_folders(origin.path, config)
-    check_listing(listing, str(origin.path))
+    check_listing(listing, printable(origin.path))
     return listing
 
 
@@ -131,6 +141,7 @@ def _index(listing: Listing, config: DataConfig, cache: Path, key: str | None) -
         classes=classes,
         counts=dict(sorted(Counter(record.split for record in records).items())),
         ignored=listing.ignored,
+        ignored_count=listing.ignored_count,
         digest=digest,
     )
     write_index(facts.index, records)

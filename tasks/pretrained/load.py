@@ -47,7 +47,7 @@ def load_pretrained(
 
     ``classes`` are the new data's. The head is kept only in a warm start from a registered model
     with the same classes in the same order. Raises ``WeightsError`` for a file that is missing,
-    damaged, unsafe or does not fit, ``TransientDataError`` when a download may go well later.
+    damaged, unsafe or does not fit, ``TransientWeightsError`` when a download may go well later.
     """
     spec = input_spec(config.model, config.preprocess, registered)
     weights = locate(config.model, registered, cache)

@@ -27,7 +27,7 @@ def locate(model: ModelConfig, registered: RegisteredModel | None, cache: Path) 
 
     ``registered`` is what the flow fetched for a ``models:/`` address. Downloads go to
     ``cache/downloads``. Raises ``WeightsError`` when the file is missing, has another digest or is
-    of another architecture; ``TransientDataError`` for a network fault that may pass.
+    of another architecture; ``TransientWeightsError`` for a network fault that may pass.
     """
     check_name(model.architecture)
     source = model.weights

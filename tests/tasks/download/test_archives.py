@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import random
 import stat
 import tarfile
 import warnings
@@ -28,11 +30,11 @@ def unpack(archive: Path, cache: Path, limits: Limits | None = None) -> Path:
     "name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz", "a.tar.ZIP"]
 )
 def test_content_is_what_was_packed(name: str, tmp_path: Path, pack: Pack, snapshot):
-    archive = pack(tmp_path / name, [("./", b"")] * (name == "a.dir") + FILES)
+    archive = pack(tmp_path / name, FILES)
     folder = unpack(archive, tmp_path / "cache")
-    assert folder == tmp_path / "cache" / "archives" / sha256_file(archive)
+    assert folder == tmp_path / "cache" / "archives" / sha256_file(archive) / "files"
     assert snapshot(folder) == dict(FILES)
-    assert [p.name for p in (tmp_path / "cache" / "archives").iterdir()] == [folder.name]
+    assert list((tmp_path / "cache" / "archives").iterdir()) == [folder.parent]
 
 
 def test_folders_and_dot_members_of_tar_are_fine(tmp_path: Path, snapshot, tree):
@@ -141,7 +143,40 @@ def tar_damaged_in_the_middle(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def tar_negative_size(path: Path) -> None:
+    header = bytearray(tarfile.TarInfo("a/1.png").tobuf())
+    header[124:136] = b"\xff" * 12  # the size -1, in base 256
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(bytes(header) + bytes(4096))
+
+
+def tar_with_pax(records: bytes) -> Callable[[Path], None]:
+    """Put an extended header before a member; ``records`` as POSIX.1-2001 has them."""
+
+    def make(path: Path) -> None:
+        extended = tarfile.TarInfo("pax")
+        extended.type, extended.size = tarfile.XHDTYPE, len(records)
+        padded = records + bytes(-len(records) % 512)
+        member = tarfile.TarInfo("a/1.png").tobuf()
+        path.write_bytes(extended.tobuf() + padded + member + bytes(1024))
+
+    return make
+
+
+def pax(key: bytes, value: bytes) -> bytes:
+    length = len(key) + len(value) + 3
+    while len(str(length)) + len(key) + len(value) + 3 != length:
+        length = len(str(length)) + len(key) + len(value) + 3
+    return b"%d %s=%s\n" % (length, key, value)
+
+
 HOSTILE = {
+    "tar NUL in a pax path": (tar_with_pax(pax(b"path", b"a\0b.png")), "cannot be unpacked"),
+    "tar name too long": (tar_of(tarfile.REGTYPE, "a/" + "x" * 300), "cannot be unpacked"),
+    "zip name too long": (zip_named("a/" + "x" * 300), "cannot be unpacked"),
+    "tar negative size": (tar_negative_size, "negative size"),
+    "tar negative size in pax": (tar_with_pax(pax(b"size", b"-512")), "negative size"),
     "zip slip": (zip_named("../../out.png"), "leads out"),
     "zip absolute": (zip_named("/tmp/graft-out.png"), "leads out"),
     "zip backslash": (zip_named("..\\out.png"), "leads out"),
@@ -214,3 +249,28 @@ def test_archive_larger_than_the_disk_is_refused(tmp_path: Path):
     with pytest.raises(ResourceError, match="bytes left") as caught:
         unpack(tmp_path / "huge.tar", tmp_path / "cache", Limits(ratio=1 << 62))
     assert isinstance(caught.value, GraftError)
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".tar.xz"])
+def test_any_damage_is_a_data_error_or_does_no_harm(suffix: str, tmp_path: Path, pack: Pack):
+    """Overwrite a few bytes anywhere: the readers raise what they like, a user sees one error."""
+    archive = pack(tmp_path / f"a{suffix}", FILES)
+    whole = archive.read_bytes()
+    chance = random.Random(0)
+    refused = 0
+    for number in range(150):
+        content = bytearray(whole)
+        for _ in range(chance.choice((1, 4, 40))):
+            content[chance.randrange(min(len(content), 3000))] = chance.choice((0, 255, 48, 128))
+        archive.write_bytes(content)
+        with contextlib.suppress(DataError):
+            unpack(archive, tmp_path / str(number))
+            continue
+        refused += 1
+    assert refused > 30
+
+
+def test_lost_file_of_an_unpacked_archive_is_unpacked_again(tmp_path: Path, pack: Pack, snapshot):
+    archive = pack(tmp_path / "a.zip", FILES)
+    (unpack(archive, tmp_path / "cache") / FILES[0][0]).unlink()
+    assert snapshot(unpack(archive, tmp_path / "cache")) == dict(FILES)

@@ -21,7 +21,13 @@ from cryptography.x509.oid import NameOID
 
 from tasks.download.fetch import fetch, local_path
 from tasks.download.https import fetch_https
-from tasks.errors import DataError, ResourceError, TransientDataError, WeightsError
+from tasks.errors import (
+    DataError,
+    ResourceError,
+    TransientDataError,
+    TransientWeightsError,
+    WeightsError,
+)
 
 BODY = b"graft" * 300_000
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -144,12 +150,12 @@ def test_redirect_to_https_is_followed(site: str, tmp_path: Path):
     [
         ("/status/404", WeightsError, "404"),
         ("/status/403", WeightsError, "403"),
-        ("/status/503", TransientDataError, "503"),
-        ("/status/429", TransientDataError, "429"),
+        ("/status/503", TransientWeightsError, "503"),
+        ("/status/429", TransientWeightsError, "429"),
         ("/to-http", WeightsError, "not https"),
         ("/to-ftp", WeightsError, "not https"),
-        ("/silent", TransientDataError, "timed out"),
-        ("/broken", TransientDataError, "broke off after 1,000 of 1,500,000 bytes"),
+        ("/silent", TransientWeightsError, "timed out"),
+        ("/broken", TransientWeightsError, "broke off after 1,000 of 1,500,000 bytes"),
         ("/huge", ResourceError, "bytes left"),
     ],
 )
@@ -159,6 +165,7 @@ def test_fault_leaves_the_cache_as_it_was(
     with pytest.raises(kind, match=words) as caught:
         fetch(f"{site}{page}?token=secret", DIGEST, tmp_path, 0.5, WeightsError)
     assert type(caught.value) is kind
+    assert caught.value.exit_code == (8 if kind is ResourceError else 4)
     assert "secret" not in str(caught.value)
     assert str(caught.value).count("\n") <= 1
     assert files_in(tmp_path) == []

@@ -16,6 +16,7 @@ from tasks.download.folders import IMAGE_SUFFIXES, read_folders, top_folder
 from tasks.download.listing import Listing, check_listing, classes_of
 from tasks.download.source import download
 from tasks.errors import ConfigError, DataError
+from tasks.index import read_index
 
 Tree = Callable[..., Path]
 
@@ -47,9 +48,9 @@ def test_classes_labels_and_paths_are_imagefolders(tree: Tree, tmp_path: Path):
     )
     oracle = ImageFolder(str(root))
     raw = download(config_of(root), tmp_path / "cache")
-    rows = [line.split(",") for line in raw.index.read_text().splitlines()[1:]]
+    records = read_index(raw.index)
     assert list(raw.classes) == oracle.classes
-    assert sorted((str(root / row[0]), int(row[1])) for row in rows) == sorted(oracle.samples)
+    assert sorted((str(root / r.path), r.label) for r in records) == sorted(oracle.samples)
     assert raw.counts == {"": len(oracle)}
     assert raw.ignored == ("b/1.gif", "b/notes.txt", "readme.md")
 

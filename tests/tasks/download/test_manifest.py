@@ -228,3 +228,42 @@ def test_splits_without_their_column_are_refused(tree: Tree, tmp_path: Path):
     manifest = write(folder / "labels.csv", path=IMAGES, label=["a", "b"] * 3)
     with pytest.raises(ConfigError, match=r"data\.split_column"):
         read(manifest, tmp_path / "cache", test="test")
+
+
+def test_columns_of_the_usual_names_are_used_unless_others_are_named(tree: Tree, tmp_path: Path):
+    folder = tree(*IMAGES)
+    manifest = write(
+        folder / "labels.csv",
+        path=IMAGES,
+        label=["a", "b"] * 3,
+        split=["train"] * 4 + ["test"] * 2,
+        group=["g1", "g1", "g2", "", "g3", "g3"],
+        fold=["test"] * 2 + ["train"] * 4,
+    )
+    raw, records = read(manifest, tmp_path / "cache")
+    assert raw.counts == {"train": 4, "test": 2}
+    assert [record.group for record in records] == ["g1", "g1", "g2", "", "g3", "g3"]
+    named = read(manifest, tmp_path / "cache", split_column="fold", group_column="label")
+    assert named[0].counts == {"train": 4, "test": 2}
+    assert [record.split for record in named[1]] == ["test"] * 2 + ["train"] * 4
+    assert [record.group for record in named[1]] == ["a", "b"] * 3
+    assert read(manifest, tmp_path / "cache", val="test")[0].counts == {"train": 4, "val": 2}
+
+
+def test_a_column_of_labels_is_no_group_whatever_its_name(tree: Tree, tmp_path: Path):
+    manifest = write(tree(*IMAGES) / "labels.csv", path=IMAGES, group=["a", "b"] * 3)
+    raw, records = read(manifest, tmp_path / "cache", label_column="group")
+    assert raw.classes == ("a", "b")
+    assert {record.group for record in records} == {""}
+
+
+def test_manifest_in_an_archive_in_a_cache_behind_a_link(
+    tree: Tree, tmp_path: Path, pack, snapshot
+):
+    folder = tree(*IMAGES)
+    write(folder / "labels.csv", path=IMAGES, label=["a", "b"] * 3)
+    archive = pack(tmp_path / "data.zip", snapshot(folder).items())
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for values in ({}, {"manifest": "labels.csv"}):
+        assert len(read(archive, tmp_path / "link", **values)[1]) == 6

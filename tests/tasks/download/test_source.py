@@ -17,8 +17,9 @@ from torchvision.datasets import ImageFolder
 from tasks.artifacts import sha256_bytes, sha256_file
 from tasks.config import DataConfig
 from tasks.download.source import download
-from tasks.errors import DataError
+from tasks.errors import ConfigError, DataError, ResourceError
 from tasks.index import digest_records, read_index
+from tasks.presence import is_present
 from tasks.values import RawDataset
 
 Tree = Callable[..., Path]
@@ -101,7 +102,8 @@ def test_unchanged_folder_writes_the_same_index(tree: Tree, tmp_path: Path, snap
 def test_unchanged_archive_is_not_read_again(tree: Tree, tmp_path: Path, pack, snapshot):
     archive = pack(tmp_path / "data.zip", snapshot(tree(*FILES)).items())
     first = download(folder_config(archive), tmp_path / "cache")
-    (first.root / FILES[0]).write_bytes(b"reading would see this")
+    file = first.root / FILES[0]
+    file.write_bytes(bytes(file.stat().st_size))  # reading would see this
     assert download(folder_config(archive), tmp_path / "cache") == first
     named = download(folder_config(archive, val="test"), tmp_path / "cache")
     assert named.counts == {"train": 4, "val": 1}
@@ -206,3 +208,58 @@ def test_core_imports_without_the_heavy_packages(repository: Path):
     arguments = [sys.executable, "-c", code]
     ended = subprocess.run(arguments, cwd=repository, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_images_that_the_cache_lost_are_there_again(tree: Tree, tmp_path: Path, pack, snapshot):
+    archive = pack(tmp_path / "data.zip", snapshot(tree(*FILES)).items())
+    for config in (folder_config(archive), DataConfig(kind="digits")):
+        first = download(config, tmp_path / "cache")
+        lost = first.root / read_index(first.index)[0].path
+        whole = snapshot(tmp_path)
+        lost.unlink()
+        assert not is_present(first)  # so that the flow asks for them again
+        assert is_present(download(config, tmp_path / "cache"))
+        lost.unlink()
+        first.index.unlink()  # a new index must not miss them
+        assert download(config, tmp_path / "cache") == first
+        assert snapshot(tmp_path) == whole
+
+
+def test_cache_behind_a_link(tree: Tree, tmp_path: Path, pack, snapshot):
+    archive = pack(tmp_path / "data.zip", snapshot(tree(*FILES)).items())
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    config = folder_config(archive, train="train", val="test")
+    raw = download(config, tmp_path / "link")
+    assert raw.counts == {"train": 4, "val": 1}
+    assert raw == download(config, tmp_path / "real")
+
+
+def test_folder_that_is_no_utf8_is_refused_in_words(tree: Tree, tmp_path: Path, snapshot):
+    odd = tmp_path / os.fsdecode(b"odd \xff")
+    tree(*FILES, root=odd.name)
+    before = snapshot(tmp_path)
+    with pytest.raises(DataError, match=r"odd \\udcff is no UTF-8"):
+        download(folder_config(odd), tmp_path / "cache")
+    with pytest.raises(ConfigError, match="no UTF-8"):
+        download(folder_config(tree(*FILES)), odd / "cache")
+    tree(root="data")
+    assert snapshot(odd) == {
+        name.partition("/")[2]: content
+        for name, content in before.items()
+        if name.startswith(odd.name)
+    }
+
+
+def test_cache_that_is_a_file_is_a_resource_error(tree: Tree, tmp_path: Path, pack, snapshot):
+    archive = pack(tmp_path / "data.zip", snapshot(tree(*FILES)).items())
+    (tmp_path / "cache").write_bytes(b"")
+    for config in (folder_config(archive), folder_config(tree(*FILES)), DataConfig(kind="digits")):
+        with pytest.raises(ResourceError, match="Cannot write"):
+            download(config, tmp_path / "cache")
+
+
+def test_files_left_out_are_counted_and_the_first_named(tree: Tree, tmp_path: Path):
+    names = [f"train/a/{number:02d}.gif" for number in range(25)]
+    raw = download(folder_config(tree(*FILES, *names)), tmp_path / "cache")
+    assert (raw.ignored_count, raw.ignored) == (25, tuple(names[:20]))

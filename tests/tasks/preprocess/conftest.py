@@ -69,6 +69,7 @@ def make_raw(tmp_path: Path) -> MakeRaw:
             classes=classes,
             counts={s: sum(r.split == s for r in records) for s in {r.split for r in records}},
             ignored=(),
+            ignored_count=0,
             digest=digest_records(classes, records),
         )
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, Weights, WeightsEnum
 
 from tasks.config import ModelConfig
-from tasks.errors import TransientDataError, WeightsError
+from tasks.errors import TransientWeightsError, WeightsError
 from tasks.pretrained import shipped
 from tasks.pretrained.architectures import build
 from tasks.pretrained.presets import preset, torchvision_weights
@@ -94,7 +94,7 @@ def test_file_that_torch_has_at_hand_is_used_if_its_digest_is_right(
     assert published_weights(weights, tmp_path / "cache") == at_hand
 
     at_hand.write_bytes(b"changed")
-    with pytest.raises(TransientDataError, match="cannot be read"):  # nobody listens on port 9
+    with pytest.raises(TransientWeightsError, match="cannot be read"):  # nobody listens on port 9
         published_weights(weights, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.pth"))
 

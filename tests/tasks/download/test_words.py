@@ -1,0 +1,45 @@
+"""Names in messages: the first ones, how many more, and nothing that a terminal would obey."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tasks.download.words import listed, printable
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "text"),
+    [
+        ([], {}, "none"),
+        (["a", "b"], {}, "a, b"),
+        (["a", "b", "c"], {"shown": 2}, "a, b and 1 more"),
+        (["a", "b"], {"between": "; "}, "a; b"),
+        (["a", "b"], {"total": 2}, "a, b"),
+        (["a", "b"], {"total": 1234}, "a, b and 1,232 more"),
+        (["a\nb"], {}, r"a\nb"),
+    ],
+)
+def test_names_are_listed(names: list[str], more: dict[str, object], text: str):
+    assert listed(names, **more) == text
+
+
+def test_twenty_are_shown():
+    text = listed([str(number) for number in range(1025)])
+    assert text.endswith("18, 19 and 1,005 more")
+
+
+@pytest.mark.parametrize("name", ["a\n", "\x1b[31m", "\r", "\x9b", os.fsdecode(b"\xff"), "\0"])
+def test_what_a_terminal_would_obey_or_refuse_is_escaped(name: str):
+    for kind in (str, Path):
+        text = printable(kind(name))
+        assert text.isprintable()
+        assert text.encode()
+        assert printable(text) == text
+
+
+def test_words_of_any_script_stay():
+    words = "Käse 例 نمی\u200cشود"  # Persian, with a joiner
+    assert printable(words) == words
