@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from flows.commands import Answer
+from flows.answer import Answer, Cells, Rows
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
 from tasks.configfile import load_config
 from tasks.download.source import download
-from tasks.errors import DataError, GraftError
+from tasks.errors import GraftError
+from tasks.finetune.device import pick_device
+from tasks.finetune.strategy import describe_stages, frozen_names
 from tasks.index import ImageRecord, read_index
 from tasks.preprocess.check import check_images
 from tasks.preprocess.leaks import check_leaks
 from tasks.preprocess.splits import assign_splits
+from tasks.preprocess.verdict import ignored_files, refuse_bad, refuse_lost, thin_classes
 from tasks.pretrained.load import input_spec, load_pretrained
-from tasks.values import RawDataset, RegisteredModel, SkippedImage
+from tasks.values import Backbone, RawDataset, RegisteredModel, SplitName
+
+Splits = Mapping[SplitName, list[ImageRecord]]
 
 
 class Findings:
@@ -31,7 +34,8 @@ class Findings:
         self.problems: list[GraftError] = []
         self.warnings: list[str] = []
         self.data: dict[str, Any] = {}
-        self.table: Table | None = None
+        self.facts: Rows = []
+        self.table: Cells | None = None
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -43,45 +47,76 @@ class Findings:
 
 
 def check(path: Path, overrides: Sequence[str]) -> Answer:
-    """Check config, data and weights; raises ``ConfigError`` where there is no config."""
+    """Check config, data, weights and device; raises ``ConfigError`` where there is no config."""
     config = load_config(path, overrides)
     cache = cache_folder(config.output.cache)
     found = Findings()
     raw: RawDataset | None = None
     with found.keeping():
         raw = download(config.data, cache)
+    if raw is not None:
         _check_data(config, raw, found)
     with found.keeping():
         _check_weights(config, raw, cache, found)
+    with found.keeping():
+        pick_device(config.training.device)
     return _answer(found)
 
 
 def _check_data(config: RunConfig, raw: RawDataset, found: Findings) -> None:
-    found.data["digest"] = raw.digest
-    bad = check_images(raw)
-    found.data["bad_images"] = [image.model_dump() for image in bad]
-    splits = assign_splits(read_index(raw.index), raw.classes, config.data, config.seed)
-    found.data["classes"] = _counts(raw.classes, splits)
-    found.table = _table(found.data["classes"])
-    found.warnings += check_leaks(splits, raw.classes, config.data)
-    if bad and config.data.on_bad_image == "fail":
-        raise DataError(_listed(bad))
-    found.warnings += [f"{image.path} is left out: {image.reason}" for image in bad]
+    """Check images, splits and leaks, each for itself: one fault must not hide another."""
+    found.data |= {"digest": raw.digest, "ignored": raw.ignored, "ignored_count": raw.ignored_count}
+    found.warnings += ignored_files(raw)
+    records = read_index(raw.index)
+    usable = _check_images(config, raw, records, found)
+    splits: Splits | None = None
+    with found.keeping():
+        splits = assign_splits(records, raw.classes, config.data, config.seed)
+    if splits is None:
+        _count(raw.classes, {"images": usable}, found)
+    else:
+        _check_splits(config, raw, splits, set(usable), found)
 
 
-def _counts(
-    classes: tuple[str, ...], splits: dict[Any, list[ImageRecord]]
-) -> dict[str, dict[str, int]]:
-    labels = {split: Counter(r.label for r in records) for split, records in splits.items()}
-    return {
-        name: {split: labels[split][position] for split in splits}
-        for position, name in enumerate(classes)
-    }
+def _check_images(
+    config: RunConfig, raw: RawDataset, records: list[ImageRecord], found: Findings
+) -> list[ImageRecord]:
+    """Decode every image, name all that are bad, and return the records of the others."""
+    usable = records
+    with found.keeping():
+        usable, bad = check_images(raw)
+        found.data["bad_images"] = [image.model_dump() for image in bad]
+        what = "bad image" if config.data.on_bad_image == "fail" else "left out"
+        found.facts += [(what, f"{image.path}: {image.reason}") for image in bad]
+        refuse_bad(bad, len(records), config.data)
+    return usable
 
 
-def _listed(bad: Sequence[SkippedImage]) -> str:
-    listed = "; ".join(f"{image.path} ({image.reason})" for image in bad)
-    return f"{len(bad)} images cannot be used (data.on_bad_image=skip leaves them out):\n{listed}"
+def _check_splits(
+    config: RunConfig, raw: RawDataset, splits: Splits, usable: set[ImageRecord], found: Findings
+) -> None:
+    kept = {name: [r for r in split if r in usable] for name, split in splits.items()}
+    counts = _count(raw.classes, kept, found)
+    with found.keeping():
+        refuse_lost(splits, counts, raw.classes)
+    with found.keeping():
+        found.warnings += check_leaks(splits, raw.classes, config.data)
+    found.warnings += thin_classes(counts, raw.classes)
+
+
+def _count(
+    classes: tuple[str, ...], columns: Mapping[Any, list[ImageRecord]], found: Findings
+) -> dict[Any, list[int]]:
+    """Count the images of each class in each column, for the table and for JSON."""
+    labels = {name: Counter(r.label for r in records) for name, records in columns.items()}
+    counts = {name: [n[label] for label in range(len(classes))] for name, n in labels.items()}
+    found.table = Cells("class", *counts)
+    found.data["classes"] = {}
+    for name, *numbers in zip(classes, *counts.values(), strict=True):
+        found.data["classes"][name] = dict(zip(counts, numbers, strict=True))
+        found.table.add(name, *(f"{n:,}" for n in numbers))
+    found.table.add("all", *(f"{sum(column):,}" for column in counts.values()))
+    return counts
 
 
 def _check_weights(config: RunConfig, raw: RawDataset | None, cache: Path, found: Findings) -> None:
@@ -91,9 +126,22 @@ def _check_weights(config: RunConfig, raw: RawDataset | None, cache: Path, found
     # without data any number of classes shows whether the weights are whole
     classes = raw.classes if raw is not None else ("one", "other")
     backbone = load_pretrained(config, classes, registered, cache)
-    found.data["backbone"] = backbone.model_dump(
-        mode="json", include={"architecture", "source", "sha256", "parameters", "head"}
-    )
+    _describe(backbone, found)
+    frozen_names(config.strategy, backbone)  # refuses more stages than there are
+
+
+def _describe(backbone: Backbone, found: Findings) -> None:
+    shown = {"architecture", "source", "sha256", "parameters", "head"}
+    stages = [
+        {"stage": number, "modules": modules}
+        for number, modules in enumerate(backbone.stages, start=1)
+    ]
+    found.data["backbone"] = backbone.model_dump(mode="json", include=shown) | {"stages": stages}
+    source = f"{backbone.architecture} from {backbone.source}"
+    found.facts += [
+        ("backbone", f"{source}, {backbone.parameters:,} parameters, head {backbone.head}"),
+        ("stages", describe_stages(backbone)),
+    ]
 
 
 def _registered(config: RunConfig, cache: Path) -> RegisteredModel | None:
@@ -105,22 +153,12 @@ def _registered(config: RunConfig, cache: Path) -> RegisteredModel | None:
     return fetch(uri, cache)
 
 
-def _table(counts: dict[str, dict[str, int]]) -> Table:
-    splits = list(next(iter(counts.values())))
-    table = Table("class", *splits, box=None)
-    for name, numbers in counts.items():
-        table.add_row(name, *(f"{numbers[split]:,}" for split in splits))
-    totals = (sum(numbers[split] for numbers in counts.values()) for split in splits)
-    table.add_row("all", *(f"{total:,}" for total in totals))
-    return table
-
-
 def _answer(found: Findings) -> Answer:
     first = found.problems[0] if found.problems else None
-    facts = [("warning", warning) for warning in found.warnings]
+    facts = found.facts + [("warning", warning) for warning in found.warnings]
     facts += [("problem", str(other).replace("\n", " ")) for other in found.problems[1:]]
     if first is None:
-        facts.append(("ready", "config, data and weights are fit for graft run"))
+        facts.append(("ready", "config, data, weights and device are fit for graft run"))
     data = found.data | {
         "ok": first is None,
         "warnings": found.warnings,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tasks.index import read_index
 from tasks.values import PackedSplit, PreparedDataset, RawDataset
 
@@ -10,15 +12,19 @@ CHANNELS = 3
 
 def is_present(value: RawDataset | PreparedDataset) -> bool:
     """Say whether every file of ``value`` is on disk; packed files must have their full size."""
-    if isinstance(value, PreparedDataset):
-        return all(_split_is_present(split) for split in (value.train, value.val, value.test))
-    if not value.index.is_file():
+    try:
+        if isinstance(value, PreparedDataset):
+            return all(_is_whole(split) for split in (value.train, value.val, value.test))
+        return all((value.root / record.path).is_file() for record in read_index(value.index))
+    except (OSError, ValueError, EOFError):  # a file that is gone, or was cut off
         return False
-    return all((value.root / record.path).is_file() for record in read_index(value.index))
 
 
-def _split_is_present(split: PackedSplit) -> bool:
+def _is_whole(split: PackedSplit) -> bool:
     size = split.n * split.height * split.width * CHANNELS
-    if not all(path.is_file() for path in (split.images, split.labels, split.index)):
-        return False
-    return split.images.stat().st_size == size
+    labels_n = np.load(split.labels, mmap_mode="r")
+    return (
+        split.images.stat().st_size == size
+        and labels_n.shape == (split.n,)
+        and split.index.is_file()
+    )

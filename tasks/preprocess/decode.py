@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")
 SMALLEST_SIDE = 2  # px
 LARGEST_ASPECT = 100
-WHITE_16_BIT = 65535
+WHITE_RATIO = 257  # of 65535, white in 16 bits, to 255
 
 # As PIL.ImageOps.exif_transpose, which also rewrites the EXIF block and stops on a damaged one.
 TRANSPOSITIONS = {
@@ -43,19 +43,20 @@ def decode_rgb(source: Path | bytes) -> npt.NDArray[np.uint8]:
     """Decode a file, or its bytes, to RGB of shape (height, width, 3), uint8.
 
     Policy: the EXIF orientation is applied (an EXIF block that cannot be parsed has none); CMYK,
-    palette and grayscale become RGB; transparency is blended onto white; 16-bit gray is scaled by
-    1/257 to 8 bits; of an animation the first frame counts; ICC profiles are not applied.
+    palette and grayscale become RGB; transparency is blended onto white; unsigned 16-bit gray is
+    scaled by 1/257 to 8 bits, whatever its values; of an animation the first frame counts; ICC
+    profiles are not applied.
 
     Raises ``UnreadableImage`` for zero bytes, for what is no image in one of ``FORMATS``, for a
     truncated or damaged file, for more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` (a possible
     decompression bomb; checked before the pixels are decoded), for a side under 2 px, for an
-    aspect ratio over 100, and for pixels without a known scale (float or 32-bit). Thread-safe.
+    aspect ratio over 100, and for pixels without a known scale (float, 32-bit or signed).
+    Thread-safe.
     """
     with _opened(source) as image:
         image.load()
-        method = TRANSPOSITIONS.get(_orientation(image))
-        upright = image if method is None else image.transpose(method)
-        return np.array(_to_rgb(upright))
+        rgb, method = _to_rgb(image), TRANSPOSITIONS.get(_orientation(image))
+        return np.array(rgb if method is None else rgb.transpose(method))
 
 
 def header_size(source: Path | bytes) -> tuple[int, int]:
@@ -131,11 +132,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _gray_16_bit(image: Image.Image) -> Image.Image:
-    """Scale I;16 (and I, where values say that it holds 16 bits) to L; transparent is white."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > WHITE_16_BIT:
+    """Scale unsigned 16-bit gray to L; transparent is white.
+
+    Pillow reads a PGM of more than 8 bits into mode I, scaled to 16 bits whatever its white is; in
+    a TIFF mode I are signed or 32-bit numbers, whose white the file does not tell.
+    """
+    if not image.mode.startswith("I;16") and (image.mode, image.format) != ("I", "PPM"):
         raise UnreadableImage(f"pixels of mode {image.mode} have no known scale")
-    scale = 1 if image.mode == "I" and values.max() <= 255 else 257
-    gray = np.round(values / scale).astype(np.uint8)
+    values = np.asarray(image)
+    gray = np.round(values / WHITE_RATIO).astype(np.uint8)
     gray[values == image.info.get("transparency", -1)] = 255
     return Image.fromarray(gray)

@@ -6,12 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from tasks.config import DataConfig
+from tasks.download.words import listed, printable
 from tasks.errors import DataError
 from tasks.index import ImageRecord
-from tasks.preprocess.reading import shown
 from tasks.values import SplitName
-
-LISTED = 10
 
 
 def check_leaks(
@@ -19,19 +17,19 @@ def check_leaks(
 ) -> tuple[str, ...]:
     """Look for images (by digest) or groups in two splits, and for images with two labels.
 
-    Under ``data.on_leak=warn`` the first ten findings are returned, a line each, and how many more
-    there are; under ``fail`` any finding raises a ``DataError`` that lists the first ten.
+    Under ``data.on_leak=warn`` a warning that lists the first of them is returned; under ``fail``
+    any raises a ``DataError`` that does.
     """
     found = [*_torn_images(splits), *_torn_groups(splits), *_two_labels(splits, classes)]
-    listed = found[:LISTED]
-    if len(found) > LISTED:
-        listed.append(f"… and {len(found) - LISTED} more")
-    if found and config.on_leak == "fail":
+    if not found:
+        return ()
+    text = listed(found, between="; ")
+    if config.on_leak == "fail":
         raise DataError(
-            f"{len(found)} leak(s): an image or group in two splits, or an image with two labels "
-            f"(data.on_leak=warn goes on nevertheless).\n{'; '.join(listed)}"
+            f"{len(found):,} leak(s): an image or group in two splits, or an image with two labels "
+            f"(data.on_leak=warn goes on nevertheless).\n{text}"
         )
-    return tuple(listed)
+    return (f"{len(found):,} leak(s): {text}",)
 
 
 def _records(
@@ -49,7 +47,7 @@ def _torn_images(splits: Mapping[SplitName, list[ImageRecord]]) -> Iterator[str]
     for held in places.values():
         if len(held) > 1:
             yield "same image: " + " = ".join(
-                f"{shown(path)} ({name})" for name, path in held.items()
+                f"{printable(path)} ({name})" for name, path in held.items()
             )
 
 
@@ -60,8 +58,8 @@ def _torn_groups(splits: Mapping[SplitName, list[ImageRecord]]) -> Iterator[str]
             places[record.group].setdefault(name, record.path)
     for group, held in places.items():
         if len(held) > 1:
-            where = " and ".join(f"{shown(path)} ({name})" for name, path in held.items())
-            yield f"group {shown(group)!r}: {where}"
+            where = " and ".join(f"{printable(path)} ({name})" for name, path in held.items())
+            yield f"group '{printable(group)}': {where}"
 
 
 def _two_labels(
@@ -73,5 +71,5 @@ def _two_labels(
     for held in places.values():
         if len(held) > 1:
             yield "two labels: " + " = ".join(
-                f"{shown(path)} ({classes[label]!r})" for label, path in held.items()
+                f"{printable(path)} ({classes[label]!r})" for label, path in held.items()
             )

@@ -21,10 +21,10 @@ from tasks.index import ImageRecord, write_index
 from tasks.preprocess.decode import UnreadableImage, header_size
 from tasks.preprocess.reading import Pixels, read_images
 from tasks.preprocess.views import shrink
+from tasks.presence import CHANNELS, is_present
 from tasks.values import InputSpec, PackedSplit, PreparedDataset, SkippedImage, SplitName
 
-FORMAT = "graft pack 1"
-CHANNELS = 3
+FORMAT = "graft pack 2"
 MANIFEST = "prepared.json"
 
 
@@ -161,23 +161,13 @@ def load_prepared(folder: Path) -> PreparedDataset | None:
     try:
         stored = PreparedDataset.model_validate_json((folder / MANIFEST).read_bytes())
         splits = [_located(split, folder) for split in (stored.train, stored.val, stored.test)]
-        whole = all(_is_whole(split) for split in splits)
     except (OSError, ValueError):
         return None
     update = {"folder": folder} | {split.name: split for split in splits}
-    return stored.model_copy(update=update) if whole else None
+    prepared = stored.model_copy(update=update)
+    return prepared if is_present(prepared) else None
 
 
 def _located(split: PackedSplit, folder: Path) -> PackedSplit:
     files = {"images": split.images, "labels": split.labels, "index": split.index}
     return split.model_copy(update={key: folder / path.name for key, path in files.items()})
-
-
-def _is_whole(split: PackedSplit) -> bool:
-    size = split.n * split.height * split.width * CHANNELS
-    labels_n = np.load(split.labels, mmap_mode="r")
-    return (
-        split.images.stat().st_size == size
-        and labels_n.shape == (split.n,)
-        and split.index.is_file()
-    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.artifacts import folder_atomic, sha256_parts
 from tasks.config import DataConfig
+from tasks.download.words import listed
 from tasks.errors import DataError
 from tasks.index import ImageRecord, read_index
 from tasks.preprocess.leaks import check_leaks
@@ -30,7 +30,6 @@ from tasks.values import (
     SplitName,
 )
 
-LISTED = 20
 FEW = 10  # training images of a class
 
 Splits = Mapping[SplitName, list[ImageRecord]]
@@ -48,15 +47,30 @@ def prepare(
     images; ``ResourceError`` for a full disk.
     """
     folder = cache / "prepared" / _key(config, seed, raw, spec)
-    found = load_prepared(folder)
-    if found is not None:
-        return found
+    prepared = load_prepared(folder) or _make(folder, config, seed, raw, spec)
+    # of the source, not of the images that the pack is kept under
+    warnings = (*left_out(raw), *prepared.warnings)
+    return prepared.model_copy(update={"warnings": warnings})
+
+
+def left_out(raw: RawDataset) -> tuple[str, ...]:
+    """Warn of files that the source holds and that are no images by name."""
+    if not raw.ignored_count:
+        return ()
+    names = listed(raw.ignored, total=raw.ignored_count)
+    return (f"{raw.ignored_count:,} file(s) are not images by name and were left out: {names}.",)
+
+
+def _make(
+    folder: Path, config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec
+) -> PreparedDataset:
     splits = assign_splits(read_index(raw.index), raw.classes, config, seed)
-    warnings = (*check_leaks(splits, raw.classes, config), *_thin(splits, raw.classes))
+    leaks = check_leaks(splits, raw.classes, config)
     with folder_atomic(folder) as scratch:
         packed, skipped = _pack(scratch, raw, splits, spec)
         _refuse_bad(skipped, sum(map(len, splits.values())), config)
         _refuse_lost(splits, packed, raw.classes)
+        warnings = (*leaks, *_skipped(skipped), *_thin(packed, raw.classes))
         save_prepared(_describe(raw, spec, packed, skipped, warnings), scratch)
         if folder.exists() and load_prepared(folder) is None:
             shutil.rmtree(folder)  # damaged; a whole one was made by another process meanwhile
@@ -93,12 +107,14 @@ def _pack(
 def _refuse_bad(skipped: tuple[SkippedImage, ...], n: int, config: DataConfig) -> None:
     if not skipped or config.on_bad_image == "skip":
         return
-    listed = "; ".join(f"{image.path} ({image.reason})" for image in skipped[:LISTED])
-    more = f"; … and {len(skipped) - LISTED} more" if len(skipped) > LISTED else ""
     raise DataError(
         f"{len(skipped)} of {n} images cannot be used (data.on_bad_image=skip leaves them out):\n"
-        f"{listed}{more}"
+        f"{_listed(skipped)}"
     )
+
+
+def _listed(skipped: tuple[SkippedImage, ...]) -> str:
+    return listed([f"{image.path} ({image.reason})" for image in skipped], between="; ")
 
 
 def _refuse_lost(
@@ -113,25 +129,29 @@ def _refuse_lost(
     ]
     if lost:
         raise DataError(
-            f"No readable image is left of class {', '.join(lost[:5])}"
-            f"{f' and {len(lost) - 5} more' if lost[5:] else ''}.\n"
+            f"No readable image is left of class {listed(lost)}.\n"
             "Run graft check to list the bad images, and replace them."
         )
 
 
-def _thin(splits: Splits, classes: tuple[str, ...]) -> tuple[str, ...]:
+def _skipped(skipped: tuple[SkippedImage, ...]) -> tuple[str, ...]:
+    if not skipped:
+        return ()
+    return (f"{len(skipped):,} image(s) cannot be used and were left out: {_listed(skipped)}.",)
+
+
+def _thin(packed: Mapping[SplitName, PackedSplit], classes: tuple[str, ...]) -> tuple[str, ...]:
     """Warn of classes with few training images, and of those that val or test do not have."""
-    counts = {name: Counter(r.label for r in records) for name, records in splits.items()}
     few = (
-        f"Class {classes[label]!r} has only {n} training image(s)."
-        for label, n in sorted(counts["train"].items())
+        f"Class {name!r} has only {n} training image(s)."
+        for name, n in zip(classes, packed["train"].counts, strict=True)
         if n < FEW
     )
     none = (
         f"No {split} image of class {name!r}."
         for split in SPLITS[1:]
-        for label, name in enumerate(classes)
-        if not counts[split][label]
+        for name, n in zip(classes, packed[split].counts, strict=True)
+        if n == 0
     )
     return (*few, *none)
 

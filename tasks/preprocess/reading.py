@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.artifacts import sha256_file
+from tasks.download.words import printable
 from tasks.errors import DataError
 from tasks.index import ImageRecord
 from tasks.preprocess.decode import UnreadableImage, decode_rgb
@@ -52,7 +53,7 @@ def _read(
     try:
         return view(decode_rgb(root / record.path))
     except UnreadableImage as error:
-        return SkippedImage(path=shown(record.path), reason=str(error))
+        return SkippedImage(path=printable(record.path), reason=str(error))
 
 
 def _check_unchanged(path: Path, record: ImageRecord) -> None:
@@ -62,12 +63,7 @@ def _check_unchanged(path: Path, record: ImageRecord) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(
-            f"Cannot read {shown(record.path)}: {reason}.\nCheck the file and run again."
+            f"Cannot read {printable(record.path)}: {reason}.\nCheck the file and run again."
         ) from error
     if not same:
-        raise DataError(f"{shown(record.path)} changed while graft was at work.\nRun again.")
-
-
-def shown(path: str) -> str:
-    """Return ``path`` fit to print: bytes that are no UTF-8 become escapes."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise DataError(f"{printable(record.path)} changed while graft was at work.\nRun again.")

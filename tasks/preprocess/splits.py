@@ -8,6 +8,7 @@ from typing import get_args
 
 from tasks.artifacts import sha256_parts
 from tasks.config import DataConfig
+from tasks.download.words import listed
 from tasks.errors import ConfigError, DataError
 from tasks.index import ImageRecord
 from tasks.values import SplitName
@@ -173,10 +174,10 @@ def _check_units(
     images = Counter(r.label for unit in units for r in unit)
     torn = any(images[label] != found[label] for label in short)
     what = "images apart (those of one group, or equal ones, stay together)" if torn else "image(s)"
-    named = ", ".join(f"{classes[label]!r} has {found[label]}" for label in short[:5])
+    named = listed([f"{classes[label]!r} has {found[label]}" for label in short])
     raise DataError(
         f"Too few training images to split into {', '.join(shares)}: each class needs "
-        f"{len(shares)} {what}, and {named}{_more(len(short) - 5)}.\n"
+        f"{len(shares)} {what}, and {named}.\n"
         "Add images, or declare the splits yourself (data.train, data.val, data.test)."
     )
 
@@ -185,23 +186,23 @@ def _check_carved(
     seen: dict[SplitName, set[int]], pool: list[ImageRecord], classes: tuple[str, ...]
 ) -> None:
     labels = {r.label for r in pool}
-    lost = [(name, classes[label]) for name in seen for label in sorted(labels - seen[name])]
+    lost = [
+        f"{name} without class {classes[label]!r}"
+        for name in seen
+        for label in sorted(labels - seen[name])
+    ]
     if lost:
         raise DataError(
-            f"The groups of images leave {lost[0][0]} without class {lost[0][1]!r}"
-            f"{_more(len(lost) - 1)}.\nUse smaller groups, or declare the splits yourself."
+            f"The groups of images leave {listed(lost)}.\n"
+            "Use smaller groups, or declare the splits yourself."
         )
 
 
 def _check_train(train: list[ImageRecord], classes: tuple[str, ...]) -> None:
     present = {r.label for r in train}
-    lost = [name for label, name in enumerate(classes) if label not in present]
+    lost = [repr(name) for label, name in enumerate(classes) if label not in present]
     if lost:
         raise DataError(
-            f"No training image of class {', '.join(map(repr, lost[:5]))}{_more(len(lost) - 5)}.\n"
+            f"No training image of class {listed(lost)}.\n"
             "Add some, or leave the class out of every split."
         )
-
-
-def _more(n: int) -> str:
-    return f" and {n} more" if n > 0 else ""

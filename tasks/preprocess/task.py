@@ -13,8 +13,8 @@ from tasks.values import InputSpec, PreparedDataset, RawDataset
 
 
 def _key(_context: object, given: dict[str, Any]) -> str:
-    settings = [repr(given[name]) for name in ("config", "seed", "spec", "cache")]
-    return sha256_parts(FORMAT, given["raw"].digest, *settings)
+    raw, others = given["raw"], [repr(given[name]) for name in ("config", "seed", "spec", "cache")]
+    return sha256_parts(FORMAT, raw.digest, repr((raw.ignored, raw.ignored_count)), *others)
 
 
 @task(

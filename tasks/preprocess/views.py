@@ -29,7 +29,8 @@ def shrink(image_chw: Tensor, spec: InputSpec, size: int) -> Tensor:
     """Resize the short side to ``spec.resize`` px and cut the central ``size`` x ``size`` px.
 
     Takes uint8 (..., 3, h, w) and gives uint8 (..., 3, size, size), by torchvision's antialiased
-    resize and ``center_crop``: the pixels of its ``ImageClassification`` preset.
+    resize and ``center_crop``: the pixels of its ``ImageClassification`` preset by transforms *v2*
+    (on tensors; v1 on Pillow's images differs by a level or two).
     """
     mode = InterpolationMode(spec.interpolation)
     resized = tv.resize(image_chw, [spec.resize], interpolation=mode, antialias=True)

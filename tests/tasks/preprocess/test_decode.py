@@ -118,6 +118,23 @@ def test_16_bit_gray_is_scaled_and_not_clipped() -> None:
         assert all(np.array_equal(decoded[..., c], expected) for c in range(3))
 
 
+def test_dark_16_bit_gray_stays_dark() -> None:
+    """The scale is the format's, not the content's: values below 256 are nearly black."""
+    values = np.arange(200, dtype=np.uint16).reshape(10, 20)
+    for content in (
+        encode(Image.fromarray(values), "PNG"),
+        encode(Image.fromarray(values), "TIFF"),
+        b"P5 20 10 65535\n" + values.astype(">u2").tobytes(),
+    ):
+        assert decode_rgb(content).max() == 1
+
+
+def test_pgm_is_scaled_by_the_white_that_it_states() -> None:
+    values = np.linspace(0, 1000, 200).round().astype(np.uint16).reshape(10, 20)
+    decoded = decode_rgb(b"P5 20 10 1000\n" + values.astype(">u2").tobytes())
+    assert np.abs(decoded[..., 0] - values / 1000 * 255).max() <= 1
+
+
 def test_16_bit_png_agrees_with_torchvision_to_a_level() -> None:
     values = np.linspace(0, 65535, 2000).reshape(40, 50).astype(np.uint16)
     content = encode(Image.fromarray(values), "PNG")
@@ -125,8 +142,9 @@ def test_16_bit_png_agrees_with_torchvision_to_a_level() -> None:
     assert np.abs(decode_rgb(content).astype(int) - high_byte).max() <= 1
 
 
-def test_32_bit_values_without_a_known_scale_are_refused() -> None:
-    content = encode(Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32)), "TIFF")
+@pytest.mark.parametrize("value", [-1, 0, 200, 60_000, 70_000])
+def test_32_bit_values_without_a_known_scale_are_refused(value: int) -> None:
+    content = encode(Image.fromarray(np.full((4, 4), value, dtype=np.int32)), "TIFF")
     with pytest.raises(UnreadableImage, match="mode I have no known scale"):
         decode_rgb(content)
 

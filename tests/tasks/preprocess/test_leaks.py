@@ -38,37 +38,44 @@ def test_an_image_in_two_splits_is_refused_with_both_names() -> None:
     assert head.startswith("1 leak(s)")
     assert "data.on_leak=warn" in head
     assert listed == "same image: train/a (train) = test/c (test)"
-    assert check_leaks(splits, CLASSES, WARN) == (listed,)
+    assert check_leaks(splits, CLASSES, WARN) == (f"1 leak(s): {listed}",)
 
 
 def test_a_group_in_two_splits_is_a_leak() -> None:
     splits = splits_of(
         [record("a", "1", group="patient 7")], [record("b", "2", group="patient 7")], []
     )
-    assert check_leaks(splits, CLASSES, WARN) == ("group 'patient 7': a (train) and b (val)",)
+    warnings = check_leaks(splits, CLASSES, WARN)
+    assert warnings == ("1 leak(s): group 'patient 7': a (train) and b (val)",)
     with pytest.raises(DataError, match="patient 7"):
         check_leaks(splits, CLASSES, FAIL)
 
 
 def test_an_image_with_two_labels_is_listed_under_either_policy() -> None:
     splits = splits_of([record("a", "1"), record("b", "1", label=1)], [], [])
-    assert check_leaks(splits, CLASSES, WARN) == ("two labels: a ('ants') = b ('bees')",)
+    warnings = check_leaks(splits, CLASSES, WARN)
+    assert warnings == ("1 leak(s): two labels: a ('ants') = b ('bees')",)
     with pytest.raises(DataError, match="two labels"):
         check_leaks(splits, CLASSES, FAIL)
 
 
-def test_the_first_ten_are_listed_and_the_rest_counted() -> None:
-    train = [record(f"train/{i:02}", str(i)) for i in range(13)]
-    test = [record(f"test/{i:02}", str(i)) for i in range(13)]
-    warnings = check_leaks(splits_of(train, [], test), CLASSES, WARN)
-    assert len(warnings) == 11
-    assert warnings[-1] == "… and 3 more"
-    with pytest.raises(DataError, match=r"13 leak\(s\)") as caught:
+def test_the_first_twenty_are_listed_and_the_rest_counted() -> None:
+    train = [record(f"train/{i:02}", str(i)) for i in range(23)]
+    test = [record(f"test/{i:02}", str(i)) for i in range(23)]
+    (warning,) = check_leaks(splits_of(train, [], test), CLASSES, WARN)
+    assert warning.count("same image") == 20
+    assert warning.endswith(" and 3 more")
+    with pytest.raises(DataError, match=r"23 leak\(s\)") as caught:
         check_leaks(splits_of(train, [], test), CLASSES, FAIL)
     assert str(caught.value).count("\n") == 1
 
 
-def test_names_that_are_no_utf8_can_be_printed() -> None:
-    odd = b"train/\xff.jpg".decode("utf-8", "surrogateescape")
-    splits = splits_of([record(odd, "1")], [], [record("b", "1")])
-    assert check_leaks(splits, CLASSES, WARN)[0].encode("utf-8")
+def test_odd_names_can_be_printed() -> None:
+    odd = b"train/\xff\n\x1b[31m.jpg".decode("utf-8", "surrogateescape")
+    group = "patient\r7"
+    splits = splits_of([record(odd, "1", group=group)], [], [record("b", "1", group=group)])
+    (warning,) = check_leaks(splits, CLASSES, WARN)
+    assert warning.encode("utf-8")
+    assert warning.isprintable()
+    assert r"\n\x1b[31m.jpg" in warning
+    assert r"group 'patient\r7'" in warning

@@ -97,7 +97,7 @@ def test_the_first_twenty_bad_images_are_named_and_the_rest_counted(
         prepare(FAIL, 0, make_raw(photographs | empty), spec, tmp_path / "cache")
     listed = str(caught.value).split("\n")[1]
     assert listed.count("not an image") == 20
-    assert listed.endswith("; … and 3 more")
+    assert listed.endswith(") and 3 more")
 
 
 @pytest.mark.parametrize("policy", [FAIL, SKIP])
@@ -130,7 +130,7 @@ def test_leaks_are_refused_or_kept_as_warnings(
     assert files_in(tmp_path / "cache") == {}
     warn = FAIL.model_copy(update={"on_leak": "warn"})
     prepared = prepare(warn, 0, raw, spec, tmp_path / "cache")
-    assert sum(warning.startswith("same image: ") for warning in prepared.warnings) >= 2
+    assert prepared.warnings[0].startswith("4 leak(s): same image: ")
 
 
 def test_classes_with_few_images_or_none_are_warned_of(
@@ -155,7 +155,7 @@ def test_names_that_are_no_utf8_are_packed_and_listed(
     good = photographs | {odd % "good": photographs["cats/00.png"]}
     prepared = prepare(FAIL, 0, make_raw(good), spec, tmp_path / "cache")
     assert PreparedDataset.model_validate_json(prepared.model_dump_json()) == prepared
-    with pytest.raises(DataError, match=r"cats/\\xffbad\.png"):
+    with pytest.raises(DataError, match=r"cats/\\udcffbad\.png"):
         prepare(FAIL, 0, make_raw(good | {odd % "bad": b"bad"}), spec, tmp_path / "cache")
 
 
@@ -226,6 +226,8 @@ def test_hymenoptera_is_packed_whole_and_cached(
     again = time.perf_counter() - start
     print(f"\nhymenoptera: packed in {packed:.2f} s, found again in {again * 1000:.1f} ms")
     assert files_in(prepared.folder) == before
+    left_out = "1 file(s) are not images by name and were left out: train/ants/imageNotFound.gif."
+    assert left_out in prepared.warnings
     assert again < packed / 20
 
     assert prepared.val.counts == (70, 83)
@@ -263,3 +265,35 @@ def test_real_photographs_pass_the_check_and_cut_off_ones_do_not(
         content = (raw.root / record.path).read_bytes()
         with pytest.raises(UnreadableImage, match="damaged"):
             decode_rgb(content[: len(content) * 3 // 5])
+
+
+def test_files_that_are_no_images_by_name_are_warned_of_though_the_pack_is_kept(
+    make_raw: MakeRaw, photographs: dict[str, bytes], spec: InputSpec, tmp_path: Path
+) -> None:
+    raw = make_raw(photographs)
+    some = raw.model_copy(update={"ignored": ("a.gif", "b.heic"), "ignored_count": 2})
+    many = raw.model_copy(update={"ignored": ("a.gif",) * 20, "ignored_count": 1234})
+    texts = [
+        prepare(FAIL, 0, each, spec, tmp_path / "cache").warnings for each in (raw, some, many)
+    ]
+    start = "file(s) are not images by name and were left out: a.gif"
+    assert not any("left out" in warning for warning in texts[0])
+    assert f"2 {start}, b.heic." in texts[1]
+    assert any(w.startswith(f"1,234 {start}") and w.endswith(" and 1,214 more.") for w in texts[2])
+    assert len(list((tmp_path / "cache" / "prepared").iterdir())) == 1
+
+
+def test_images_left_out_are_warned_of_and_count_no_more(
+    make_raw: MakeRaw, photographs: dict[str, bytes], spec: InputSpec, tmp_path: Path
+) -> None:
+    contents = list(photographs.values())
+    files = {f"train/cats/{i:02}.png": contents[i] for i in range(10)}
+    files |= {f"train/dogs/{i:02}.png": contents[10 + i] for i in range(9)}
+    files |= {"train/dogs/09.png": b"no image"}
+    for name, i in (("val", 20), ("test", 22)):
+        files |= {f"{name}/cats/1.png": contents[i], f"{name}/dogs/1.png": contents[i + 1]}
+    prepared = prepare(SKIP, 0, make_raw(files), spec, tmp_path / "cache")
+    assert prepared.warnings == (
+        "1 image(s) cannot be used and were left out: train/dogs/09.png (not an image).",
+        "Class 'dogs' has only 9 training image(s).",
+    )
