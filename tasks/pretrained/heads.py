@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import nn
 
 from tasks.errors import WeightsError
 
@@ -23,13 +23,6 @@ def find_head(network: nn.Module) -> str:
     if not layers:
         raise WeightsError(f"{type(network).__name__} has no layer that could be its head.")
     return layers[-1]
-
-
-def head_width(network: nn.Module, head: str) -> int:
-    """Return the number of classes that the layer ``head`` scores."""
-    layer = network.get_submodule(head)
-    weight: Tensor = layer.get_parameter("weight")  # (classes, …), linear or convolution
-    return weight.shape[0]
 
 
 def is_under(name: str, parents: Iterable[str]) -> bool:

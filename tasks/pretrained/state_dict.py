@@ -5,16 +5,19 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tasks.download.words import listed
 from tasks.errors import WeightsError
 from tasks.pretrained.architectures import AUXILIARY
 
 _WRAPPERS = ("state_dict", "model")  # keys under which checkpoints keep the state dict
 _PARALLEL = "module."  # the prefix that DataParallel and DistributedDataParallel add
-_SHOWN = 5
+_SHOWN = 5  # keys in a message
+_DEEPEST = 3  # wrappers in wrappers
 
 # Names in published files that torchvision itself renames on loading.
 _RENAMED = (
@@ -32,13 +35,19 @@ def read_state(path: Path, architecture: str) -> dict[str, Tensor]:
     A .pth is read with ``weights_only=True``. Taken off: a ``state_dict`` or ``model`` wrapper, a
     ``module.`` prefix, auxiliary classifiers (never built here), and names of older torchvision
     releases. Integer entries stay as they are. Raises ``WeightsError`` when the file is missing,
-    damaged, holds code or anything but tensors, or has a NaN or an infinity.
+    damaged, holds code or anything but dense tensors, or has a NaN or an infinity.
     """
     content = _unwrap(_read(path))
     others = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         found = f"entries that are no tensors: {_some(others)}" if others else "no tensor"
         raise WeightsError(f"{path} holds {found}.\nSave the network's state_dict() alone.")
+    odd = [key for key, value in content.items() if not _is_plain(value)]
+    if odd:
+        raise WeightsError(
+            f"{path} holds sparse, nested, quantized or empty tensors: {_some(odd)}.\n"
+            "Save the network's state_dict() as dense tensors."
+        )
     auxiliary = AUXILIARY.get(architecture, ())
     named = {_rename(key): value for key, value in content.items()}
     state = {k: _as_float32(v) for k, v in named.items() if not k.startswith(auxiliary)}
@@ -73,7 +82,7 @@ def _form(value: Tensor) -> str:
 
 
 def _some(keys: list[str]) -> str:
-    return ", ".join(map(str, keys[:_SHOWN])) + (" …" if len(keys) > _SHOWN else "")
+    return listed(keys, shown=_SHOWN)
 
 
 def _read(path: Path) -> object:
@@ -111,17 +120,19 @@ def _read_torch(path: Path) -> object:
             f"{path} holds {what}, and was not run.\n"
             "Save the network's state_dict() alone, best as .safetensors."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch raises anything on damaged bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is damaged: {reason}\nFetch it again.") from error
 
 
-def _unwrap(content: object) -> dict[str, object]:
+def _unwrap(content: Any) -> dict[str, object]:  # noqa: ANN401 - a pickle holds anything
     if not isinstance(content, dict):
         return {}
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), dict):
-            return _unwrap(content[wrapper])
+    for _ in range(_DEEPEST):  # a hostile one may hold itself
+        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
+        content = inner[0] if inner else content
     if content and all(str(key).startswith(_PARALLEL) for key in content):
         return {str(key).removeprefix(_PARALLEL): value for key, value in content.items()}
     return {str(key): value for key, value in content.items()}
@@ -131,6 +142,14 @@ def _rename(key: str) -> str:
     for pattern, new in _RENAMED:
         key = pattern.sub(new, key)
     return key
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether a tensor holds all of its numbers, each on its own."""
+    assert isinstance(value, Tensor)  # read_state has refused anything else
+    if value.layout is not torch.strided or value.is_nested or value.is_quantized or value.is_meta:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _as_float32(value: object) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -177,7 +179,9 @@ def test_misfit_shows_keys_and_shapes(state: State, tmp_path: Path):
     assert first.endswith("w.pth does not fit graft_tiny.")
     missing, unexpected, different = second.split("; ")
     lacking = [k for k in state if k.startswith("stage3") and not k.endswith("tracked")]
-    assert missing == f"{len(lacking)} missing: {', '.join(lacking[:5])} …"
+    assert (
+        missing == f"{len(lacking)} missing: {', '.join(lacking[:5])} and {len(lacking) - 5} more"
+    )
     assert unexpected == "1 unexpected: extra.weight"
     assert different == (
         "2 different: stem.0.weight is (16, 3, 3, 3) of integers, not (16, 3, 3, 3), "
@@ -226,3 +230,52 @@ def test_names_of_old_transformer_files_are_understood(tmp_path: Path):
     found = read_state(tmp_path / "w.pth", "vit_b_16")
     theirs = nn.ModuleDict({"e": nn.ModuleDict({"mlp": block})}).state_dict()
     assert equal(found, dict(theirs))
+
+
+@pytest.mark.parametrize("save", [torch.save, old_format, save_file], ids=["zip", "old", "safe"])
+def test_any_damage_is_a_weights_error_or_does_no_harm(
+    save: Callable[[State, Path], None], state: State, tmp_path: Path
+):
+    """Overwrite a few bytes of the structure: torch raises what it likes, a user sees one error."""
+    path = tmp_path / "weights"
+    save({"fc.weight": state["fc.weight"][:2, :3].clone(), "n": torch.tensor(3)}, path)
+    whole, chance, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(chance.choice((1, 2, 8))):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        path.write_bytes(content)
+        with contextlib.suppress(WeightsError):
+            read_state(path, ARCHITECTURE)
+            continue
+        refused += 1
+    assert refused > 50
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, that these layouts are in beta
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.eye(3).to_sparse(),
+        lambda: torch.eye(3).to_sparse_csr(),
+        lambda: torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
+        lambda: torch.empty(3, 3, device="meta"),
+        lambda: torch.zeros(1).expand(1 << 40),
+    ],
+    ids=["sparse", "csr", "quantized", "meta", "expanded"],
+)
+def test_tensors_without_all_of_their_numbers_are_refused(
+    make: Callable[[], Tensor], tmp_path: Path
+):
+    torch.save({"fc.weight": make()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError) as caught:
+        read_state(tmp_path / "w.pth", ARCHITECTURE)
+    assert "fc.weight" in str(caught.value) or "was not run" in str(caught.value)
+
+
+def test_state_dict_that_holds_itself_is_refused(tmp_path: Path):
+    content: dict[str, object] = {}
+    content["state_dict"] = {"model": content}
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="no tensors"):
+        read_state(tmp_path / "w.pth", ARCHITECTURE)
