@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from flows import commands
-from flows.commands import Answer
+from flows.answer import Answer
 from flows.failures import describe
 from tasks.errors import Terminated
 
@@ -108,7 +108,7 @@ def _print(answer: Answer, as_json: bool) -> None:
     try:
         if as_json:
             problem = {"error": describe(answer.problem).as_dict()} if answer.problem else {}
-            print(json.dumps(answer.data | problem, ensure_ascii=False, default=str))  # noqa: T201
+            print(json.dumps(answer.data | problem, default=str))  # noqa: T201
         else:
             answer.show()
         sys.stdout.flush()
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except BaseException as error:
         if "--json" in given:
-            print(json.dumps({"error": describe(error).as_dict()}, ensure_ascii=False))  # noqa: T201
+            print(json.dumps({"error": describe(error).as_dict()}))  # noqa: T201
         return _fail(error)
     finally:
         signal.signal(signal.SIGTERM, before)

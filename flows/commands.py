@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
+import os
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
+from flows.answer import Answer, Cells, Rows
 from flows.console import shown
 from flows.server import start_server, using
 from tasks.artifacts import cache_folder
 from tasks.configfile import load_config
-from tasks.errors import ConfigError, EvaluationError, GraftError, TrackingError
+from tasks.errors import ConfigError, EvaluationError
 
 if TYPE_CHECKING:
     from tasks.values import EvaluationReport, PromotionDecision, RegisteredModel
-
-Rows = list[tuple[str, str]]
-
-
-@dataclass
-class Answer:
-    """A command's result: for machines, for people, and the problem it found, if any."""
-
-    data: dict[str, Any]
-    facts: Rows = field(default_factory=list)
-    table: Table | None = None
-    problem: GraftError | None = None
-
-    def show(self) -> None:
-        """Print the result for people on standard output."""
-        console = Console()
-        if self.table is not None:
-            console.print(self.table)
-        for name, fact in self.facts:
-            console.print(f"{name:<11} {fact}", markup=False, highlight=False, soft_wrap=True)
 
 
 def run(path: Path, overrides: Sequence[str]) -> Answer:
@@ -79,11 +56,17 @@ def _ran(decision: PromotionDecision, report: EvaluationReport | None) -> Answer
     champion = f"models:/{decision.model}@champion"
     facts += [
         ("registered", decision.uri),
-        ("promotion", f"{'champion' if decision.promoted else 'no champion'}: {decision.reason}"),
-        ("look", "graft ui  (MLflow's pages of runs and models)"),
-        ("predict", f"graft predict IMAGE --model {champion}"),
+        ("promotion", f"{'champion' if decision.promoted else 'not promoted'}: {decision.reason}"),
+        ("look", f"{_graft()} ui  (MLflow's pages of runs and models)"),
+        ("predict", f"{_graft()} predict IMAGE --model {champion}"),
     ]
     return Answer(data, facts)
+
+
+def _graft() -> str:
+    """Return what to type for ``graft``: uv run finds it where the shell does not."""
+    through_uv = "UV_RUN_RECURSION_DEPTH" in os.environ  # uv run puts it on PATH for us alone
+    return "graft" if shutil.which("graft") and not through_uv else "uv run graft"
 
 
 def _accuracy(report: EvaluationReport) -> str:
@@ -107,10 +90,10 @@ def predict(images: Sequence[Path], model: str | None) -> Answer:
 
     uri = model or _only_champion()
     rows = classify(uri, list(images)).to_dict("records")
-    table = Table("image", "label", "confidence", box=None, title=uri, title_justify="left")
+    table = Cells("image", "label", "confidence")
     for row in rows:
-        table.add_row(row["path"], row["label"], f"{row['confidence']:.1%}")
-    return Answer({"model": uri, "predictions": rows}, table=table)
+        table.add(row["path"], row["label"], f"{row['confidence']:.1%}")
+    return Answer({"model": uri, "predictions": rows}, [("model", uri)], table)
 
 
 def _only_champion() -> str:
@@ -176,48 +159,27 @@ def models(name: str | None) -> Answer:
     from tasks.register.registry import list_versions
 
     rows = list_versions(name)
-    table = Table("model", "version", "aliases", "accuracy", "created", "decision", box=None)
+    table = Cells("model", "version", "aliases", "accuracy", "created", "decision")
     for row in rows:
         accuracy = "" if row.accuracy is None else f"{row.accuracy:.2%}"
         created = f"{row.created:%Y-%m-%d %H:%M}"
-        table.add_row(
-            row.name, str(row.version), ", ".join(row.aliases), accuracy, created, row.decision
-        )
+        aliases = ", ".join(row.aliases)
+        table.add(row.name, str(row.version), aliases, accuracy, created, row.decision)
     return Answer({"versions": [asdict(row) for row in rows]}, table=table)
 
 
 def ui(port: int, show: Callable[[Answer], None]) -> None:
     """Serve MLflow's pages until Ctrl-C; a tracking server has its own, whose address is shown."""
+    from flows.pages import serve_pages
     from tasks.register.client import connect, tracking_uri
 
     uri = tracking_uri()
     connect(create=False)
     if uri.startswith(("http://", "https://")):
-        show(_address(uri))
-        return
-    _check_port(port)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:  # noqa: S603
-        try:
-            show(_address(f"http://127.0.0.1:{port}"))
-            server.wait()
-        except KeyboardInterrupt:  # the way to end it, so it is no failure
-            return
-        finally:
-            server.terminate()
-    raise TrackingError(f"The MLflow UI ended by itself.\nTry: {' '.join(command)}")
+        show(_address(uri, "a server of its own"))
+    else:
+        serve_pages(uri, port, lambda address: show(_address(address, "Ctrl-C stops it")))
 
 
-def _address(address: str) -> Answer:
-    return Answer({"address": address}, [("MLflow UI", f"{address}  (Ctrl-C stops it)")])
-
-
-def _check_port(port: int) -> None:
-    try:
-        with socket.create_server(("127.0.0.1", port)):
-            return
-    except OSError as error:
-        raise ConfigError(
-            f"Port {port} is taken: {error.strerror}.\nName another, for example --port 5001."
-        ) from error
+def _address(address: str, note: str) -> Answer:
+    return Answer({"address": address}, [("MLflow UI", f"{address}  ({note})")])

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.artifacts import folder_atomic, sha256_parts
 from tasks.config import DataConfig
-from tasks.download.words import listed
 from tasks.errors import DataError
-from tasks.index import ImageRecord, read_index
+from tasks.index import read_index
 from tasks.preprocess.leaks import check_leaks
 from tasks.preprocess.pack import (
     FORMAT,
@@ -21,6 +19,14 @@ from tasks.preprocess.pack import (
     save_prepared,
 )
 from tasks.preprocess.splits import SPLITS, assign_splits, missing_splits
+from tasks.preprocess.verdict import (
+    Splits,
+    bad_images,
+    ignored_files,
+    refuse_bad,
+    refuse_lost,
+    thin_classes,
+)
 from tasks.values import (
     InputSpec,
     PackedSplit,
@@ -29,10 +35,6 @@ from tasks.values import (
     SkippedImage,
     SplitName,
 )
-
-FEW = 10  # training images of a class
-
-Splits = Mapping[SplitName, list[ImageRecord]]
 
 
 def prepare(
@@ -49,16 +51,8 @@ def prepare(
     folder = cache / "prepared" / _key(config, seed, raw, spec)
     prepared = load_prepared(folder) or _make(folder, config, seed, raw, spec)
     # of the source, not of the images that the pack is kept under
-    warnings = (*left_out(raw), *prepared.warnings)
+    warnings = (*ignored_files(raw), *prepared.warnings)
     return prepared.model_copy(update={"warnings": warnings})
-
-
-def left_out(raw: RawDataset) -> tuple[str, ...]:
-    """Warn of files that the source holds and that are no images by name."""
-    if not raw.ignored_count:
-        return ()
-    names = listed(raw.ignored, total=raw.ignored_count)
-    return (f"{raw.ignored_count:,} file(s) are not images by name and were left out: {names}.",)
 
 
 def _make(
@@ -68,9 +62,10 @@ def _make(
     leaks = check_leaks(splits, raw.classes, config)
     with folder_atomic(folder) as scratch:
         packed, skipped = _pack(scratch, raw, splits, spec)
-        _refuse_bad(skipped, sum(map(len, splits.values())), config)
-        _refuse_lost(splits, packed, raw.classes)
-        warnings = (*leaks, *_skipped(skipped), *_thin(packed, raw.classes))
+        counts = {name: split.counts for name, split in packed.items()}
+        refuse_bad(skipped, sum(map(len, splits.values())), config)
+        refuse_lost(splits, counts, raw.classes)
+        warnings = (*leaks, *bad_images(skipped), *thin_classes(counts, raw.classes))
         save_prepared(_describe(raw, spec, packed, skipped, warnings), scratch)
         if folder.exists() and load_prepared(folder) is None:
             shutil.rmtree(folder)  # damaged; a whole one was made by another process meanwhile
@@ -102,58 +97,6 @@ def _pack(
         )
         skipped += bad
     return packed, tuple(skipped)
-
-
-def _refuse_bad(skipped: tuple[SkippedImage, ...], n: int, config: DataConfig) -> None:
-    if not skipped or config.on_bad_image == "skip":
-        return
-    raise DataError(
-        f"{len(skipped)} of {n} images cannot be used (data.on_bad_image=skip leaves them out):\n"
-        f"{_listed(skipped)}"
-    )
-
-
-def _listed(skipped: tuple[SkippedImage, ...]) -> str:
-    return listed([f"{image.path} ({image.reason})" for image in skipped], between="; ")
-
-
-def _refuse_lost(
-    splits: Splits, packed: Mapping[SplitName, PackedSplit], classes: tuple[str, ...]
-) -> None:
-    """Refuse splits that lost a class because none of its images can be used."""
-    lost = [
-        f"{classes[label]!r} in {name}"
-        for name in SPLITS
-        for label in sorted({record.label for record in splits[name]})
-        if packed[name].counts[label] == 0
-    ]
-    if lost:
-        raise DataError(
-            f"No readable image is left of class {listed(lost)}.\n"
-            "Run graft check to list the bad images, and replace them."
-        )
-
-
-def _skipped(skipped: tuple[SkippedImage, ...]) -> tuple[str, ...]:
-    if not skipped:
-        return ()
-    return (f"{len(skipped):,} image(s) cannot be used and were left out: {_listed(skipped)}.",)
-
-
-def _thin(packed: Mapping[SplitName, PackedSplit], classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Warn of classes with few training images, and of those that val or test do not have."""
-    few = (
-        f"Class {name!r} has only {n} training image(s)."
-        for name, n in zip(classes, packed["train"].counts, strict=True)
-        if n < FEW
-    )
-    none = (
-        f"No {split} image of class {name!r}."
-        for split in SPLITS[1:]
-        for name, n in zip(classes, packed[split].counts, strict=True)
-        if n == 0
-    )
-    return (*few, *none)
 
 
 def _describe(

@@ -82,7 +82,7 @@ def test_check_finds_the_same_images_and_writes_nothing(
 ) -> None:
     raw, bad = mixed
     before = files_in(tmp_path)
-    found = check_images(raw)
+    _, found = check_images(raw)
     assert {image.path for image in found} == bad.keys()
     assert files_in(tmp_path) == before
     prepared = prepare(SKIP, 0, raw, spec, tmp_path / "cache")
@@ -260,7 +260,8 @@ def test_real_photographs_pass_the_check_and_cut_off_ones_do_not(
     hymenoptera: tuple[DataConfig, RawDataset, Path],
 ) -> None:
     _, raw, _ = hymenoptera
-    assert check_images(raw) == []
+    records = read_index(raw.index)
+    assert check_images(raw) == (records, [])
     for record in read_index(raw.index)[::40]:
         content = (raw.root / record.path).read_bytes()
         with pytest.raises(UnreadableImage, match="damaged"):

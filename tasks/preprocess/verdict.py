@@ -1,0 +1,76 @@
+"""What is said of a data set once every image has been read: refusals and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tasks.config import DataConfig
+from tasks.download.words import listed
+from tasks.errors import DataError
+from tasks.index import ImageRecord
+from tasks.preprocess.splits import SPLITS
+from tasks.values import RawDataset, SkippedImage, SplitName
+
+FEW = 10  # training images of a class
+
+Splits = Mapping[SplitName, list[ImageRecord]]
+Counts = Mapping[SplitName, Sequence[int]]  # usable images of each class
+
+
+def refuse_bad(bad: Sequence[SkippedImage], n: int, config: DataConfig) -> None:
+    """Raise ``DataError`` for bad images, of ``n`` in all, where the policy is to fail."""
+    if bad and config.on_bad_image == "fail":
+        raise DataError(
+            f"{len(bad)} of {n} images cannot be used (data.on_bad_image=skip leaves them out):\n"
+            f"{_listed(bad)}"
+        )
+
+
+def refuse_lost(splits: Splits, counts: Counts, classes: tuple[str, ...]) -> None:
+    """Raise ``DataError`` for splits that lost a class: none of its images can be used."""
+    lost = [
+        f"{classes[label]!r} in {name}"
+        for name in SPLITS
+        for label in sorted({record.label for record in splits[name]})
+        if counts[name][label] == 0
+    ]
+    if lost:
+        raise DataError(
+            f"No readable image is left of class {listed(lost)}.\n"
+            "Replace its bad images (graft check lists them all), or leave the class out."
+        )
+
+
+def bad_images(bad: Sequence[SkippedImage]) -> tuple[str, ...]:
+    """Warn of images that were left out."""
+    if not bad:
+        return ()
+    return (f"{len(bad):,} image(s) cannot be used and were left out: {_listed(bad)}.",)
+
+
+def ignored_files(raw: RawDataset) -> tuple[str, ...]:
+    """Warn of files that the source holds and that are no images by name."""
+    if not raw.ignored_count:
+        return ()
+    names = listed(raw.ignored, total=raw.ignored_count)
+    return (f"{raw.ignored_count:,} file(s) are not images by name and were left out: {names}.",)
+
+
+def thin_classes(counts: Counts, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Warn of classes with few training images, and of those that val or test do not have."""
+    few = (
+        f"Class {name!r} has only {n} training image(s)."
+        for name, n in zip(classes, counts["train"], strict=True)
+        if n < FEW
+    )
+    none = (
+        f"No {split} image of class {name!r}."
+        for split in SPLITS[1:]
+        for name, n in zip(classes, counts[split], strict=True)
+        if n == 0
+    )
+    return (*few, *none)
+
+
+def _listed(bad: Sequence[SkippedImage]) -> str:
+    return listed([f"{image.path} ({image.reason})" for image in bad], between="; ")
