@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tasks.download.words import printable
 from tasks.errors import GraftError
+from tasks.words import printable
 
 Rows = list[tuple[str, str]]
 UNCUT = 1_000_000  # columns, where nobody looks at the lines' width

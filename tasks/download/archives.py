@@ -17,8 +17,8 @@ from stat import S_IFMT, S_ISDIR, S_ISREG
 from typing import IO, NamedTuple
 
 from tasks.download.sealed import sealed
-from tasks.download.words import printable
 from tasks.errors import DataError, GraftError, ResourceError
+from tasks.words import printable
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")  # APPNOTE.TXT 4.3.7 and 4.3.16 (no member)
 TAR_BLOCK = 512  # bytes; POSIX.1-1988 ustar

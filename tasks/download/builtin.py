@@ -13,8 +13,8 @@ from tasks.config import DataConfig
 from tasks.download.archives import extract
 from tasks.download.fetch import fetch
 from tasks.download.sealed import sealed
-from tasks.download.words import printable
 from tasks.errors import ConfigError, DataError
+from tasks.words import printable
 
 CIFAR10_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"

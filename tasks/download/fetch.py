@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tasks.download.https import fetch_https, shown
-from tasks.download.words import printable
 from tasks.errors import GraftError
+from tasks.words import printable
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from tasks.config import DataConfig
 from tasks.download.listing import LINK, ListedImage, Listing
 from tasks.download.splits import assign_splits, named_splits, split_by_name
-from tasks.download.words import SHOWN, listed, printable
 from tasks.errors import DataError
+from tasks.words import SHOWN, listed, printable
 
 # torchvision.datasets.folder.IMG_EXTENSIONS
 IMAGE_SUFFIXES = (

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.download.words import listed, printable
 from tasks.errors import DataError
+from tasks.words import listed, printable
 
 LINK = " (link)"  # ends the name of an ignored link
 

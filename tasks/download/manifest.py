@@ -16,8 +16,8 @@ from tasks.config import DataConfig
 from tasks.download.folders import subfolders
 from tasks.download.listing import ListedImage, Listing
 from tasks.download.splits import assign_splits, named_splits
-from tasks.download.words import listed, printable
 from tasks.errors import ConfigError, DataError
+from tasks.words import listed, printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,10 +18,10 @@ from tasks.download.fetch import fetch, local_path
 from tasks.download.folders import read_folders, top_folder
 from tasks.download.listing import Listing, check_listing, classes_of
 from tasks.download.manifest import SUFFIXES, find_manifest, read_manifest
-from tasks.download.words import listed, printable
 from tasks.errors import ConfigError, DataError
 from tasks.index import ImageRecord, digest_records, write_index
 from tasks.values import RawDataset
+from tasks.words import listed, printable
 
 FORMAT = "raw-2"  # change it when the same source would give another index
 READ_BY = (  # every setting that decides what the index holds

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.config import DataConfig
-from tasks.download.words import listed
 from tasks.errors import DataError
 from tasks.values import SplitName
+from tasks.words import listed
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 SYNONYMS: dict[str, SplitName] = {

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
-from tasks.download.words import printable
 from tasks.evaluate.score import Scores
 from tasks.index import read_index
 from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset
+from tasks.words import printable
 
 
 def write_predictions(scores: Scores, prepared: PreparedDataset, path: Path) -> None:

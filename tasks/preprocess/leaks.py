@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from tasks.config import DataConfig
-from tasks.download.words import listed, printable
 from tasks.errors import DataError
 from tasks.index import ImageRecord
 from tasks.values import SplitName
+from tasks.words import listed, printable
 
 
 def check_leaks(

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.artifacts import sha256_file
-from tasks.download.words import printable
 from tasks.errors import DataError
 from tasks.index import ImageRecord
 from tasks.preprocess.decode import UnreadableImage, decode_rgb
 from tasks.values import SkippedImage
+from tasks.words import printable
 
 Pixels = npt.NDArray[np.uint8]  # (h, w, 3)
 AHEAD = 128  # images decoded before they are asked for

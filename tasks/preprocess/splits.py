@@ -8,10 +8,10 @@ from typing import get_args
 
 from tasks.artifacts import sha256_parts
 from tasks.config import DataConfig
-from tasks.download.words import listed
 from tasks.errors import ConfigError, DataError
 from tasks.index import ImageRecord
 from tasks.values import SplitName
+from tasks.words import listed
 
 Unit = list[ImageRecord]  # images that stay together: one group, or copies of one file
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)

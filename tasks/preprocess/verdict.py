@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tasks.config import DataConfig
-from tasks.download.words import listed
 from tasks.errors import DataError
 from tasks.index import ImageRecord
 from tasks.preprocess.splits import SPLITS
 from tasks.values import RawDataset, SkippedImage, SplitName
+from tasks.words import listed
 
 FEW = 10  # training images of a class
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tasks.download.words import listed
 from tasks.errors import WeightsError
 from tasks.pretrained.architectures import AUXILIARY
+from tasks.words import listed
 
 _WRAPPERS = ("state_dict", "model")  # keys under which checkpoints keep the state dict
 _PARALLEL = "module."  # the prefix that DataParallel and DistributedDataParallel add
@@ -145,11 +145,10 @@ def _rename(key: str) -> str:
 
 
 def _is_plain(value: object) -> bool:
-    """Tell whether a tensor holds all of its numbers, each on its own."""
+    """Tell whether a tensor is an ordinary, dense one that holds its numbers."""
     assert isinstance(value, Tensor)  # read_state has refused anything else
-    if value.layout is not torch.strided or value.is_nested or value.is_quantized or value.is_meta:
-        return False
-    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    odd = value.layout is not torch.strided or value.is_nested or value.is_quantized
+    return not odd and not value.is_meta
 
 
 def _as_float32(value: object) -> Tensor:

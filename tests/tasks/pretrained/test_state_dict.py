@@ -260,13 +260,10 @@ def test_any_damage_is_a_weights_error_or_does_no_harm(
         lambda: torch.eye(3).to_sparse_csr(),
         lambda: torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
         lambda: torch.empty(3, 3, device="meta"),
-        lambda: torch.zeros(1).expand(1 << 40),
     ],
-    ids=["sparse", "csr", "quantized", "meta", "expanded"],
+    ids=["sparse", "csr", "quantized", "meta"],
 )
-def test_tensors_without_all_of_their_numbers_are_refused(
-    make: Callable[[], Tensor], tmp_path: Path
-):
+def test_tensors_that_are_not_dense_are_refused(make: Callable[[], Tensor], tmp_path: Path):
     torch.save({"fc.weight": make()}, tmp_path / "w.pth")
     with pytest.raises(WeightsError) as caught:
         read_state(tmp_path / "w.pth", ARCHITECTURE)

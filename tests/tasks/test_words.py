@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.download.words import listed, printable
+from tasks.words import listed, printable
 
 
 @pytest.mark.parametrize(
