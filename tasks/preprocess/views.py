@@ -30,7 +30,7 @@ def shrink(image_chw: Tensor, spec: InputSpec, size: int) -> Tensor:
 
     Takes uint8 (..., 3, h, w) and gives uint8 (..., 3, size, size), by torchvision's antialiased
     resize and ``center_crop``: the pixels of its ``ImageClassification`` preset by transforms *v2*
-    (on tensors; v1 on Pillow's images differs by a level or two).
+    (v1, which resizes Pillow images, may round otherwise).
     """
     mode = InterpolationMode(spec.interpolation)
     resized = tv.resize(image_chw, [spec.resize], interpolation=mode, antialias=True)
