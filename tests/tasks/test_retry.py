@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from prefect.states import Completed, Failed
 
+from tasks import retry
 from tasks.errors import (
     DataError,
     GraftError,
@@ -15,7 +16,7 @@ from tasks.errors import (
     TransientWeightsError,
     WeightsError,
 )
-from tasks.retry import RETRIES, RETRY_DELAYS, may_pass
+from tasks.retry import PASSING, RETRIES, RETRY_DELAYS, may_pass, with_retries
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,46 @@ def test_a_fault_that_does_not_pass_ends_in_the_rooms_exit_code(
     transient: type[GraftError], code: int
 ):
     assert transient.exit_code == code
+
+
+class Server:
+    """Fails a number of times, then answers."""
+
+    def __init__(self, error: type[Exception], failures: int) -> None:
+        self.error = error
+        self.failures = failures
+        self.asked = 0
+
+    def ask(self, question: str, *, loud: bool) -> str:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise self.error("It is away.\nStart it.")
+        return question.upper() if loud else question
+
+
+@pytest.mark.parametrize("error", PASSING)
+@pytest.mark.parametrize("failures", [0, 1, RETRIES, RETRIES + 1])
+def test_a_call_outside_a_task_is_tried_as_often_as_a_task(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: type[GraftError],
+    failures: int,
+):
+    monkeypatch.setattr(retry, "RETRY_DELAYS", [0.0] * RETRIES)
+    server = Server(error, failures)
+    if failures > RETRIES:
+        with pytest.raises(error):
+            with_retries(server.ask, "who", loud=True)
+    else:
+        assert with_retries(server.ask, "who", loud=True) == "WHO"
+    assert server.asked == min(failures, RETRIES) + 1
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["It is away. Trying again in 0 s."] * min(failures, RETRIES)
+
+
+@pytest.mark.parametrize("error", [TrackingError, DataError, OSError, KeyboardInterrupt])
+def test_a_call_that_no_other_try_would_mend_is_made_once(error: type[BaseException]):
+    server = Server(error, 1)
+    with pytest.raises(error):
+        with_retries(server.ask, "who", loud=False)
+    assert server.asked == 1
