@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +16,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from requests.exceptions import (
+    ChunkedEncodingError,
+    HTTPError,
+    RequestException,
+    SSLError,
+    Timeout,
+)
 from requests.exceptions import ConnectionError as Unreachable
-from requests.exceptions import RequestException, Timeout
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,12 +31,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.artifacts import disk_errors, sync_folder
 from tasks.errors import ResourceError, TrackingError, TransientTrackingError
 
+URI = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
 PROBE_SECONDS = 8  # longest wait for a server's first answer
 PROBE = "/api/2.0/mlflow/experiments/search"
-PASSING_CODES = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
-PASSING_WORDS = ("API request to", "database is locked", "Max retries exceeded")
+PASSING_STATUS = (429, 502, 503, 504)  # HTTP: too many requests, a gateway's faults, not ready
+# MLflow drops the exception that it met while it downloads, and keeps its words.
+PASSING_WORDS = re.compile(
+    r"database is locked|timed out|Connection refused|Connection aborted|Connection broken"
+    r"|(too many|error code) (429|502|503|504)\b"
+)
 LONGEST = 300  # characters of MLflow's own words in an error
+
+_naming = threading.RLock()
 
 # graft says what matters itself; MLflow's info lines and logged tracebacks would bury it.
 if "MLFLOW_LOGGING_LEVEL" not in os.environ:
@@ -41,7 +56,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
 
 def tracking_uri() -> str:
     """Return MLFLOW_TRACKING_URI, else ``sqlite:///`` of mlruns/mlflow.db in this folder."""
-    named = os.environ.get("MLFLOW_TRACKING_URI")
+    named = os.environ.get(URI)
     return named or f"{SQLITE}{Path.cwd() / 'mlruns' / 'mlflow.db'}"
 
 
@@ -49,8 +64,9 @@ def connect(create: bool = True) -> MlflowClient:
     """Return a client of ``tracking_uri()``'s server, which has answered.
 
     A sqlite database that is not there is made, unless ``create`` is false. Raises
-    ``TrackingError`` within ten seconds when the server does not answer or the database cannot be
-    used, ``ResourceError`` when the disk is full or read-only.
+    ``TrackingError`` within ten seconds when the server does not answer (its transient kind where
+    waiting may help) or the database cannot be used, ``ResourceError`` when the disk is full or
+    read-only.
     """
     uri = tracking_uri()
     if uri.startswith(("http://", "https://")):
@@ -71,16 +87,21 @@ def named_store() -> Iterator[None]:
     """Name ``tracking_uri()`` in the environment, for MLflow code that asks no client.
 
     Its sqlite registry looks a logged model up, and models:/ artifacts are looked up, in the
-    process's default store, not in the client's.
+    process's default store, not in the client's. One thread at a time: whoever leaves takes the
+    name away, also from under another.
     """
-    if "MLFLOW_TRACKING_URI" in os.environ:
-        yield
-        return
-    os.environ["MLFLOW_TRACKING_URI"] = tracking_uri()
-    try:
-        yield
-    finally:
-        del os.environ["MLFLOW_TRACKING_URI"]
+    with _naming:
+        before = os.environ.get(URI)
+        if before:
+            yield
+            return
+        os.environ[URI] = tracking_uri()
+        try:
+            yield
+        finally:
+            del os.environ[URI]
+            if before is not None:
+                os.environ[URI] = before
 
 
 def artifact_root() -> str | None:
@@ -117,16 +138,43 @@ def _as_graft_error(error: Exception, doing: str) -> ResourceError | TrackingErr
 
 
 def _may_pass(error: Exception, words: str) -> bool:
-    if isinstance(error, (Unreachable, Timeout)):
-        return True
+    """Say whether waiting may help: nobody answered, or what answered was not ready."""
     if "unable to open database" in words or "readonly database" in words:
         return False
-    code = getattr(error, "error_code", "")
-    return code in PASSING_CODES or any(word in words for word in PASSING_WORDS)
+    met = error.__cause__ or error.__context__  # what MLflow wrapped
+    for fault in (error, met):
+        if isinstance(fault, SSLError):  # a ConnectionError by class, but a certificate stays wrong
+            return False
+        if isinstance(fault, (Unreachable, Timeout, ChunkedEncodingError)):
+            return True
+    return _status(error) in PASSING_STATUS or PASSING_WORDS.search(words) is not None
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status that an error stands for, if it stands for one."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    if isinstance(error, HTTPError) and error.response is not None:
+        return error.response.status_code
+    return None
 
 
 def _probe(uri: str) -> None:
-    # One question without retries: MLflow's own calls would knock for minutes.
+    status = _ask(uri)
+    if status in PASSING_STATUS:
+        raise TransientTrackingError(
+            f"The MLflow tracking server at {uri} is not ready: HTTP {status}.\n"
+            "Wait until it is, or look at its log."
+        )
+    if status != 200:
+        raise TrackingError(
+            f"{uri} answers as no MLflow server should: HTTP {status}.\n"
+            "Correct MLFLOW_TRACKING_URI or its credentials, or unset it to track in mlruns/."
+        )
+
+
+def _ask(uri: str) -> int:
+    """Return the HTTP status of one question, asked once: MLflow would knock for minutes."""
     try:
         answer = http_request(
             get_default_host_creds(uri),
@@ -138,15 +186,12 @@ def _probe(uri: str) -> None:
             json={"max_results": 1},
         )
     except MlflowException as error:
-        raise TrackingError(
+        kind = TransientTrackingError if _may_pass(error, str(error)) else TrackingError
+        raise kind(
             f"No MLflow tracking server answers at {uri}.\n"
             "Start it, correct MLFLOW_TRACKING_URI, or unset it to track in mlruns/."
         ) from error
-    if answer.status_code != 200:
-        raise TrackingError(
-            f"{uri} answers as no MLflow server should: HTTP {answer.status_code}.\n"
-            "Correct MLFLOW_TRACKING_URI or its credentials, or unset it to track in mlruns/."
-        )
+    return int(answer.status_code)
 
 
 def _database(uri: str) -> Path:

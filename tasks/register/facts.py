@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.utils.mlflow_tags import (
@@ -23,9 +24,11 @@ from mlflow.utils.mlflow_tags import (
 from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE, MAX_PARAM_VAL_LENGTH
 
 from tasks.config import DataConfig, RunConfig
+from tasks.download.https import shown
 from tasks.values import PackedSplit, PreparedDataset
 
 GIT_SECONDS = 10
+HIDDEN = "?…"  # in the place of an address's query
 CONTEXTS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -37,13 +40,37 @@ def graft_version() -> str:
         return "source"
 
 
+def public_config(config: RunConfig) -> RunConfig:
+    """Return ``config`` as it may be shown to all who see a run: without secrets in addresses."""
+    data, model = config.data, config.model
+    if data.path is not None:
+        data = data.model_copy(update={"path": without_secrets(data.path)})
+    if model.weights is not None:
+        model = model.model_copy(update={"weights": without_secrets(model.weights)})
+    return config.model_copy(update={"data": data, "model": model})
+
+
+def without_secrets(source: str) -> str:
+    """Return a web address without credentials and query (a signature, a token); else ``source``.
+
+    Three dots stand for the query, so that nobody takes the address for the whole of it.
+    """
+    parts = urlsplit(source)
+    if parts.scheme not in ("http", "https"):
+        return source
+    return shown(source) + (HIDDEN if parts.query else "")
+
+
 def flat_params(config: RunConfig) -> dict[str, str]:
-    """Return every value of ``config`` as text under its dotted key, as long as MLflow allows."""
+    """Return the values of ``public_config`` as text under dotted keys, as long as MLflow allows.
+
+    The keys are those of the config file.
+    """
     return {
         key: value
         if len(value) <= MAX_PARAM_VAL_LENGTH
         else value[: MAX_PARAM_VAL_LENGTH - 1] + "…"
-        for key, value in _flat("", config.model_dump(mode="json"))
+        for key, value in _flat("", public_config(config).model_dump(mode="json"))
     }
 
 
@@ -123,7 +150,7 @@ def dataset_inputs(config: RunConfig, prepared: PreparedDataset) -> list[Dataset
 
 
 def _dataset(data: DataConfig, prepared: PreparedDataset, split: PackedSplit) -> Dataset:
-    source = data.path or f"{data.kind} (built in)"
+    source = without_secrets(data.path) if data.path else f"{data.kind} (built in)"
     remote = source.startswith("https://")
     profile = {
         "images": split.n,
@@ -134,7 +161,7 @@ def _dataset(data: DataConfig, prepared: PreparedDataset, split: PackedSplit) ->
     }
     schema = {"image": f"uint8 ({split.height}, {split.width}, 3)", "label": "int64"}
     return Dataset(
-        name=f"{Path(source).stem if data.path else data.kind}-{split.name}",
+        name=f"{Path(source.removesuffix(HIDDEN)).stem if data.path else data.kind}-{split.name}",
         digest=split.digest[:MAX_DATASET_DIGEST_SIZE],
         source_type="http" if remote else "local",
         source=json.dumps({"url" if remote else "uri": source}),

@@ -14,10 +14,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from requests.exceptions import RequestException
 
 from tasks.config import RunConfig
-from tasks.errors import TrackingError, TransientTrackingError
+from tasks.configfile import dump_config
+from tasks.errors import GraftError, TrackingError
 from tasks.finetune.progress import EpochRecord
 from tasks.register.client import artifact_root, connect, tracking_errors, tracking_uri
 from tasks.register.facts import (
@@ -25,8 +25,11 @@ from tasks.register.facts import (
     environment_text,
     finite_metrics,
     flat_params,
+    public_config,
     run_tags,
+    without_secrets,
 )
+from tasks.retry import with_retries
 from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset
 
 __all__ = ["RunTracker", "open_run", "tracking_uri"]
@@ -52,13 +55,14 @@ class RunTracker:
         self.experiment_id = experiment_id
         self._client = client
         self._config = config
-        self._waiting: list[Metric] = []
+        self._waiting: dict[tuple[str, int], Metric] = {}  # by name and step
+        self._sent: set[tuple[str, int]] = set()
 
     def epoch(self, record: EpochRecord) -> None:
         """Log one epoch's figures at step ``record.epoch``, in one call.
 
-        Hours of training must not end because the server is away for a while: what it does not
-        take now goes with the next epoch, and ``finished`` fails if it is still away then.
+        Hours of training must not end because the server is away or refuses: what it does not take
+        now goes with the next epoch, and ``finished`` fails if it still does not take it then.
         """
         values = {
             "train_loss": record.train_loss,
@@ -71,7 +75,7 @@ class RunTracker:
         }
         try:
             self._metrics(values, record.epoch)
-        except TransientTrackingError as error:
+        except TrackingError as error:
             log.warning("epoch %d is not tracked yet: %s", record.epoch, error)
 
     def datasets(self, prepared: PreparedDataset) -> None:
@@ -84,7 +88,7 @@ class RunTracker:
         """Log which pretrained network the run starts from, under ``backbone.``."""
         facts = {
             "architecture": backbone.architecture,
-            "source": backbone.source,
+            "source": without_secrets(backbone.source),
             "sha256": backbone.sha256 or "none: random weights",
             "parameters": backbone.parameters,
             "head": backbone.head,
@@ -96,18 +100,24 @@ class RunTracker:
             self._client.log_batch(self.run_id, params=params)
 
     def finished(self, model: FineTunedModel, report: EvaluationReport) -> None:
-        """Log the final figures, and every file of the run folder as an artifact."""
+        """Log the final figures, and every file of the run folder as an artifact.
+
+        Safe to call again after a fault: nothing is logged twice.
+        """
         self._metrics(_final_values(model, report), model.chosen_epoch)
         with tracking_errors("storing the run's files"):
             self._client.log_artifacts(self.run_id, str(model.folder))
 
     def _metrics(self, values: Mapping[str, float], step: int) -> None:
         metrics, odd = finite_metrics(values, int(time.time() * 1000), step)
-        self._waiting += metrics
+        for metric in metrics:
+            if (metric.key, metric.step) not in self._sent:
+                self._waiting.setdefault((metric.key, metric.step), metric)
         tags = [RunTag("graft.not_finite", "; ".join(odd))] if odd else []
         with tracking_errors("logging metrics"):
-            self._client.log_batch(self.run_id, metrics=self._waiting, tags=tags)
-        self._waiting = []
+            self._client.log_batch(self.run_id, metrics=[*self._waiting.values()], tags=tags)
+        self._sent |= self._waiting.keys()
+        self._waiting = {}
 
 
 @contextmanager
@@ -116,22 +126,26 @@ def open_run(config: RunConfig) -> Iterator[RunTracker]:
 
     FINISHED when the block ends well, FAILED on an error, KILLED on Ctrl-C and the like (every
     ``BaseException`` that is no ``Exception``, Prefect's termination signal included). Raises
-    ``TrackingError`` within ten seconds when the server is not there.
+    ``TrackingError`` within ten seconds when the server is not there; one that goes away later is
+    waited for, and never undoes a block that ended well.
     """
     client = connect()
-    with tracking_errors("opening the run"):
-        experiment_id = _experiment(client, config.tracking.experiment)
-        run = client.create_run(experiment_id, tags=run_tags(), run_name=config.name)
-    tracker = RunTracker(client, config, run.info.run_id, experiment_id)
+    tracker = with_retries(_open, client, config)
     try:
         with _system_metrics(tracker.run_id):
-            _write_opening_facts(client, tracker.run_id, config)
+            with_retries(_write_opening_facts, client, tracker.run_id, config)
             yield tracker
     except BaseException as error:
         _abandon(client, tracker.run_id, error)
         raise
-    with tracking_errors("closing the run"):
-        client.set_terminated(tracker.run_id, "FINISHED")
+    _finish(client, tracker.run_id)
+
+
+def _open(client: MlflowClient, config: RunConfig) -> RunTracker:
+    with tracking_errors("opening the run"):
+        experiment_id = _experiment(client, config.tracking.experiment)
+        run = client.create_run(experiment_id, tags=run_tags(), run_name=config.name)
+    return RunTracker(client, config, run.info.run_id, experiment_id)
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
@@ -152,13 +166,10 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 
 def _write_opening_facts(client: MlflowClient, run_id: str, config: RunConfig) -> None:
-    import yaml
-
     params = [Param(key, value) for key, value in flat_params(config).items()]
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     with tracking_errors("logging the config"):
         client.log_batch(run_id, params=params)
-        client.log_text(run_id, text, "config.yaml")
+        client.log_text(run_id, dump_config(public_config(config)), "config.yaml")
         client.log_text(run_id, environment_text(), "environment.txt")
 
 
@@ -203,11 +214,19 @@ def _system_metrics(run_id: str) -> Iterator[None]:
 def _last_sample(monitor: SystemMetricsMonitor) -> None:
     # The monitor drops a point that is not full when it stops: all that a short run has.
     try:
-        monitor.collect_metrics()
-        monitor.publish_metrics(monitor.aggregate_metrics())
-        monitor.mlflow_logger.flush()
-    except (MlflowException, RequestException) as error:
+        with tracking_errors("logging the last system metrics"):
+            monitor.collect_metrics()
+            monitor.publish_metrics(monitor.aggregate_metrics())
+            monitor.mlflow_logger.flush()
+    except GraftError as error:
         log.warning("the last system metrics are not tracked: %s", error)
+
+
+def _finish(client: MlflowClient, run_id: str) -> None:
+    try:
+        with_retries(_close, client, run_id, "FINISHED")
+    except GraftError as fault:  # what the run has made stands all the same
+        log.warning("the run stays open in MLflow: %s", fault)
 
 
 def _abandon(client: MlflowClient, run_id: str, error: BaseException) -> None:
@@ -216,6 +235,11 @@ def _abandon(client: MlflowClient, run_id: str, error: BaseException) -> None:
     try:
         with tracking_errors("closing the run"):
             client.set_tag(run_id, "graft.error", words)
-            client.set_terminated(run_id, status)
-    except TrackingError as fault:  # must not hide what went wrong first
+        _close(client, run_id, status)
+    except GraftError as fault:  # must not hide what went wrong first
         log.warning("the run stays open in MLflow: %s", fault)
+
+
+def _close(client: MlflowClient, run_id: str, status: str) -> None:
+    with tracking_errors("closing the run"):
+        client.set_terminated(run_id, status)

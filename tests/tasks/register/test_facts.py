@@ -7,8 +7,15 @@ import subprocess
 
 import pytest
 
-from tasks.config import DataConfig, RunConfig
-from tasks.register.facts import environment_text, finite_metrics, flat_params, run_tags
+from tasks.config import DataConfig, ModelConfig, RunConfig
+from tasks.register.facts import (
+    environment_text,
+    finite_metrics,
+    flat_params,
+    public_config,
+    run_tags,
+    without_secrets,
+)
 
 
 def test_params_are_the_whole_config_under_dotted_keys():
@@ -27,6 +34,31 @@ def test_params_are_the_whole_config_under_dotted_keys():
 def test_a_value_longer_than_mlflow_takes_is_cut():
     config = RunConfig(data=DataConfig(kind="folder", path="x" * 9000))
     assert len(flat_params(config)["data.path"]) == 6000
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("https://host/a.zip?sig=secret&x=1", "https://host/a.zip?…"),
+        ("https://me:secret@host:8/a.zip", "https://host:8/a.zip"),
+        ("https://host/a.zip#secret", "https://host/a.zip"),
+        ("http://host/a.zip", "http://host/a.zip"),
+        ("photos/what?.zip", "photos/what?.zip"),
+        ("file:///photos/what?.zip", "file:///photos/what?.zip"),
+        ("models:/graft@champion", "models:/graft@champion"),
+        ("torchvision:DEFAULT", "torchvision:DEFAULT"),
+    ],
+)
+def test_secrets_in_addresses_are_not_shown(address, public):
+    assert without_secrets(address) == public
+    config = RunConfig(
+        data=DataConfig(kind="folder", path=address, sha256="0" * 64),
+        model=ModelConfig(weights=address, sha256="0" * 64),
+    )
+    assert public_config(config).data.path == public_config(config).model.weights == public
+    params = flat_params(config)
+    assert params["data.path"] == params["model.weights"] == public
+    assert public_config(config).training == config.training
 
 
 def git(folder, *arguments):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
+import sqlite3
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,9 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tasks import retry
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
-from tasks.errors import Terminated, TrackingError, TransientTrackingError
+from tasks.errors import GraftError, Terminated, TrackingError, TransientTrackingError
 from tasks.finetune.progress import EpochRecord
 from tasks.pretrained.load import load_pretrained
 from tasks.register.facts import flat_params
@@ -123,6 +126,102 @@ def test_a_finished_run_has_its_figures_and_every_file(store, strong):
     stored = {file.path for file in store.list_artifacts(tracker.run_id)}
     assert {path.name for path in strong.model.folder.iterdir()} <= stored
     assert {"report.json", "confusion.png", "predictions.parquet", "config.yaml"} <= stored
+
+
+def test_nothing_mlflow_keeps_shows_the_secrets_of_an_address(store, strong, tmp_path):
+    secret = {"path": "https://host/images.zip?sig=SECRET", "sha256": "0" * 64}
+    data = strong.config.data.model_copy(update=secret)
+    with open_run(strong.config.model_copy(update={"data": data})) as tracker:
+        tracker.datasets(strong.prepared)
+    (dataset, *_) = store.get_run(tracker.run_id).inputs.dataset_inputs
+    assert dataset.dataset.name.startswith("images-")
+    written = [path.read_bytes() for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]
+    assert any(b"https://host/images.zip?\xe2\x80\xa6" in content for content in written)
+    assert not any(b"SECRET" in content for content in written)
+
+
+def test_what_is_tried_again_is_logged_once(store, strong, tmp_path):
+    database = sqlite3.connect(tmp_path / "mlruns" / "mlflow.db", isolation_level=None)
+    with open_run(strong.config) as tracker:
+        files = tmp_path / "mlruns" / "artifacts" / tracker.run_id / "artifacts"
+        database.execute("ALTER TABLE metrics RENAME TO away")
+        tracker.epoch(RECORD)
+        with pytest.raises(TransientTrackingError, match="no such table: metrics"):
+            tracker.finished(strong.model, strong.report)
+        database.execute("ALTER TABLE away RENAME TO metrics")
+        files.rename(tmp_path / "aside")
+        files.touch()
+        with pytest.raises(GraftError):
+            tracker.finished(strong.model, strong.report)
+        files.unlink()
+        (tmp_path / "aside").rename(files)
+        tracker.finished(strong.model, strong.report)
+    database.close()
+    assert (files / "report.json").is_file()
+    for name in ("train_loss", "test_accuracy"):
+        assert len(store.get_metric_history(tracker.run_id, name)) == 1
+
+
+def test_a_server_that_refuses_does_not_end_the_training(store, strong, tmp_path, caplog):
+    with open_run(strong.config) as tracker:
+        with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+            database.execute(
+                "CREATE TRIGGER refused BEFORE INSERT ON metrics "
+                "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+            )
+        tracker.epoch(RECORD)
+        with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+            database.execute("DROP TRIGGER refused")
+        tracker.epoch(replace(RECORD, epoch=2))
+    assert "epoch 1 is not tracked yet" in caplog.text
+    assert [m.step for m in store.get_metric_history(tracker.run_id, "val_loss")] == [1, 2]
+
+
+@pytest.fixture
+def at_once(monkeypatch) -> None:
+    """Wait no longer than a tenth of a second before another try."""
+    monkeypatch.setattr(retry, "RETRY_DELAYS", [0.1, 0.1, 0.1])
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_run_that_cannot_be_closed_ended_well_all_the_same(store, strong, tmp_path, caplog):
+    with (
+        open_run(strong.config) as tracker,
+        sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database,
+    ):
+        database.execute(
+            "CREATE TRIGGER open BEFORE UPDATE ON runs "
+            "BEGIN SELECT RAISE(ABORT, 'database is locked'); END"
+        )
+    assert caplog.text.count("Trying again") == 3
+    assert "the run stays open in MLflow" in caplog.text
+    assert store.get_run(tracker.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.usefixtures("at_once")
+def test_opening_a_run_is_tried_again(store, strong, tmp_path, caplog):
+    database = sqlite3.connect(tmp_path / "mlruns" / "mlflow.db", check_same_thread=False)
+    database.execute(
+        "CREATE TRIGGER busy BEFORE INSERT ON params "
+        "BEGIN SELECT RAISE(ABORT, 'database is locked'); END"
+    )
+
+    class Mend(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Trying again" in record.getMessage():
+                database.execute("DROP TRIGGER IF EXISTS busy")
+
+    logging.getLogger("tasks.retry").addHandler(mend := Mend())
+    try:
+        with open_run(strong.config) as tracker:
+            pass
+    finally:
+        logging.getLogger("tasks.retry").removeHandler(mend)
+        database.close()
+    run = only_run(store)
+    assert (run.info.run_id, run.info.status) == (tracker.run_id, "FINISHED")
+    assert run.data.params == flat_params(strong.config)
+    assert caplog.text.count("Trying again") == 1
 
 
 @pytest.mark.parametrize(
