@@ -15,7 +15,6 @@ from tasks.errors import (
     DataError,
     EvaluationError,
     TrackingError,
-    TransientDataError,
     TransientTrackingError,
     WeightsError,
 )
@@ -26,7 +25,14 @@ from tasks.register.client import connect, tracking_errors
 from tasks.register.gate import FIRST, Graded, Verdict, class_obstacle, decide, refuse
 from tasks.register.packaging import log_model
 from tasks.register.registry import CHAMPION, fetch_version, find_champion
-from tasks.register.versions import Draft, crown, version_tags, write_decision
+from tasks.register.versions import (
+    Draft,
+    read_decision,
+    take_back,
+    version_tags,
+    write_decision,
+)
+from tasks.retry import PASSING
 from tasks.values import (
     EvaluationReport,
     FineTunedModel,
@@ -39,7 +45,6 @@ from tasks.values import (
 
 TRIES = 5  # decisions, while another run keeps moving the alias
 UNUSABLE = (TrackingError, WeightsError, EvaluationError, DataError)  # a champion's own faults
-PASSING = (TransientTrackingError, TransientDataError)
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +64,9 @@ def register(
     champion. The decision and its numbers become ``promotion.`` tags of the version. Whatever is
     raised, Ctrl-C included, the registry is as it was before: the version is taken back.
 
+    Safe to call again for one run, as Prefect does after a fault that may pass: what an earlier try
+    could not take back goes first, and a decision that stands already is returned.
+
     Raises ``TrackingError``, or its transient kind, when MLflow fails, ``EvaluationError`` when
     the parts do not belong together.
     """
@@ -68,6 +76,11 @@ def register(
             "Evaluate this model on this data, then register it."
         )
     client = connect()
+    with tracking_errors("looking for an earlier try"):
+        standing = read_decision(client, config.promotion.model, run_id)
+        if standing is not None:
+            return standing
+        take_back(client, config.promotion.model, run_id)
     with _new_version(client, config, prepared, model, report, run_id) as version:
         with tracking_errors("reading the new version back"):
             challenger = fetch_version(version, cache_folder(config.output.cache))
@@ -75,10 +88,15 @@ def register(
         decision = _decision(config, report, challenger, verdict, opponent, run_id)
         with tracking_errors("writing the decision down"):
             write_decision(client, version, decision)
-            if decision.promoted:
-                crown(client, version, opponent)
     log.info("%s: %s", decision.uri, decision.reason)
     return decision
+
+
+def standing_decision(config: RunConfig, run_id: str) -> PromotionDecision | None:
+    """Return what ``register`` decided for a run, if it came that far; raises ``TrackingError``."""
+    client = connect(create=False)
+    with tracking_errors("looking for the decision"):
+        return read_decision(client, config.promotion.model, run_id)
 
 
 @contextmanager
@@ -94,10 +112,10 @@ def _new_version(
     name = config.promotion.model
     with tracking_errors("storing the model"):
         model_id, spec = log_model(client, run_id, model, prepared.val)
-    draft = Draft(client, name, model_id)
+    draft = Draft(client, name, run_id)
     try:
         with tracking_errors("registering the model"):
-            version = draft.create(run_id, version_tags(config, spec, model, report))
+            version = draft.create(model_id, version_tags(config, spec, model, report))
         yield version
     except BaseException:
         draft.undo()
