@@ -57,13 +57,13 @@ def _ran(decision: PromotionDecision, report: EvaluationReport | None) -> Answer
     facts += [
         ("registered", decision.uri),
         ("promotion", f"{'champion' if decision.promoted else 'not promoted'}: {decision.reason}"),
-        ("look", f"{_graft()} ui  (MLflow's pages of runs and models)"),
-        ("predict", f"{_graft()} predict IMAGE --model {champion}"),
+        ("look", f"{as_typed()} ui  (MLflow's pages of runs and models)"),
+        ("predict", f"{as_typed()} predict IMAGE --model {champion}"),
     ]
     return Answer(data, facts)
 
 
-def _graft() -> str:
+def as_typed() -> str:
     """Return what to type for ``graft``: uv run finds it where the shell does not."""
     through_uv = "UV_RUN_RECURSION_DEPTH" in os.environ  # uv run puts it on PATH for us alone
     return "graft" if shutil.which("graft") and not through_uv else "uv run graft"

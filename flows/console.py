@@ -147,9 +147,12 @@ def hide_prefect_lines() -> None:
     from prefect.logging.handlers import PrefectConsoleHandler
 
     for name in ["", *logging.root.manager.loggerDict]:
+        of_prefect = name.partition(".")[0] == "prefect"
         for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, PrefectConsoleHandler):
+            streams = of_prefect and isinstance(handler, logging.StreamHandler)
+            if streams or isinstance(handler, PrefectConsoleHandler):
                 handler.setLevel(OFF)
+    logging.raiseExceptions = False  # or each batch of log lines tells that the server is lost
 
 
 def ready_logs() -> None:

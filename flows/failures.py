@@ -1,6 +1,7 @@
 """From any exception to one or two lines and an exit code: 2 usage and config, then tasks.errors.
 
-130 is Ctrl-C, 143 SIGTERM, 8 a full disk or memory, 1 a fault of graft's own.
+130 is Ctrl-C, 143 SIGTERM, 8 a full disk or memory or a task out of time, 7 also a lost Prefect
+server, 1 a fault of graft's own.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import typer
 
-from tasks.errors import ConfigError, GraftError, ResourceError, Terminated
+from tasks.errors import ConfigError, GraftError, ResourceError, Terminated, TrackingError
 
 USAGE_ERROR = typer.BadParameter.__mro__[1]  # typer's copy of click names it nowhere public
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -49,9 +51,14 @@ def describe(error: BaseException) -> Failure:
     number = _signal(error)
     if number is not None:
         return Failure(kind, f"{signal.Signals(number).name}: {STOPPED}", 128 + number)
-    shortage = _shortage(error)
-    if shortage is not None:
-        return Failure(kind, shortage, ResourceError.exit_code)
+    for explain, code in (
+        (_shortage, ResourceError.exit_code),
+        (_timeout, ResourceError.exit_code),
+        (_lost_server, TrackingError.exit_code),
+    ):
+        words = explain(error)
+        if words is not None:
+            return Failure(kind, words, code)
     return Failure(kind, _unexpected(error), GraftError.exit_code)
 
 
@@ -73,6 +80,39 @@ def _shortage(error: BaseException) -> str | None:
         full = isinstance(cause, OSError) and cause.errno in DISK_FULL
         if full or "database or disk is full" in str(cause):
             return OUT_OF_DISK
+    return None
+
+
+def _timeout(error: BaseException) -> str | None:
+    """Say which task ran out of the time that its ``task.py`` gives it."""
+    if type(error).__name__ != "TaskRunTimeoutError":  # Prefect's, not imported for its sake
+        return None
+    rooms = [room for cause in _causes(error) for room in _rooms(cause)]
+    task, file = (rooms[0], f"tasks/{rooms[0]}/task.py") if rooms else ("A task", "its task.py")
+    return (
+        f"{task} took longer than it may: {error}\n"
+        f"Give it less to do, or raise timeout_seconds in {file}."
+    )
+
+
+def _rooms(error: BaseException) -> Iterator[str]:
+    """Yield the rooms whose ``task.py`` an error came through."""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if path.name == "task.py" and path.parent.parent.name == "tasks":
+            yield path.parent.name
+
+
+def _lost_server(error: BaseException) -> str | None:
+    """Say that Prefect's server is lost: of all that graft uses, only its client speaks httpx."""
+    for cause in _causes(error):
+        if any(kind.__module__.partition(".")[0] == "httpx" for kind in type(cause).__mro__):
+            words = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
+            return (
+                f"The Prefect server did not see the run through: {words}\n"
+                "See by graft models what was registered, and run again; a server that "
+                "PREFECT_API_URL names has to be started first."
+            )
     return None
 
 

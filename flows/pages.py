@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from rich.console import Console
+
 from tasks.errors import ConfigError, TrackingError
 
 HOST = "127.0.0.1"
@@ -28,8 +30,9 @@ def serve_pages(store: str, port: int, ready: Callable[[str], None]) -> None:
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     with suppress(KeyboardInterrupt), _running(command) as server:
-        while server.poll() is None and not _answers(port):
-            time.sleep(0.1)
+        with Console(stderr=True).status("MLflow takes some seconds to start"):
+            while server.poll() is None and not _answers(port):
+                time.sleep(0.1)
         if server.poll() is None:
             ready(f"http://{HOST}:{port}")
             server.wait()

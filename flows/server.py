@@ -156,14 +156,21 @@ def using(server: LocalServer | None) -> Iterator[None]:
         return
     from prefect.settings import (
         PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         temporary_settings,
     )
 
     server.wait()
-    # heartbeats tell a watching server that a worker died; nobody watches here, and ending them
-    # takes a second
-    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    settings = {
+        PREFECT_API_URL: server.url,
+        # heartbeats tell a watching server that a worker died; nobody watches here, and ending
+        # them takes a second
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        # nobody starts this server again: waiting for it, call after call, took five minutes
+        PREFECT_CLIENT_MAX_RETRIES: 2,
+    }
+    with temporary_settings(settings):
         yield
 
 

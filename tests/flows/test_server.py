@@ -79,6 +79,25 @@ def test_a_broken_profile_does_not_stop_a_run_and_no_process_is_left(home: Path,
     assert servers(bare) == []
 
 
+@pytest.mark.slow
+def test_a_server_that_is_lost_is_said_in_two_lines(home: Path, bare: Path):
+    (bare / "photos").symlink_to(home / "photos")
+    command = [sys.executable, "-m", "flows.cli", "run", str(home / "good.yaml")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("pretrained"):
+                break
+        for pid in servers(bare):
+            os.kill(pid, signal.SIGKILL)
+        said = process.stderr.read()
+    message = said[said.index("graft: ") :]
+    assert process.returncode == 7, said
+    assert message.startswith("graft: The Prefect server did not see the run through: ")
+    assert len(message.splitlines()) == 2
+    assert "prefect._internal" not in said
+    assert "Error logging" not in said
+
+
 def test_the_server_ends_when_its_run_is_killed(bare: Path):
     code = (
         "from flows.server import start_server as s; s().wait(); print('up', flush=True); input()"

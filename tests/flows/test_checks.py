@@ -1,0 +1,129 @@
+"""``graft check``: it calls ready what a run can do, and lists all that is wrong at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.usefixtures("unchanged")
+
+
+@pytest.fixture
+def photos(workspace: Path, tmp_path: Path) -> Path:
+    """Return a copy of the good photos: 20 of blue and of red."""
+    return shutil.copytree(workspace / "photos", tmp_path / "photos")
+
+
+def spoil(folder: Path, n: int | None = None) -> list[Path]:
+    """Make the first ``n`` images of a class unreadable, each in its own way."""
+    paths = sorted(folder.iterdir())[:n]
+    for path in paths:
+        path.write_text(f"{path} is no image")
+    return paths
+
+
+def test_check_counts_classes_and_trains_nothing(workspace: Path, graft):
+    result = graft("check", "good.yaml", "--json")
+    answer = json.loads(result.out)
+    assert (result.code, answer["ok"]) == (0, True)
+    assert {name: sum(n.values()) for name, n in answer["classes"].items()} == {
+        "blue": 20,
+        "red": 20,
+    }
+    assert answer["backbone"]["architecture"] == "graft_tiny"
+
+
+def test_check_shows_every_problem(workspace: Path, tmp_path: Path, graft):
+    result = graft("check", "good.yaml", "data.path=nowhere", "model.architecture=resnet999")
+    assert result.code == 3
+    assert "nowhere" in result.message
+    assert "resnet999" in result.out
+
+
+def test_bad_images_hide_neither_a_leak_nor_a_missing_device(photos: Path, graft):
+    for split in ("train", "test"):
+        shutil.copytree(photos, photos.parent / "split" / split)
+    (bad,) = spoil(photos.parent / "split" / "train" / "red", 1)
+    folder = f"data.path={photos.parent / 'split'}"
+    result = graft("check", "good.yaml", folder, "model.architecture=resnet999")
+    assert result.code == 3
+    assert "1 of 80 images cannot be used" in result.message
+    assert f"bad image   train/red/{bad.name}: " in result.out
+    assert "leak(s)" in result.out
+    assert "resnet999" in result.out
+    problems = json.loads(graft("check", "good.yaml", folder, "--json").out)["problems"]
+    assert ["cannot be used" in problems[0], "leak(s)" in problems[1]] == [True, True]
+
+
+def test_bad_images_are_named_and_classes_counted_where_no_split_can_be_made(photos: Path, graft):
+    for path in sorted((photos / "red").iterdir())[2:]:
+        path.unlink()
+    (bad,) = spoil(photos / "blue", 1)
+    result = graft("check", "good.yaml", f"data.path={photos}", "--json")
+    answer = json.loads(result.out)
+    assert result.code == 3
+    assert [image["path"] for image in answer["bad_images"]] == [f"blue/{bad.name}"]
+    assert "Too few training images" in answer["problems"][1]
+    assert answer["classes"] == {"blue": {"images": 19}, "red": {"images": 2}}
+
+
+def test_every_bad_image_is_named_not_the_first_twenty(photos: Path, graft):
+    paths = spoil(photos / "blue", 12) + spoil(photos / "red", 12)
+    result = graft("check", "good.yaml", f"data.path={photos}")
+    assert "24 of 40 images" in result.message
+    assert all(f"{path.relative_to(photos)}: " in result.out for path in paths)
+
+
+def test_images_left_out_by_policy_are_not_counted(photos: Path, graft):
+    spoil(photos / "red", 3)
+    skip = ("data.on_bad_image=skip", f"data.path={photos}")
+    result = graft("check", "good.yaml", *skip)
+    assert (result.code, result.out.count("left out    red/")) == (0, 3)
+    answer = json.loads(graft("check", "good.yaml", *skip, "--json").out)
+    assert sum(answer["classes"]["red"].values()) == 17
+
+
+def test_a_class_without_a_readable_image_is_refused_as_a_run_refuses_it(photos: Path, graft):
+    spoil(photos / "red")
+    settings = ("good.yaml", "data.on_bad_image=skip", f"data.path={photos}")
+    checked, ran = graft("check", *settings), graft("run", *settings)
+    assert (checked.code, ran.code) == (3, 3)
+    assert checked.message == ran.message
+    assert "No readable image is left of class 'red' in train" in checked.message
+
+
+def test_files_that_are_no_images_by_name_are_shown(photos: Path, graft):
+    (photos / "red" / "notes.txt").write_text("not a picture")
+    result = graft("check", "good.yaml", f"data.path={photos}")
+    assert result.code == 0
+    assert "warning     1 file(s) are not images by name and were left out: " in result.out
+    assert "notes.txt" in result.out
+
+
+def test_the_stages_are_listed_from_one_on(workspace: Path, graft):
+    assert "stages      1 stem, 2 stage1, 3 stage2, 4 stage3\n" in graft("check", "good.yaml").out
+    resnet = ("model.architecture=resnet18", "--json")
+    stages = json.loads(graft("check", "good.yaml", *resnet).out)["backbone"]["stages"]
+    assert stages[0] == {"stage": 1, "modules": ["conv1", "bn1"]}
+    assert stages[-1] == {"stage": 5, "modules": ["layer4"]}
+
+
+def test_more_frozen_stages_than_there_are_is_not_ready(workspace: Path, graft):
+    weights = next((workspace / "mlruns" / "runs").glob("*/model.safetensors"))
+    partial = ("strategy.kind=partial", "strategy.frozen_stages=99", f"model.weights={weights}")
+    result = graft("check", "good.yaml", *partial)
+    assert result.code == 2
+    assert "has 4 stages:\n1 stem," in result.message
+    assert "ready" not in result.out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that is missing")
+def test_a_device_that_is_not_there_is_not_ready(workspace: Path, graft):
+    result = graft("check", "good.yaml", "training.device=cuda")
+    assert result.code == 8
+    assert "training.device" in result.message
+    assert "ready" not in result.out
