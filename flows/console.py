@@ -34,17 +34,8 @@ class Screen:
     def epoch(self, record: EpochRecord) -> None:
         """Say how an epoch went."""
         left = (record.epochs - record.epoch) * record.seconds
-        log.info(
-            "epoch %d/%d  loss %.4f  val loss %.4f  val accuracy %.2f%%  %s images/s  %s left",
-            record.epoch,
-            record.epochs,
-            record.train_loss,
-            record.val_loss,
-            100 * record.val_accuracy,
-            f"{record.images_per_second:,.0f}",
-            duration(left),
-            extra={"room": "finetune"},
-        )
+        speed = f"{record.images_per_second:,.0f} images/s"
+        _say(f"{_figures(record)}  {speed}  {duration(left)} left")
 
     def scored(self, report: EvaluationReport) -> None:
         """Keep the report for whoever sums the run up."""
@@ -71,11 +62,26 @@ class BarScreen(Screen):
             self._bar = self._progress.add_task("finetune", total=total, **facts)
         self._progress.update(self._bar, completed=done, **facts)
 
+    def epoch(self, record: EpochRecord) -> None:
+        """Say how an epoch went on a line of 80 columns; speed and time left are in the bar."""
+        _say(_figures(record))
+
     def scored(self, report: EvaluationReport) -> None:
         """Take the bar away; its epochs stay as lines."""
         super().scored(report)
         if self._bar is not None:
             self._progress.remove_task(self._bar)
+
+
+def _figures(record: EpochRecord) -> str:
+    return (
+        f"epoch {record.epoch}/{record.epochs}  loss {record.train_loss:.4f}  "
+        f"val loss {record.val_loss:.4f}  val accuracy {record.val_accuracy:.2%}"
+    )
+
+
+def _say(text: str) -> None:
+    log.info(text, extra={"room": "finetune"})
 
 
 # the flow's own parameters are what the user sets; who watches is not among them

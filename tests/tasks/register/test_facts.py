@@ -102,8 +102,7 @@ def test_what_is_no_number_is_said_in_words():
     assert odd == ["b is inf at step 3", "c is nan at step 3"]
 
 
-@pytest.mark.parametrize("folder", ["missing/.."])
-def test_a_repository_without_a_commit_does_not_stop_a_run(tmp_path, monkeypatch, folder):
+def test_a_repository_without_a_commit_does_not_stop_a_run(tmp_path, monkeypatch):
     git(tmp_path, "init", "-q")
     monkeypatch.chdir(tmp_path)
     assert "mlflow.source.git.commit" not in run_tags()
