@@ -22,7 +22,8 @@ from tasks.preprocess.leaks import check_leaks
 from tasks.preprocess.splits import assign_splits
 from tasks.preprocess.verdict import ignored_files, refuse_bad, refuse_lost, thin_classes
 from tasks.pretrained.load import input_spec, load_pretrained
-from tasks.values import Backbone, RawDataset, RegisteredModel, SplitName
+from tasks.register.warm_start import fetch_named
+from tasks.values import Backbone, RawDataset, SplitName
 
 Splits = Mapping[SplitName, list[ImageRecord]]
 
@@ -120,7 +121,7 @@ def _count(
 
 
 def _check_weights(config: RunConfig, raw: RawDataset | None, cache: Path, found: Findings) -> None:
-    registered = _registered(config, cache)
+    registered = fetch_named(config, cache)
     spec = input_spec(config.model, config.preprocess, registered)
     found.data["input"] = spec.model_dump(mode="json")
     # without data any number of classes shows whether the weights are whole
@@ -142,15 +143,6 @@ def _describe(backbone: Backbone, found: Findings) -> None:
         ("backbone", f"{source}, {backbone.parameters:,} parameters, head {backbone.head}"),
         ("stages", describe_stages(backbone)),
     ]
-
-
-def _registered(config: RunConfig, cache: Path) -> RegisteredModel | None:
-    uri = config.model.weights or ""
-    if not uri.startswith("models:/"):
-        return None
-    from tasks.register.registry import fetch  # MLflow takes seconds to import
-
-    return fetch(uri, cache)
 
 
 def _answer(found: Findings) -> Answer:

@@ -8,13 +8,12 @@ from pathlib import Path
 from prefect import flow
 
 from flows.console import ready_logs, screen
+from flows.inputs import read_images
 from tasks.artifacts import cache_folder, new_folder, user_folder
 from tasks.config import RunConfig
-from tasks.download.task import download_images
 from tasks.errors import ConfigError
 from tasks.evaluate.task import evaluate_model
 from tasks.finetune.task import finetune_model
-from tasks.preprocess.task import preprocess_images
 from tasks.pretrained.export import export_backbone
 from tasks.pretrained.load import input_spec
 from tasks.pretrained.shipped import FOLDER
@@ -35,9 +34,8 @@ def pretrain(config: RunConfig, target: Path = FOLDER) -> Path:
             "Set strategy.kind=scratch and model.weights=null."
         )
     cache = cache_folder(config.output.cache)
-    raw = download_images(config.data, cache)
     spec = input_spec(config.model, config.preprocess)
-    prepared = preprocess_images(config.data, config.seed, raw, spec, cache)
+    _, prepared = read_images(config, spec, cache)
     backbone = load_backbone(config, prepared.classes, None, cache)
     name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with new_folder(user_folder(config.output.folder), name) as folder:

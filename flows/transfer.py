@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
-from prefect import State, Task, flow
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.console import ready_logs, screen
+from flows.inputs import read_images, say
 from tasks.artifacts import cache_folder, new_folder, user_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
-from tasks.download.task import download_images
+from tasks.errors import GraftError, ResourceError, TrackingError
 from tasks.evaluate.task import evaluate_model
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.task import finetune_model
-from tasks.preprocess.task import preprocess_images
-from tasks.presence import is_present
 from tasks.pretrained.load import input_spec
 from tasks.pretrained.task import load_backbone
-from tasks.register.registry import fetch
+from tasks.register.facts import public_config, without_secrets
+from tasks.register.promote import standing_decision
 from tasks.register.task import register_model
 from tasks.register.tracking import RunTracker, open_run
+from tasks.register.warm_start import fetch_named
+from tasks.retry import with_retries
 from tasks.values import (
     Backbone,
     EvaluationReport,
+    FineTunedModel,
     PreparedDataset,
     PromotionDecision,
     RawDataset,
-    RegisteredModel,
 )
 
 log = logging.getLogger(__name__)
-
-Cached = TypeVar("Cached", RawDataset, PreparedDataset)
 
 
 class _Watchers:
@@ -75,84 +77,101 @@ class _Tracked:
 def transfer(config: RunConfig) -> PromotionDecision:
     """Fine-tune a pretrained network on the images that ``config`` names and register it.
 
-    Leaves a run folder, an MLflow run and a registered version, or on any error none of the
-    first and the last. Raises the rooms' ``GraftError`` unchanged.
+    Leaves a run folder, an MLflow run and a registered version. On an error it leaves neither the
+    first nor the last, but for one: when tracking fails after the evaluation, the trained model is
+    worth more than tidiness, so the run folder stays. Raises the rooms' ``GraftError``.
     """
     ready_logs()
     with open_run(config) as tracker:
         raw, prepared, backbone = _inputs(config, tracker)
         name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
         with new_folder(user_folder(config.output.folder), name) as folder:
-            write_atomic(folder / "config.yaml", dump_config(config).encode())
-            return _train(config, raw, prepared, backbone, folder, tracker)
+            write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
+            model, report = _train(config, prepared, backbone, folder, tracker)
+        with _kept(folder):
+            with_retries(tracker.finished, model, report)
+            decision = _register(config, raw, prepared, model, report, tracker.run_id)
+    screen.get().scored(report)
+    _publish(report, decision)
+    return decision
 
 
 def _inputs(config: RunConfig, tracker: RunTracker) -> tuple[RawDataset, PreparedDataset, Backbone]:
     cache = cache_folder(config.output.cache)
-    registered = _registered(config, cache)
+    registered = with_retries(fetch_named, config, cache)
     spec = input_spec(config.model, config.preprocess, registered)
-    raw, how = _used_again(download_images, config.data, cache)
-    images, classes = sum(raw.counts.values()), len(raw.classes)
-    _say("download", f"{images:,} images", f"{classes} classes", _digest(raw), how)
-    prepared, how = _used_again(preprocess_images, config.data, config.seed, raw, spec, cache)
-    sizes = (f"{split.name} {split.n:,}" for split in (prepared.train, prepared.val, prepared.test))
-    _say("preprocess", *sizes, f"{spec.crop} px", _digest(prepared), how)
-    for warning in prepared.warnings:
-        log.warning(warning, extra={"room": "preprocess"})
-    tracker.datasets(prepared)
+    raw, prepared = read_images(config, spec, cache)
+    with_retries(tracker.datasets, prepared)
     backbone = load_backbone(config, prepared.classes, registered, cache)
-    tracker.backbone(backbone)
-    source = f"{backbone.architecture} from {backbone.source}"
-    _say("pretrained", source, f"{backbone.parameters:,} parameters")
+    with_retries(tracker.backbone, backbone)
+    source = f"{backbone.architecture} from {without_secrets(backbone.source)}"
+    say("pretrained", source, f"{backbone.parameters:,} parameters")
     return raw, prepared, backbone
-
-
-def _registered(config: RunConfig, cache: Path) -> RegisteredModel | None:
-    uri = config.model.weights or ""
-    return fetch(uri, cache) if uri.startswith("models:/") else None
-
-
-def _used_again(task: Task[..., Cached], *given: object) -> tuple[Cached, str]:
-    """Run a cached task, afresh when the files of its cached value are gone; say which it was."""
-    state: State[Cached] = task(*given, return_state=True)  # type: ignore[assignment] # *given hides the overload
-    value = state.result()
-    if is_present(value):
-        return value, "cached" if state.name == "Cached" else "new"
-    log.warning("the files of a cached result are gone; making them again")
-    return task.with_options(refresh_cache=True)(*given), "made again"
-
-
-def _say(room: str, *facts: str) -> None:
-    log.info(", ".join(facts), extra={"room": room})
-
-
-def _digest(value: RawDataset | PreparedDataset) -> str:
-    return f"digest {value.digest[:12]}"
 
 
 def _train(
     config: RunConfig,
-    raw: RawDataset,
     prepared: PreparedDataset,
     backbone: Backbone,
     folder: Path,
     tracker: RunTracker,
-) -> PromotionDecision:
-    shown = screen.get()
-    watcher = _Watchers(shown, _Tracked(tracker))
+) -> tuple[FineTunedModel, EvaluationReport]:
+    watcher = _Watchers(screen.get(), _Tracked(tracker))
     model = finetune_model(config, prepared, backbone, folder, watcher)
-    report = evaluate_model(config, prepared, model, folder)
-    tracker.finished(model, report)
-    decision = register_model(config, raw, prepared, model, report, tracker.run_id)
-    _publish(report, decision)
-    shown.scored(report)
-    return decision
+    return model, evaluate_model(config, prepared, model, folder)
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Keep the run folder, whole by now, on an error, and say where it is when tracking fails.
+
+    A stop and a full disk take it away, as they do before: the user does not want it, or cannot
+    have it.
+    """
+    try:
+        yield
+    except TrackingError as error:
+        problem = str(error).partition("\n")[0]
+        raise type(error)(f"{problem}\nThe trained model is kept in {folder}.") from error
+    except BaseException as error:
+        if isinstance(error, ResourceError) or not isinstance(error, Exception):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _register(
+    config: RunConfig,
+    raw: RawDataset,
+    prepared: PreparedDataset,
+    model: FineTunedModel,
+    report: EvaluationReport,
+    run_id: str,
+) -> PromotionDecision:
+    """Register the model; what comes too late to change the decision does not undo the run."""
+    try:
+        return register_model(config, raw, prepared, model, report, run_id)
+    except BaseException as error:
+        decision = _standing(config, run_id)
+        if decision is None:
+            raise
+        log.warning("%s is registered all the same: %s", decision.uri, error)
+        return decision
+
+
+def _standing(config: RunConfig, run_id: str) -> PromotionDecision | None:
+    try:
+        return standing_decision(config, run_id)
+    except GraftError:  # it must not hide what went wrong first
+        return None
 
 
 def _publish(report: EvaluationReport, decision: PromotionDecision) -> None:
-    """Put the report and the figures of each class into the Prefect UI."""
-    text = (report.folder / "report.md").read_text()
-    verdict = f"\n## Promotion\n\n`{decision.uri}`: {decision.reason}\n"
-    create_markdown_artifact(text + verdict, key="report", description=decision.uri)
+    """Put the report and the figures of each class into the Prefect UI, as far as that is there."""
     rows = [row.model_dump() for row in report.classes]
-    create_table_artifact(rows, key="classes", description=f"{decision.uri} on its test images")
+    verdict = f"\n## Promotion\n\n`{decision.uri}`: {decision.reason}\n"
+    try:
+        text = (report.folder / "report.md").read_text()
+        create_markdown_artifact(text + verdict, key="report", description=decision.uri)
+        create_table_artifact(rows, key="classes", description=f"{decision.uri} on its test images")
+    except Exception as error:  # whatever it is, the run is done and its decision stands
+        log.warning("the report is not in the Prefect UI: %s", error)
