@@ -262,7 +262,9 @@ def test_nothing_of_mlflow_reaches_the_terminal(store, strong, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_whole_run_on_a_real_server(tracking_server, strong, tmp_path, monkeypatch, caplog):
+def test_a_whole_run_on_a_real_server(
+    tracking_server, strong, tmp_path, monkeypatch, caplog, capsys
+):
     config = strong.config
     with open_run(config) as tracker:
         tracker.epoch(RECORD)
@@ -272,6 +274,7 @@ def test_a_whole_run_on_a_real_server(tracking_server, strong, tmp_path, monkeyp
             config, strong.raw, strong.prepared, strong.model, strong.report, tracker.run_id
         )
     assert decision.promoted
+    assert capsys.readouterr().out == ""
     registered = fetch("models:/colours@champion", tmp_path / "other-cache")
     assert registered.sha256 == strong.model.sha256
     assert registered.weights.read_bytes() == strong.model.weights.read_bytes()
