@@ -137,6 +137,9 @@ class TrainingConfig(Section):
     batch_size: int = Field(100, ge=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = Field(0.001, gt=0)
+    head_learning_rate: float | None = Field(
+        None, gt=0, description="The new head's own; null: the same as the rest."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -9,9 +11,13 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 from tasks.config import TrainingConfig
 
 
-def build_optimizer(network: nn.Module, recipe: TrainingConfig) -> Optimizer:
-    """Return SGD with momentum, or AdamW (Loshchilov & Hutter 2019), over what is not frozen."""
-    trainable = [p for p in network.parameters() if p.requires_grad]
+def build_optimizer(network: nn.Module, recipe: TrainingConfig, head: str) -> Optimizer:
+    """Return SGD with momentum, or AdamW (Loshchilov & Hutter 2019), over what is not frozen.
+
+    The layer named ``head`` starts from random weights and so may have a learning rate of its own,
+    higher than the pretrained part's (Howard & Ruder 2018, section 3.2).
+    """
+    trainable = _groups(network, recipe, head)
     if recipe.optimizer == "adamw":
         return AdamW(trainable, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     return SGD(
@@ -20,6 +26,15 @@ def build_optimizer(network: nn.Module, recipe: TrainingConfig) -> Optimizer:
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
+
+
+def _groups(network: nn.Module, recipe: TrainingConfig, head: str) -> list[dict[str, Any]]:
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    in_head = [p for name, p in named if name.startswith(f"{head}.")]
+    body = [p for name, p in named if not name.startswith(f"{head}.")]
+    head_rate = recipe.head_learning_rate or recipe.learning_rate
+    groups = [{"params": body}, {"params": in_head, "lr": head_rate}]
+    return [group for group in groups if group["params"]]
 
 
 def build_schedule(optimizer: Optimizer, recipe: TrainingConfig, steps: int) -> LRScheduler:
@@ -34,7 +49,7 @@ def build_schedule(optimizer: Optimizer, recipe: TrainingConfig, steps: int) -> 
         # the momentum is the user's: by default torch would cycle it as well
         return OneCycleLR(
             optimizer,
-            max_lr=recipe.learning_rate,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=max(steps, 2),
             cycle_momentum=False,
         )

@@ -91,7 +91,7 @@ def _trainer(
     network = build_network(backbone, len(prepared.classes), config.seed)
     frozen = FrozenPart(network, frozen_names(config.strategy, backbone))
     network = on_device(network, device)
-    optimizer = build_optimizer(network, recipe)
+    optimizer = build_optimizer(network, recipe, backbone.head)
     images = images_an_epoch(prepared.train.n, recipe.batch_size)
     steps = recipe.epochs * -(-images // recipe.batch_size)
     return Trainer(

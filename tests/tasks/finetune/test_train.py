@@ -208,7 +208,7 @@ def test_views_reach_the_network_normalised(prepared):
 
 def test_one_cycle_leaves_the_momentum_alone(make_config):
     recipe = make_config(training={"schedule": "one_cycle", "momentum": 0.5}).training
-    optimizer = build_optimizer(torch.nn.Linear(2, 2), recipe)
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), recipe, "head")
     schedule = build_schedule(optimizer, recipe, steps=10)
     for _ in range(9):
         optimizer.step()
@@ -246,3 +246,19 @@ def test_a_batch_of_one_value_a_channel(prepared, make_config, tmp_path):
     backbone = load_pretrained(config, prepared.classes, None, tmp_path / "cache")
     with pytest.raises(TrainingError, match=r"batch_size=2"):
         finetune(config, prepared, backbone, tmp_path, Recorder())
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle"])
+def test_the_head_has_its_own_rate(schedule, backbone, make_config):
+    training = {"learning_rate": 0.01, "head_learning_rate": 0.05, "schedule": schedule}
+    recipe = make_config(training=training).training
+    network = build_network(backbone, 3, 0)
+    optimizer = build_optimizer(network, recipe, backbone.head)
+    body, head = optimizer.param_groups
+    assert set(head["params"]) == set(network.fc.parameters())
+    assert len(body["params"]) + len(head["params"]) == len(list(network.parameters()))
+    plan = build_schedule(optimizer, recipe, steps=10)
+    for _ in range(9):
+        optimizer.step()
+        plan.step()
+        assert head["lr"] == pytest.approx(5 * body["lr"])
