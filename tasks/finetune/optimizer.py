@@ -33,7 +33,7 @@ def _groups(network: nn.Module, recipe: TrainingConfig, head: str) -> list[dict[
     in_head = [p for name, p in named if name.startswith(f"{head}.")]
     body = [p for name, p in named if not name.startswith(f"{head}.")]
     head_rate = recipe.head_learning_rate or recipe.learning_rate
-    groups = [{"params": body}, {"params": in_head, "lr": head_rate}]
+    groups: list[dict[str, Any]] = [{"params": body}, {"params": in_head, "lr": head_rate}]
     return [group for group in groups if group["params"]]
 
 

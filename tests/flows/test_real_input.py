@@ -42,11 +42,10 @@ def run(repository: Path, folder: Path, config: str, *overrides: str) -> dict:
     return report
 
 
-def frozen_tensors_stayed(report: dict, weights: Path, prefixes: tuple[str, ...]) -> bool:
-    """Compare the run's weights with the pretrained ones, name by name."""
+def unmoved(report: dict, weights: Path) -> set[str]:
+    """Return the names of the tensors that are, bit for bit, as they were pretrained."""
     before, after = load_file(weights), load_file(Path(report["folder"]) / "model.safetensors")
-    same = {name for name in before.keys() & after.keys() if before[name].equal(after[name])}
-    return same == {name for name in before if name.startswith(prefixes)}
+    return {name for name in before.keys() & after.keys() if before[name].equal(after[name])}
 
 
 def test_digits(repository, tmp_path):
@@ -60,6 +59,10 @@ def test_hymenoptera_with_squeezenet(repository, shared, tmp_path):
     report = run(repository, tmp_path, "squeezenet_hymenoptera.yaml")
     assert report["n"] == 153  # the folder named val, held out
     assert report["accuracy"] >= 0.88
+    # partial transfer: the first four stages, and nothing else, are reused frozen
+    held = {"features.0", "features.3", "features.4", "features.5"}
+    same = unmoved(report, shared / "weights" / "squeezenet1_0-imagenet.safetensors")
+    assert {".".join(name.split(".")[:2]) for name in same} == held
 
 
 @pytest.mark.slow
@@ -67,3 +70,5 @@ def test_cifar10_small_with_squeezenet(repository, shared, tmp_path):
     report = run(repository, tmp_path, "squeezenet_cifar10.yaml")
     assert report["n"] == 1000
     assert report["accuracy"] >= 0.75
+    # whole transfer: every tensor moved
+    assert unmoved(report, shared / "weights" / "squeezenet1_0-imagenet.safetensors") == set()
