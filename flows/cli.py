@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,7 +18,7 @@ import typer
 from flows import commands
 from flows.answer import Answer
 from flows.failures import describe
-from tasks.errors import Terminated
+from tasks.errors import GraftError, Terminated
 
 Config = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/digits.yaml.")
@@ -145,5 +147,21 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
+def program() -> NoReturn:
+    """Be the program ``graft``: run a command and end the process with its exit code."""
+    code = GraftError.exit_code
+    atexit.register(lambda: _leave(code))  # registered first, so that it runs last
+    code = main()
+    sys.exit(code)
+
+
+def _leave(code: int) -> NoReturn:
+    # taking torch and the rest of the interpreter apart would keep the user waiting for 2 s
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

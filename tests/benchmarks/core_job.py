@@ -1,7 +1,8 @@
-"""The six steps' work without Prefect and MLflow: what orchestration and tracking are added to.
+"""The six steps' work without Prefect: what orchestration is added to.
 
-Run as ``python -m tests.benchmarks.core_job CONFIG OVERRIDE…``; prints one JSON object. Registering
-has no counterpart without MLflow, so it counts as overhead in full.
+Run as ``python -m tests.benchmarks.core_job KIND CONFIG OVERRIDE…``; prints one JSON object. KIND
+``bare`` is without MLflow as well: five steps, since there is no registry; ``tracked`` writes the
+run down in MLflow, registers the model and decides on promotion, as ``graft run`` does.
 """
 
 from __future__ import annotations
@@ -28,17 +29,36 @@ class Quiet:
         pass
 
 
-def main(path: str, *overrides: str) -> dict[str, object]:
+def bare(config, raw, prepared, backbone, watcher=None):
+    folder = config.output.folder
+    model = finetune(config, prepared, backbone, folder, watcher or Quiet())
+    return model, evaluate(config, prepared, model, folder)
+
+
+def tracked(config, raw, prepared, backbone):
+    from tasks.register.promote import register
+    from tasks.register.tracking import open_run
+
+    with open_run(config) as tracker:
+        tracker.datasets(prepared)
+        tracker.backbone(backbone)
+        watcher = Quiet()
+        watcher.epoch = tracker.epoch
+        model, report = bare(config, raw, prepared, backbone, watcher)
+        tracker.finished(model, report)
+        register(config, raw, prepared, model, report, tracker.run_id)
+    return model, report
+
+
+def main(kind: str, path: str, *overrides: str) -> dict[str, object]:
     config = load_config(Path(path), overrides)
     cache = cache_folder(config.output.cache)
     raw = download(config.data, cache)
     spec = input_spec(config.model, config.preprocess)
     prepared = prepare(config.data, config.seed, raw, spec, cache)
     backbone = load_pretrained(config, prepared.classes, None, cache)
-    folder = config.output.folder
-    folder.mkdir(parents=True)
-    model = finetune(config, prepared, backbone, folder, Quiet())
-    report = evaluate(config, prepared, model, folder)
+    config.output.folder.mkdir(parents=True)
+    model, report = {"bare": bare, "tracked": tracked}[kind](config, raw, prepared, backbone)
     return {
         "accuracy": report.accuracy,
         "val_accuracy": model.val_accuracy,
