@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from flows.store import lay_store
 from tasks.artifacts import disk_errors
 from tasks.errors import ResourceError, TrackingError
 
@@ -44,6 +45,7 @@ class LocalServer:
         self._starting = True
         # two servers must not create one database at the same time
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        lay_store(home)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]
             self._process = self._spawn(listener.fileno())
