@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +16,24 @@ from safetensors.torch import load_file
 GRAFT = Path(sys.executable).with_name("graft")
 
 
-def run(repository: Path, folder: Path, config: str, *overrides: str) -> dict:
-    """Run ``graft run`` as a user does, with everything it writes in ``folder``."""
+Run = Callable[[str], dict]
+
+
+@pytest.fixture
+def run(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return ``graft run`` as a user calls it; its accuracy is printed also when all is well."""
+
+    def call(config: str) -> dict:
+        report = graft_run(repository, tmp_path, config)
+        with capsys.disabled():
+            print(f"\n{config}: test accuracy {report['accuracy']:.2%} of {report['n']} images")
+        return report
+
+    return call
+
+
+def graft_run(repository: Path, folder: Path, config: str) -> dict:
+    """Run ``graft run`` with everything it writes in ``folder``."""
     environment = {
         **os.environ,
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
@@ -24,7 +41,7 @@ def run(repository: Path, folder: Path, config: str, *overrides: str) -> dict:
         "PREFECT_HOME": str(folder / "prefect"),
     }
     done = subprocess.run(
-        [GRAFT, "run", f"configs/{config}", *overrides, f"output.folder={folder}/runs", "--json"],
+        [GRAFT, "run", f"configs/{config}", f"output.folder={folder}/runs", "--json"],
         cwd=repository,
         env=environment,
         capture_output=True,
@@ -34,7 +51,6 @@ def run(repository: Path, folder: Path, config: str, *overrides: str) -> dict:
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     report, decision = answer["report"], answer["decision"]
-    print(f"{config}: test accuracy {report['accuracy']:.2%} of {report['n']} images")
     assert decision["promoted"]
     assert decision["champion_version"] is None
     frame = pd.read_parquet(report["predictions"])
@@ -48,15 +64,15 @@ def unmoved(report: dict, weights: Path) -> set[str]:
     return {name for name in before.keys() & after.keys() if before[name].equal(after[name])}
 
 
-def test_digits(repository, tmp_path):
-    report = run(repository, tmp_path, "digits.yaml")
+def test_digits(run):
+    report = run("digits.yaml")
     assert report["n"] == 361
     assert report["accuracy"] >= 0.97
 
 
 @pytest.mark.slow
-def test_hymenoptera_with_squeezenet(repository, shared, tmp_path):
-    report = run(repository, tmp_path, "squeezenet_hymenoptera.yaml")
+def test_hymenoptera_with_squeezenet(run, shared):
+    report = run("squeezenet_hymenoptera.yaml")
     assert report["n"] == 153  # the folder named val, held out
     assert report["accuracy"] >= 0.88
     # partial transfer: the first four stages, and nothing else, are reused frozen
@@ -66,8 +82,8 @@ def test_hymenoptera_with_squeezenet(repository, shared, tmp_path):
 
 
 @pytest.mark.slow
-def test_cifar10_small_with_squeezenet(repository, shared, tmp_path):
-    report = run(repository, tmp_path, "squeezenet_cifar10.yaml")
+def test_cifar10_small_with_squeezenet(run, shared):
+    report = run("squeezenet_cifar10.yaml")
     assert report["n"] == 1000
     assert report["accuracy"] >= 0.75
     # whole transfer: every tensor moved
