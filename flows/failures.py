@@ -6,7 +6,6 @@ server, 1 a fault of graft's own.
 
 from __future__ import annotations
 
-import errno
 import signal
 import tempfile
 import traceback
@@ -17,10 +16,10 @@ from pathlib import Path
 
 import typer
 
+from tasks.artifacts import FULL
 from tasks.errors import ConfigError, GraftError, ResourceError, Terminated, TrackingError
 
 USAGE_ERROR = typer.BadParameter.__mro__[1]  # typer's copy of click names it nowhere public
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OUT_OF_DISK = "The disk is full.\nFree some space and run again."
 OUT_OF_MEMORY = "Memory ran out.\nSet a smaller training.batch_size or evaluation.batch_size."
 STOPPED = "stopped; nothing half-made was left behind."
@@ -77,7 +76,7 @@ def _shortage(error: BaseException) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":
             return OUT_OF_MEMORY
-        full = isinstance(cause, OSError) and cause.errno in DISK_FULL
+        full = isinstance(cause, OSError) and cause.errno in FULL
         if full or "database or disk is full" in str(cause):
             return OUT_OF_DISK
     return None

@@ -10,7 +10,7 @@ from torch import nn
 
 from tasks.errors import ResourceError
 
-_HALF_OF = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def pick_device(name: str) -> torch.device:
@@ -37,7 +37,7 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the autocast type: ``auto`` is bfloat16 where the GPU has it, float32 elsewhere."""
     if name != "auto":
-        return _HALF_OF[name]
+        return _PRECISIONS[name]
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
