@@ -61,8 +61,8 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize(
     "command",
     [
-        ("ruff", "check", "."),
-        ("ruff", "format", "--check", "."),
+        ("ruff", "check", "--no-cache", "."),
+        ("ruff", "format", "--no-cache", "--check", "."),
         ("mypy",),
         ("lint-imports", "--no-cache"),
     ],

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tasks.pretrained.load import load_pretrained
 
 from tasks.artifacts import sha256_bytes
 from tasks.config import DataConfig, RunConfig
 from tasks.index import ImageRecord, write_index
+from tasks.pretrained.load import load_pretrained
 from tasks.values import Backbone, InputSpec, PackedSplit, PreparedDataset, SplitName
 
 SPEC = InputSpec(
