@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from tasks.recipe import Section, StrategyConfig, TrainingConfig
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Triple = tuple[float, float, float]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-
-
-class Section(BaseModel):
-    """Common settings of every section: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -47,6 +43,12 @@ class DataConfig(Section):
     )
     path_column: str = "path"
     label_column: str = "label"
+    multi_label: bool = Field(
+        False, description="An image may have several labels, or none; manifest only."
+    )
+    label_separator: str = Field(
+        "|", min_length=1, max_length=5, description="Between the labels of one image."
+    )
     split_column: str | None = Field(
         None, description="Manifest column that holds the split; null: split, if there is one."
     )
@@ -69,6 +71,8 @@ class DataConfig(Section):
             raise ValueError(f"data.path is needed when data.kind is {self.kind}")
         if self.path is not None and self.path.startswith("https://") and self.sha256 is None:
             raise ValueError("data.sha256 is needed when data.path is an https address")
+        if self.multi_label and self.kind != "manifest":
+            raise ValueError("data.multi_label=true needs data.kind=manifest")
         return self
 
 
@@ -108,54 +112,6 @@ class ModelConfig(Section):
         if (self.weights or "").startswith("https://") and self.sha256 is None:
             raise ValueError("model.sha256 is needed when model.weights is an https address")
         return self
-
-
-class StrategyConfig(Section):
-    """Which part of the network moves and trains."""
-
-    kind: Literal["full", "partial", "linear_probe", "scratch"] = Field(
-        "full",
-        description="full: every weight trains (whole transfer). partial: the first "
-        "frozen_stages stay as pretrained. linear_probe: only the head trains. "
-        "scratch: no pretrained weight is used (the control).",
-    )
-    frozen_stages: int = Field(0, ge=0, description="Stages frozen from the input; partial only.")
-
-    @model_validator(mode="after")
-    def _stages_go_with_partial(self) -> StrategyConfig:
-        if (self.kind == "partial") != (self.frozen_stages > 0):
-            raise ValueError(
-                "strategy.frozen_stages must be above 0 with strategy.kind=partial, 0 otherwise"
-            )
-        return self
-
-
-class TrainingConfig(Section):
-    """The recipe."""
-
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(100, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = Field(0.001, gt=0)
-    head_learning_rate: float | None = Field(
-        None, gt=0, description="The new head's own; null: the same as the rest."
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    augment: Literal["none", "flip", "crop", "crop_flip"] = Field(
-        "none", description="crop: RandomResizedCrop. flip: horizontal, half of the time."
-    )
-    gradient_clip: float | None = Field(None, gt=0, description="Largest gradient norm.")
-    choose: Literal["best", "last"] = Field(
-        "best", description="best: the epoch with the highest validation accuracy."
-    )
-    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 autocast on a GPU, float32 elsewhere."
-    )
-    threads: int | None = Field(None, ge=1, description="CPU threads; null: all there are.")
 
 
 class EvaluationConfig(Section):
