@@ -8,15 +8,18 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from tasks.config import RunConfig
 from tasks.errors import ConfigError
+from tasks.recipe import Section
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+AnyConfig = TypeVar("AnyConfig", bound=Section)
 
 COMMAND_LINE = "command line"
 # the scalars of YAML 1.2: 1e-3 is a number; yes, no, on, off and dates are words
@@ -37,22 +40,27 @@ _TAG = "tag:yaml.org,2002:"
 _TAGS = {_TAG + kind for kind in (*_SCALARS, "str", "seq", "map")}
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the run that ``path`` describes, each ``dotted.key=value`` override applied.
+def load_config(
+    path: Path,
+    overrides: Sequence[str] = (),
+    model: type[AnyConfig] = RunConfig,  # type: ignore[assignment]  # mypy knows no such default
+) -> AnyConfig:
+    """Return the ``model`` that ``path`` describes, each ``dotted.key=value`` override applied.
 
     Values are YAML; their types are not guessed (``epochs: "3"`` and ``epochs: yes`` are refused).
+    A list is replaced as a whole: ``candidates=[{architecture: resnet18, weights: null}]``.
     Raises ``ConfigError`` that names the file, the key, what is wrong and what to do.
     """
-    settings = _read_mapping(path)
+    settings = _read_mapping(path, model.example)
     overridden = [_apply_override(settings, override) for override in overrides]
     try:
         # JSON, because its strict mode takes lists for tuples and strings for paths, nothing else
-        return RunConfig.model_validate_json(json.dumps(settings), strict=True)
+        return model.model_validate_json(json.dumps(settings), strict=True)
     except ValidationError as error:
-        raise ConfigError(_explain(path, overridden, error)) from error
+        raise ConfigError(_explain(path, overridden, error, model)) from error
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: Section) -> str:
     """Return ``config`` as YAML with every value written out; ``load_config`` reads it back."""
     import yaml
 
@@ -60,19 +68,19 @@ def dump_config(config: RunConfig) -> str:
     return yaml.dump(values, Dumper=_dumper(), sort_keys=False, allow_unicode=True)
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def _read_mapping(path: Path, example: str) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"{path}: the config cannot be read: {error.strerror or error}.\n"
-            "Name a YAML file such as configs/digits.yaml."
+            f"Name a YAML file such as {example}."
         ) from error
     settings = _parse(content, str(path))
     if not isinstance(settings, dict):
         raise ConfigError(
             f"{path}: the config is not a mapping of sections.\n"
-            "See configs/digits.yaml for one with every key."
+            f"See {example} for one with every key."
         )
     return settings
 
@@ -159,9 +167,11 @@ def _apply_override(settings: dict[str, Any], override: str) -> str:
     return key.strip()
 
 
-def _explain(path: Path, overridden: Sequence[str], error: ValidationError) -> str:
+def _explain(
+    path: Path, overridden: Sequence[str], error: ValidationError, model: type[Section]
+) -> str:
     """Put every error of a config into two lines."""
-    problems = [_problem(details) for details in error.errors()]
+    problems = [_problem(details, model) for details in error.errors()]
     if len(problems) == 1:
         key, what, advice = problems[0]
         where = COMMAND_LINE if key in overridden else str(path)
@@ -173,20 +183,20 @@ def _explain(path: Path, overridden: Sequence[str], error: ValidationError) -> s
     return f"{path}: {len(problems)} values are wrong.\n{listed}."
 
 
-def _problem(details: ErrorDetails) -> tuple[str, str, str]:
+def _problem(details: ErrorDetails, model: type[Section]) -> tuple[str, str, str]:
     """Return the dotted key, what is wrong with it, and what to do."""
     key = " ".join(".".join(str(part) for part in details["loc"]).split()) or "config"
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "extra_forbidden":
-        near = _nearest(key)
-        advice = f"Did you mean {near}?" if near else "See configs/digits.yaml for every key."
+        near = _nearest(key, model)
+        advice = f"Did you mean {near}?" if near else f"See {model.example} for every key."
         return key, "is not a known key", advice
     if details["type"] == "missing":
-        return key, "is missing", f"Add {key}; configs/digits.yaml shows every key."
+        return key, "is missing", f"Add {key}; {model.example} shows every key."
     if details["type"] == "value_error":
         return key, f"is wrong: {message}", "Change one of the two."
     message = message[0].lower() + message[1:]
-    advice = known_keys().get(key) or f"Correct {key}."
+    advice = known_keys(model).get(_placeless(key)) or f"Correct {key}."
     return key, f"is {_short(details['input'])}: {message}", advice
 
 
@@ -195,9 +205,15 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _nearest(key: str) -> str | None:
+def _placeless(key: str) -> str:
+    """Return a dotted key without places in lists, which known_keys leaves out."""
+    return ".".join(part for part in key.split(".") if not part.isdigit())
+
+
+def _nearest(key: str, model: type[Section]) -> str | None:
     """Return the valid dotted name most like ``key``; the same last part wins."""
-    names = list(known_keys())
+    names = list(known_keys(model))
+    key = _placeless(key)
     leaf = key.rpartition(".")[2]
     same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
     if same_leaf:
@@ -208,15 +224,19 @@ def _nearest(key: str) -> str | None:
 
 
 @cache
-def known_keys() -> Mapping[str, str]:
-    """Return every valid dotted key, sections included, with its description ("" for none)."""
-    return dict(_walk(RunConfig, ""))
+def known_keys(model: type[Section] = RunConfig) -> Mapping[str, str]:
+    """Return every valid dotted key, sections included, with its description ("" for none).
+
+    The parts of a list of sections are there once, without a place: ``candidates.weights``.
+    """
+    return dict(_walk(model, ""))
 
 
 def _walk(model: type[BaseModel], prefix: str) -> list[tuple[str, str]]:
     keys: list[tuple[str, str]] = []
     for name, field in model.model_fields.items():
         keys.append((prefix + name, field.description or ""))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _walk(field.annotation, f"{prefix}{name}.")
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _walk(kind, f"{prefix}{name}.")
     return keys

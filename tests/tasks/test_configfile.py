@@ -11,8 +11,11 @@ from pydantic import BaseModel
 from tasks.config import DataConfig, RunConfig
 from tasks.configfile import dump_config, known_keys, load_config
 from tasks.errors import ConfigError
+from tasks.rankconfig import RankConfig
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "configs"
+CONFIGS = sorted(FOLDER.glob("*.yaml"))
+STUDIES = {"rank": RankConfig}  # by the first word of the file's name; any other is a run
 DIGITS = "data: {kind: digits}\n"
 
 
@@ -20,6 +23,10 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "run.yaml"
     path.write_text(text)
     return path
+
+
+def kind_of(path: Path) -> type[BaseModel]:
+    return STUDIES.get(path.stem.split("_")[0], RunConfig)
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:
@@ -41,8 +48,8 @@ def flat(settings: dict, prefix: str = "") -> set[str]:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_config_is_complete(path: Path):
-    assert flat(yaml.safe_load(path.read_text())) == leaves(RunConfig)
-    load_config(path)
+    assert flat(yaml.safe_load(path.read_text())) == leaves(kind_of(path))
+    load_config(path, model=kind_of(path))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -56,9 +63,11 @@ def test_every_value_of_a_shipped_config_is_commented(path: Path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_dumped_config_is_read_back_the_same(path: Path, tmp_path: Path):
-    config = load_config(path, ["training.learning_rate=3e-05"])
-    assert load_config(write(tmp_path, dump_config(config))) == config
-    assert flat(yaml.safe_load(dump_config(config))) == leaves(RunConfig)
+    model = kind_of(path)
+    run = "" if model is RunConfig else "base."
+    config = load_config(path, [f"{run}training.learning_rate=3e-05"], model)
+    assert load_config(write(tmp_path, dump_config(config)), model=model) == config
+    assert flat(yaml.safe_load(dump_config(config))) == leaves(model)
 
 
 def test_there_are_the_five_configs_and_none_names_this_machine():
@@ -167,6 +176,37 @@ def test_what_is_wrong_is_said_in_two_lines(tmp_path: Path, case: str):
     message = str(caught.value)
     assert len(message.splitlines()) <= 2
     assert all(word in message for word in words), message
+
+
+RANK = "base: {data: {kind: digits}}\ncandidates: [{weights: null}, {architecture: alexnet}]\n"
+WRONG_RANK = {
+    "unknown key": (RANK, ["base.training.epoch=3"], ["Did you mean base.training.epochs?"]),
+    "key of a run": (RANK, ["training.epochs=3"], ["Did you mean base.training?"]),
+    "in a list": (
+        RANK + "images: 9\n",
+        ["candidates=[{weight: null}, {}]"],
+        ["candidates.0.weight is not a known key", "Did you mean candidates.weights?"],
+    ),
+    "a place in a list": (RANK, ["candidates.0.weights=null"], ["candidates", "valid array"]),
+    "nothing": ("", [], ["See configs/rank_backbones.yaml"]),
+    "not its own": ("seed: 1\n", [], ["base is missing", "seed is not a known key"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_RANK)
+def test_another_kind_of_config_is_explained_in_its_own_words(tmp_path: Path, case: str):
+    text, overrides, words = WRONG_RANK[case]
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text), overrides, RankConfig)
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 2
+    assert all(word in message for word in words), message
+
+
+def test_an_override_reaches_into_the_run_of_a_study(tmp_path: Path):
+    config = load_config(write(tmp_path, RANK), ["base.training.epochs=3"], RankConfig)
+    assert config.base.training.epochs == 3
+    assert [candidate.architecture for candidate in config.candidates] == ["resnet18", "alexnet"]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
