@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tasks.preprocess.batches import PackedImages
+from tasks.preprocess.batches import Batch, PackedImages
 from tasks.preprocess.views import eval_view
 from tasks.values import InputSpec, PackedSplit
 
@@ -44,23 +45,38 @@ def score(
     batch_size: int,
     precision: torch.dtype = torch.float32,
 ) -> Scores:
-    """Score ``split`` in evaluation mode (batch norm fixed, dropout off), in its own order.
+    """Score ``split`` in evaluation mode (batch norm fixed, dropout off), in its own order."""
+    network.eval()
+    packed = PackedImages(split)
+    order = np.arange(split.n, dtype=np.int64)
+    return score_batches(
+        lambda images_bhwc: network(eval_view(images_bhwc, spec)),
+        packed.batches(order, batch_size, device),
+        packed.labels_n,
+        device,
+        precision,
+    )
+
+
+def score_batches(
+    forward: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    labels_n: npt.NDArray[np.int64],
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+) -> Scores:
+    """Score what ``forward`` makes of batches that hold every row once, in order.
 
     The softmax is taken in float64 on the CPU, so that its rows sum to 1 in any precision.
     """
     start = time.perf_counter()
-    network.eval()
-    packed = PackedImages(split)
-    order = np.arange(split.n, dtype=np.int64)
-    logits = []
     enabled = precision != torch.float32
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=enabled):
-        for images_bhwc, _ in packed.batches(order, batch_size, device):
-            logits.append(network(eval_view(images_bhwc, spec)).float())
+        logits = [forward(inputs).float() for inputs, _ in batches]
     probabilities_nc = torch.cat(logits).cpu().double().softmax(dim=1).float().numpy()
     return Scores(
         probabilities_nc=probabilities_nc,
-        labels_n=packed.labels_n,
+        labels_n=labels_n,
         predictions_n=probabilities_nc.argmax(axis=1).astype(np.int64),
         seconds=time.perf_counter() - start,
     )
