@@ -18,19 +18,21 @@ _MOST_CELLS_WITH_NUMBERS = 20  # classes; beyond that the numbers run into each 
 _DPI = 120
 
 
-def _save(figure: Figure, stem: Path) -> None:
+def save_figure(figure: Figure, stem: Path) -> None:
+    """Write ``stem``.png and .svg; the same figures give the same bytes."""
     from matplotlib import rc_context
 
     for kind in ("png", "svg"):
         content = io.BytesIO()
-        # no date and no random ids in the file: the same figures give the same bytes
+        # no date and no random ids in the file
         metadata = {"Date": None} if kind == "svg" else {}
         with rc_context({"svg.hashsalt": "graft"}):
             figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
         write_atomic(stem.with_suffix(f".{kind}"), content.getvalue())
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, its sides in inches."""
     # a Figure of its own, not pyplot: nothing global, so it works in a worker's thread
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,7 +49,7 @@ def plot_confusion(
     counts_cc = np.array(confusion)
     shares_cc = counts_cc / np.maximum(counts_cc.sum(axis=1, keepdims=True), 1)
     side = min(max(4.0, 0.55 * len(classes) + 2.0), 24.0)
-    figure = _figure(side, side)
+    figure = new_figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(shares_cc, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(classes))
@@ -61,7 +63,7 @@ def plot_confusion(
         for (row, column), n in np.ndenumerate(counts_cc):
             colour = "white" if shares_cc[row, column] > 0.5 else "black"
             axes.text(column, row, str(n), ha="center", va="center", color=colour, fontsize=8)
-    _save(figure, stem)
+    save_figure(figure, stem)
 
 
 def plot_learning_curve(history: Path, chosen_epoch: int, stem: Path) -> None:
@@ -70,7 +72,7 @@ def plot_learning_curve(history: Path, chosen_epoch: int, stem: Path) -> None:
 
     rows = [json.loads(line) for line in history.read_text().splitlines()]
     epochs = [row["epoch"] for row in rows]
-    figure = _figure(9.0, 3.6)
+    figure = new_figure(9.0, 3.6)
     for position, name in enumerate(("loss", "accuracy"), start=1):
         axes = figure.add_subplot(1, 2, position)
         for split in ("train", "val"):
@@ -80,7 +82,7 @@ def plot_learning_curve(history: Path, chosen_epoch: int, stem: Path) -> None:
         axes.set_title(f"{name} (nats)" if name == "loss" else name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
-    _save(figure, stem)
+    save_figure(figure, stem)
 
 
 def _plain(name: str) -> str:

@@ -51,11 +51,11 @@ def markdown(
         f"Test accuracy **{report.accuracy:.2%}** (95% interval {report.accuracy_low:.2%} to "
         f"{report.accuracy_high:.2%}) on {report.n:,} images that were scored once.",
         "",
-        *_table(_facts(config, prepared, model, report)),
+        *markdown_table(_facts(config, prepared, model, report)),
         "",
         "## Classes",
         "",
-        *_table(
+        *markdown_table(
             [
                 ("class", "images", "precision", "recall", "F1"),
                 *(
@@ -109,15 +109,17 @@ def _notes(prepared: PreparedDataset) -> list[str]:
     notes += [f"skipped {skipped.path}: {skipped.reason}" for skipped in prepared.skipped]
     if not notes:
         return []
-    return ["## Notes on the data", "", *(f"- {_escape(note)}" for note in notes), ""]
+    return ["## Notes on the data", "", *(f"- {escape_markdown(note)}" for note in notes), ""]
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    lines = ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows]
+def markdown_table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table whose first row is its head; cells are escaped."""
+    lines = ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in rows]
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
+    """Return ``text`` as one line that Markdown shows as it is."""
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
         text = text.replace(character, entity)
     return text.replace("\n", " ").replace("`", "&#96;")
