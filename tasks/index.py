@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,22 +13,30 @@ from tasks.artifacts import sha256_parts, write_atomic
 
 
 class ImageRecord(NamedTuple):
-    """One image file."""
+    """One image file, with one label, or in a multi-label dataset with any number of them."""
 
     path: str  # relative to the dataset's root, with forward slashes
-    label: int  # position in the dataset's classes
+    label: int | tuple[int, ...]  # position in the dataset's classes; multi-label: all, ascending
     split: str  # train, val, test, or "" where the source declares none
     group: str  # never torn between splits; "" for an image on its own
     sha256: str  # of the file's bytes
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Return the label, or all of them, as a tuple."""
+        return self.label if isinstance(self.label, tuple) else (self.label,)
+
 
 def write_index(path: Path, records: Iterable[ImageRecord]) -> None:
-    """Write ``records`` to ``path`` atomically; raises ``ResourceError``."""
+    """Write ``records`` to ``path`` atomically; raises ``ResourceError``.
+
+    A label is a number; the labels of a multi-label record are numbers that each end in ``;``.
+    """
     text = io.StringIO()
     # quoted all: csv leaves a bare "\r" in a name unquoted, and then takes it for a line's end
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(ImageRecord._fields)
-    writer.writerows(records)
+    writer.writerows((r.path, _label_text(r), r.split, r.group, r.sha256) for r in records)
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
@@ -36,11 +45,29 @@ def read_index(path: Path) -> list[ImageRecord]:
     text = path.read_bytes().decode("utf-8", "surrogateescape")
     rows = csv.reader(io.StringIO(text, newline=""))
     next(rows)
-    return [ImageRecord(p, int(label), split, group, sha) for p, label, split, group, sha in rows]
+    return [ImageRecord(p, _label(text), split, group, sha) for p, text, split, group, sha in rows]
+
+
+def count_labels(records: Iterable[ImageRecord]) -> Counter[int]:
+    """Count the images of each class."""
+    return Counter(label for record in records for label in record.labels)
 
 
 def digest_records(classes: Iterable[str], records: Iterable[ImageRecord]) -> str:
     """Digest classes and records, file contents included through their own digests."""
-    rows = ("\0".join((r.path, str(r.label), r.split, r.group, r.sha256)) for r in records)
+    rows = ("\0".join((r.path, _label_text(r), r.split, r.group, r.sha256)) for r in records)
     encoded = (row.encode("utf-8", "surrogateescape").hex() for row in rows)
     return sha256_parts(*classes, "", *encoded)
+
+
+def _label_text(record: ImageRecord) -> str:
+    # "3" and "3;" are told apart: one of three classes is not the same as that one alone of three
+    if isinstance(record.label, tuple):
+        return "".join(f"{label};" for label in record.label)
+    return str(record.label)
+
+
+def _label(text: str) -> int | tuple[int, ...]:
+    if text and not text.endswith(";"):
+        return int(text)
+    return tuple(int(label) for label in text.split(";")[:-1])

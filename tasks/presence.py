@@ -22,9 +22,9 @@ def is_present(value: RawDataset | PreparedDataset) -> bool:
 
 def _is_whole(split: PackedSplit) -> bool:
     size = split.n * split.height * split.width * CHANNELS
-    labels_n = np.load(split.labels, mmap_mode="r")
+    labels = np.load(split.labels, mmap_mode="r")
     return (
         split.images.stat().st_size == size
-        and labels_n.shape == (split.n,)
+        and labels.shape == ((split.n, len(split.counts)) if split.multi_label else (split.n,))
         and split.index.is_file()
     )

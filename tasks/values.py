@@ -46,6 +46,7 @@ class RawDataset(Value):
     root: Path  # the folder that the index's relative paths start at
     index: Path  # CSV of tasks.index.ImageRecord
     classes: tuple[str, ...]  # sorted; position is the label
+    multi_label: bool = False  # an image has any number of labels, perhaps none
     counts: dict[str, int]  # images by declared split; "" where the source declares none
     ignored: tuple[str, ...]  # the first 20 files that are no images by name ...
     ignored_count: int  # ... and how many there are
@@ -57,7 +58,8 @@ class PackedSplit(Value):
 
     name: SplitName
     images: Path
-    labels: Path  # int64 .npy of shape (n,)
+    labels: Path  # int64 .npy of shape (n,); multi-label: uint8, 0 or 1, of shape (n, classes)
+    multi_label: bool = False
     index: Path  # CSV of tasks.index.ImageRecord, same order
     n: int
     height: int  # px
@@ -80,6 +82,11 @@ class PreparedDataset(Value):
     raw_digest: Sha256
     digest: Sha256
 
+    @property
+    def multi_label(self) -> bool:
+        """Tell whether an image has any number of labels, rather than one."""
+        return self.train.multi_label
+
 
 class RegisteredModel(Value):
     """A version fetched from the registry, its files checked against their digest."""
@@ -92,6 +99,8 @@ class RegisteredModel(Value):
     input: InputSpec
     weights: Path
     sha256: Sha256
+    multi_label: bool = False
+    label_separator: str = "|"  # between the labels of one image; multi-label only
 
 
 class Backbone(Value):
@@ -103,9 +112,15 @@ class Backbone(Value):
     sha256: Sha256 | None
     input: InputSpec
     head: str  # dotted name of the layer that is replaced
+    other_heads: tuple[str, ...] = ()  # of a distilled network of timm's, replaced as well
     keep_head: bool  # a warm start on the same classes goes on with its head
     stages: tuple[tuple[str, ...], ...]  # dotted module names of each stage, input first, no head
     parameters: int  # of the network with its original head
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Return every layer that is replaced, whose names ``stages`` leaves out."""
+        return (self.head, *self.other_heads)
 
 
 class FineTunedModel(Value):
@@ -117,6 +132,7 @@ class FineTunedModel(Value):
     architecture: str
     classes: tuple[str, ...]
     input: InputSpec
+    multi_label: bool = False
     strategy: str
     history: Path  # history.jsonl, a line an epoch
     epochs: int
@@ -131,6 +147,7 @@ class FineTunedModel(Value):
     images_per_second: float
     data_digest: Sha256
     backbone_sha256: Sha256 | None
+    notes: tuple[str, ...] = ()  # what training decided on its way
 
 
 class ClassReport(Value):
@@ -141,10 +158,16 @@ class ClassReport(Value):
     precision: float
     recall: float
     f1: float
+    average_precision: float | None = None  # multi-label only; also None without an image
 
 
 class EvaluationReport(Value):
-    """One model on one test set."""
+    """One model on one test set.
+
+    With several labels an image, ``accuracy`` and its interval count the images with all labels
+    right, balanced accuracy is the mean over classes of that of present against absent, and there
+    is no confusion matrix but a row a class in ``class_confusion``.
+    """
 
     folder: Path
     model_sha256: Sha256
@@ -158,7 +181,12 @@ class EvaluationReport(Value):
     log_loss: float
     top5_accuracy: float | None  # None with five classes or fewer
     classes: tuple[ClassReport, ...]
-    confusion: tuple[tuple[int, ...], ...]  # rows: truth, columns: prediction
+    confusion: tuple[tuple[int, ...], ...]  # rows: truth, columns: prediction; multi-label: empty
+    multi_label: bool = False  # what follows is None without it
+    mean_average_precision: float | None = None  # over the classes with an image
+    micro_f1: float | None = None
+    hamming_loss: float | None = None  # share of all labels that are wrong
+    class_confusion: tuple[tuple[int, int, int, int], ...] | None = None  # TN, FP, FN, TP
     predictions: Path  # predictions.parquet, a row an image
     report: Path  # report.json
     seconds: float

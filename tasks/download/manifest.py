@@ -1,6 +1,7 @@
 """Manifests: a CSV or Parquet table with the path and label of each image, and perhaps its split.
 
-Labels are strings and sort as such: ``10`` comes before ``2``.
+Labels are strings and sort as such: ``10`` comes before ``2``. With ``data.multi_label`` a cell
+holds any number of them, ``data.label_separator`` between two; an empty one is an image of none.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def read_manifest(path: Path, config: DataConfig, bounds: Path | None) -> Listin
     """
     table = _read_table(path)
     paths = _texts(table, config.path_column, path)
-    labels = [label.strip() for label in _texts(table, config.label_column, path)]
+    labels = _labels(table, config, path)
     splits = _splits(table, config, path)
     groups = _groups(table, config, path)
     root = (bounds or path.parent).resolve()
@@ -149,6 +150,14 @@ def _text(cell: object, name: str, path: Path) -> str:
         f"The manifest {printable(path)} holds a {type(cell).__name__} in column {name!r}.\n"
         "Cells must be text or numbers."
     )
+
+
+def _labels(table: pd.DataFrame, config: DataConfig, path: Path) -> list[str | tuple[str, ...]]:
+    if not config.multi_label:
+        return [label.strip() for label in _texts(table, config.label_column, path)]
+    cells = _texts(table, config.label_column, path, empty="")
+    parts = ({part.strip() for part in cell.split(config.label_separator)} for cell in cells)
+    return [tuple(sorted(labels - {""})) for labels in parts]
 
 
 def _splits(table: pd.DataFrame, config: DataConfig, path: Path) -> list[str]:

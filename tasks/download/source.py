@@ -16,7 +16,7 @@ from tasks.download.archives import extract
 from tasks.download.builtin import cifar10_folder, digits_folder
 from tasks.download.fetch import fetch, local_path
 from tasks.download.folders import read_folders, top_folder
-from tasks.download.listing import Listing, check_listing, classes_of
+from tasks.download.listing import ListedImage, Listing, check_listing, classes_of
 from tasks.download.manifest import SUFFIXES, find_manifest, read_manifest
 from tasks.errors import ConfigError, DataError
 from tasks.index import ImageRecord, digest_records, write_index
@@ -35,6 +35,7 @@ READ_BY = (  # every setting that decides what the index holds
     "split_column",
     "group_column",
 )
+READ_MULTI_LABEL_BY = ("multi_label", "label_separator")
 
 
 class Origin(NamedTuple):
@@ -64,7 +65,8 @@ def _download(config: DataConfig, cache: Path) -> RawDataset:
     _check_name(origin.path)
     if origin.sealed is None:
         return _index(_read(origin, config), config, cache, key=None)
-    settings = (repr(getattr(config, name)) for name in READ_BY)
+    names = READ_BY + READ_MULTI_LABEL_BY if config.multi_label else READ_BY
+    settings = (repr(getattr(config, name)) for name in names)
     key = sha256_parts(FORMAT, str(origin.path), *settings)
     kept = _kept(cache / "raw" / key)
     return kept or _index(_read(origin, config), config, cache, key)
@@ -139,6 +141,7 @@ def _index(listing: Listing, config: DataConfig, cache: Path, key: str | None) -
         root=listing.root,
         index=folder / "index.csv",
         classes=classes,
+        multi_label=config.multi_label,
         counts=dict(sorted(Counter(record.split for record in records).items())),
         ignored=listing.ignored,
         ignored_count=listing.ignored_count,
@@ -161,7 +164,13 @@ def _records(listing: Listing, classes: tuple[str, ...]) -> list[ImageRecord]:
             f"{len(lost):,} images cannot be read: {listed(lost)}.\nCheck their rights."
         )
     rows = zip(listing.images, digests, strict=True)
-    return [ImageRecord(i.path, number[i.label], i.split, i.group, d or "") for i, d in rows]
+    return [ImageRecord(i.path, _positions(i, number), i.split, i.group, d or "") for i, d in rows]
+
+
+def _positions(image: ListedImage, number: dict[str, int]) -> int | tuple[int, ...]:
+    if isinstance(image.label, tuple):
+        return tuple(number[label] for label in image.label)
+    return number[image.label]
 
 
 def _digest(path: Path) -> str | None:

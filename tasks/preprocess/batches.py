@@ -12,7 +12,15 @@ import torch
 from tasks.values import PackedSplit
 
 Order = npt.NDArray[np.int64]
-Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8 (b, h, w, 3), labels int64 (b,)
+Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
+# images uint8 (b, h, w, 3), labels int64 (b,) or, with several an image, float32 0/1 (b, classes)
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def read_labels(split: PackedSplit) -> Labels:
+    """Return a split's labels: int64 (n,), or multi-label float32 (n, classes) of 0 and 1."""
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.uint8] = np.load(split.labels)
+    return labels.astype(np.float32) if split.multi_label else labels.astype(np.int64)
 
 
 class PackedImages:
@@ -21,7 +29,7 @@ class PackedImages:
     def __init__(self, split: PackedSplit) -> None:
         shape = (split.n, split.height, split.width, 3)
         self.images_nhwc = np.memmap(split.images, dtype=np.uint8, mode="r", shape=shape)
-        self.labels_n: npt.NDArray[np.int64] = np.load(split.labels)
+        self.labels_n: Labels = read_labels(split)
 
     def read(self, rows: Order, pin: bool) -> Batch:
         """Copy ``rows`` out of the map, into pinned memory for a GPU's asynchronous copies."""
@@ -65,3 +73,28 @@ def shuffled(n: int, batch_size: int, generator: torch.Generator) -> Order:
     """Return a random order of the rows of one epoch."""
     order: Order = torch.randperm(n, generator=generator).numpy()
     return order[: images_an_epoch(n, batch_size)]
+
+
+def balanced(labels_n: Labels, batch_size: int, generator: torch.Generator) -> Order:
+    """Draw the rows of one epoch with replacement, so that every class is expected equally often.
+
+    As many rows as ``shuffled`` gives. Labels are int64 (n,), or 0 and 1 of shape (n, classes):
+    then an image counts for the rarest of its labels, and those without a label are a class of
+    their own.
+    """
+    weights = torch.from_numpy(_rarity(labels_n))
+    rows = images_an_epoch(len(labels_n), batch_size)
+    order: Order = torch.multinomial(weights, rows, replacement=True, generator=generator).numpy()
+    return order
+
+
+def _rarity(labels_n: Labels) -> npt.NDArray[np.float64]:
+    """Return, for each image, one over the number of images of its (rarest) class."""
+    if labels_n.ndim == 1:
+        rarity: npt.NDArray[np.float64] = 1 / np.bincount(labels_n)[labels_n]
+        return rarity
+    present_nk = np.column_stack((labels_n > 0, ~(labels_n > 0).any(axis=1)))
+    rarest: npt.NDArray[np.float64] = (present_nk / np.maximum(present_nk.sum(axis=0), 1)).max(
+        axis=1
+    )
+    return rarest

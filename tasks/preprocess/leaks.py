@@ -65,11 +65,12 @@ def _torn_groups(splits: Mapping[SplitName, list[ImageRecord]]) -> Iterator[str]
 def _two_labels(
     splits: Mapping[SplitName, list[ImageRecord]], classes: tuple[str, ...]
 ) -> Iterator[str]:
-    places: dict[str, dict[int, str]] = defaultdict(dict)
+    places: dict[str, dict[tuple[int, ...], str]] = defaultdict(dict)
     for _, record in _records(splits):
-        places[record.sha256].setdefault(record.label, record.path)
+        places[record.sha256].setdefault(record.labels, record.path)
     for held in places.values():
         if len(held) > 1:
             yield "two labels: " + " = ".join(
-                f"{printable(path)} ({classes[label]!r})" for label, path in held.items()
+                f"{printable(path)} ({listed([repr(classes[label]) for label in labels])})"
+                for labels, path in held.items()
             )

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tasks.artifacts import sha256_bytes, sha256_parts, write_atomic
 from tasks.errors import ResourceError
-from tasks.index import ImageRecord, write_index
+from tasks.index import ImageRecord, count_labels, write_index
 from tasks.preprocess.decode import UnreadableImage, header_size
 from tasks.preprocess.reading import Pixels, read_images
 from tasks.preprocess.views import shrink
@@ -26,6 +27,8 @@ from tasks.values import InputSpec, PackedSplit, PreparedDataset, SkippedImage, 
 
 FORMAT = "graft pack 2"
 MANIFEST = "prepared.json"
+
+Labels = npt.NDArray[np.int64] | npt.NDArray[np.uint8]
 
 
 class Layout(NamedTuple):
@@ -92,6 +95,7 @@ def pack_split(
     layout: Layout,
     spec: InputSpec,
     classes: int,
+    multi_label: bool = False,
 ) -> tuple[PackedSplit, list[SkippedImage]]:
     """Decode ``records`` into ``folder`` in their order; return the split and what was left out.
 
@@ -110,7 +114,8 @@ def pack_split(
             file.write(row)
             content.update(row)
             kept.append(record._replace(split=name))
-    return _describe(folder, name, kept, layout, content.hexdigest(), classes), skipped
+    labels = _indicators(kept, classes) if multi_label else _positions(kept)
+    return _describe(folder, name, kept, labels, layout, content.hexdigest(), classes), skipped
 
 
 def _row(pixels: Pixels, layout: Layout, spec: InputSpec) -> Pixels:
@@ -123,28 +128,44 @@ def _row(pixels: Pixels, layout: Layout, spec: InputSpec) -> Pixels:
     return row
 
 
+def _positions(records: list[ImageRecord]) -> Labels:
+    """Return the label of each record, int64 (n,)."""
+    return np.array([record.label for record in records], dtype=np.int64)
+
+
+def _indicators(records: list[ImageRecord], classes: int) -> Labels:
+    """Return which labels each record has, uint8 (n, classes)."""
+    labels_nk = np.zeros((len(records), classes), dtype=np.uint8)
+    for row, record in zip(labels_nk, records, strict=True):
+        row[list(record.labels)] = 1
+    return labels_nk
+
+
 def _describe(
     folder: Path,
     name: SplitName,
     kept: list[ImageRecord],
+    labels: Labels,
     layout: Layout,
     content: str,
     classes: int,
 ) -> PackedSplit:
     """Write labels and index beside the images."""
-    labels_n = np.array([record.label for record in kept], dtype=np.int64)
-    np.save(folder / f"{name}.labels.npy", labels_n)
+    np.save(folder / f"{name}.labels.npy", labels)
     write_index(folder / f"{name}.index.csv", kept)
+    counts = count_labels(kept)
+    kind = [f"{classes} labels"] if labels.ndim > 1 else []  # else as before there were several
     return PackedSplit(
         name=name,
         images=Path(f"{name}.u8"),
         labels=Path(f"{name}.labels.npy"),
+        multi_label=labels.ndim > 1,
         index=Path(f"{name}.index.csv"),
         n=len(kept),
         height=layout.height,
         width=layout.width,
-        counts=tuple(np.bincount(labels_n, minlength=classes).tolist()),
-        digest=sha256_parts(content, sha256_bytes(labels_n.astype("<i8").tobytes())),
+        counts=tuple(counts[label] for label in range(classes)),
+        digest=sha256_parts(content, sha256_bytes(labels.astype("<i8").tobytes()), *kind),
     )
 
 

@@ -93,7 +93,14 @@ def _pack(
     skipped: list[SkippedImage] = []
     for name in SPLITS:
         packed[name], bad = pack_split(
-            folder, name, raw.root, splits[name], layouts[name], spec, len(raw.classes)
+            folder,
+            name,
+            raw.root,
+            splits[name],
+            layouts[name],
+            spec,
+            len(raw.classes),
+            raw.multi_label,
         )
         skipped += bad
     return packed, tuple(skipped)

@@ -9,11 +9,11 @@ from typing import get_args
 from tasks.artifacts import sha256_parts
 from tasks.config import DataConfig
 from tasks.errors import ConfigError, DataError
-from tasks.index import ImageRecord
+from tasks.index import ImageRecord, count_labels
+from tasks.preprocess.stratify import Unit, largest_remainder, stratify
 from tasks.values import SplitName
 from tasks.words import listed
 
-Unit = list[ImageRecord]  # images that stay together: one group, or copies of one file
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
@@ -33,6 +33,9 @@ def assign_splits(
     records with equal content, are never torn apart. The outcome depends on the seed, the paths,
     groups and digests alone: not on the order of the records, nor on a library's random numbers.
 
+    With several labels an image (``data.multi_label``) they are split off by ``stratify``; of a
+    class of few images val or test may then have none.
+
     (scikit-learn's StratifiedGroupKFold cuts equal folds only, and its train_test_split knows no
     groups; neither keeps one image of a rare class in every split.)
 
@@ -44,7 +47,11 @@ def assign_splits(
     }
     pool = [r for r in records if r.split not in SPLITS[1:]]
     carved = missing_splits({r.split for r in records})
-    splits |= _carve(pool, classes, _shares(carved, config), seed)
+    shares = _shares(carved, config)
+    if config.multi_label:
+        splits |= stratify(_shuffled(_units(pool), seed), shares)
+    else:
+        splits |= _carve(pool, classes, shares, seed)
     _check_train(splits["train"], classes)
     return {name: sorted(splits[name]) for name in SPLITS}
 
@@ -71,16 +78,16 @@ def _carve(
     units = _shuffled(_units(pool), seed)
     _check_units(units, classes, shares)
     wanted = _targets(pool, shares)
-    left = Counter(label for unit in units for label in {r.label for r in unit})
+    left = Counter(label for unit in units for label in count_labels(unit))
     splits: dict[SplitName, list[ImageRecord]] = {name: [] for name in shares}
     seen: dict[SplitName, set[int]] = {name: set() for name in shares}
     for unit in units:
         name = _neediest(unit, wanted, left, seen)
+        counts = count_labels(unit)
         splits[name] += unit
-        for record in unit:
-            wanted[name][record.label] -= 1
-        seen[name] |= {r.label for r in unit}
-        left.subtract({r.label for r in unit})
+        wanted[name].subtract(counts)
+        seen[name] |= counts.keys()
+        left.subtract(counts.keys())
     _check_carved(seen, pool, classes)
     return splits
 
@@ -119,26 +126,10 @@ def _targets(
 ) -> dict[SplitName, Counter[int]]:
     """Return how many images of each class each split is to get."""
     targets: dict[SplitName, Counter[int]] = {name: Counter() for name in shares}
-    for label, n in Counter(r.label for r in pool).items():
+    for label, n in count_labels(pool).items():
         for name, count in zip(shares, largest_remainder(n, list(shares.values())), strict=True):
             targets[name][label] = count
     return targets
-
-
-def largest_remainder(n: int, shares: list[float]) -> list[int]:
-    """Round ``n * shares`` to whole numbers with sum ``n`` (Hamilton's method), each at least 1.
-
-    ``shares`` sum to 1 and ``n`` is at least their number. Ties go to the later share, so that
-    the small splits, which come last, are not starved.
-    """
-    counts = [int(n * share + 1e-9) for share in shares]  # 0.1 * 30 is 3, whatever floats say
-    order = sorted(range(len(shares)), key=lambda i: (n * shares[i] - counts[i], i), reverse=True)
-    for i in order[: n - sum(counts)]:
-        counts[i] += 1
-    while min(counts) < 1:
-        counts[counts.index(max(counts))] -= 1
-        counts[counts.index(min(counts))] += 1
-    return counts
 
 
 def _neediest(
@@ -151,7 +142,7 @@ def _neediest(
 
     When a class has only as many units left as there are splits without it, those come first.
     """
-    counts = Counter(r.label for r in unit)
+    counts = count_labels(unit)
 
     def need(name: SplitName) -> tuple[int, int]:
         urgent = sum(
@@ -167,11 +158,11 @@ def _check_units(
     units: list[Unit], classes: tuple[str, ...], shares: dict[SplitName, float]
 ) -> None:
     """Refuse classes with fewer units than there are splits to fill."""
-    found = Counter(label for unit in units for label in {r.label for r in unit})
+    found = Counter(label for unit in units for label in count_labels(unit))
     short = [label for label in range(len(classes)) if found[label] < len(shares)]
     if len(shares) == 1 or not short:
         return
-    images = Counter(r.label for unit in units for r in unit)
+    images = count_labels(r for unit in units for r in unit)
     torn = any(images[label] != found[label] for label in short)
     what = "images apart (those of one group, or equal ones, stay together)" if torn else "image(s)"
     named = listed([f"{classes[label]!r} has {found[label]}" for label in short])
@@ -185,7 +176,7 @@ def _check_units(
 def _check_carved(
     seen: dict[SplitName, set[int]], pool: list[ImageRecord], classes: tuple[str, ...]
 ) -> None:
-    labels = {r.label for r in pool}
+    labels = count_labels(pool).keys()
     lost = [
         f"{name} without class {classes[label]!r}"
         for name in seen
@@ -199,7 +190,7 @@ def _check_carved(
 
 
 def _check_train(train: list[ImageRecord], classes: tuple[str, ...]) -> None:
-    present = {r.label for r in train}
+    present = count_labels(train)
     lost = [repr(name) for label, name in enumerate(classes) if label not in present]
     if lost:
         raise DataError(

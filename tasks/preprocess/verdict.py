@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tasks.config import DataConfig
 from tasks.errors import DataError
-from tasks.index import ImageRecord
+from tasks.index import ImageRecord, count_labels
 from tasks.preprocess.splits import SPLITS
 from tasks.values import RawDataset, SkippedImage, SplitName
 from tasks.words import listed
@@ -31,7 +31,7 @@ def refuse_lost(splits: Splits, counts: Counts, classes: tuple[str, ...]) -> Non
     lost = [
         f"{classes[label]!r} in {name}"
         for name in SPLITS
-        for label in sorted({record.label for record in splits[name]})
+        for label in sorted(count_labels(splits[name]))
         if counts[name][label] == 0
     ]
     if lost:

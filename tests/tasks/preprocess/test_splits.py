@@ -13,7 +13,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedShuffleSplit
 from tasks.config import DataConfig
 from tasks.errors import ConfigError, DataError
 from tasks.index import ImageRecord
-from tasks.preprocess.splits import assign_splits, largest_remainder
+from tasks.preprocess.splits import assign_splits
+from tasks.preprocess.stratify import largest_remainder
 
 CLASSES = ("ant", "bee", "cat")
 
