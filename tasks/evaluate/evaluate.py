@@ -11,7 +11,7 @@ from tasks.artifacts import sha256_file, write_atomic
 from tasks.config import RunConfig
 from tasks.errors import EvaluationError
 from tasks.evaluate.metrics import measure
-from tasks.evaluate.plots import plot_confusion, plot_learning_curve
+from tasks.evaluate.plots import plot_class_confusion, plot_confusion, plot_learning_curve
 from tasks.evaluate.report import markdown, write_predictions
 from tasks.evaluate.score import Scores, score
 from tasks.finetune.device import memory_errors, on_device, pick_device, use_threads
@@ -85,8 +85,12 @@ def _write(
     scores: Scores,
 ) -> None:
     folder = report.folder
-    write_predictions(scores, prepared, report.predictions)
-    plot_confusion(report.confusion, prepared.classes, folder / "confusion")
+    separator = config.data.label_separator
+    write_predictions(scores, prepared, report.predictions, separator)
+    if report.class_confusion is None:
+        plot_confusion(report.confusion, prepared.classes, folder / "confusion")
+    else:
+        plot_class_confusion(report.class_confusion, prepared.classes, folder / "confusion")
     plot_learning_curve(model.history, model.chosen_epoch, folder / "learning_curve")
     write_atomic(folder / "report.md", markdown(config, prepared, model, report).encode())
     write_atomic(report.report, json.dumps(report.model_dump(mode="json"), indent=2).encode())

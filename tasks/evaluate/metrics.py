@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from tasks.evaluate.score import Scores
 from tasks.values import ClassReport
@@ -26,6 +27,11 @@ class Metrics:
     top5_accuracy: float | None
     classes: tuple[ClassReport, ...]
     confusion: tuple[tuple[int, ...], ...]
+    multi_label: bool = False
+    mean_average_precision: float | None = None
+    micro_f1: float | None = None
+    hamming_loss: float | None = None
+    class_confusion: tuple[tuple[int, int, int, int], ...] | None = None
 
 
 def measure(scores: Scores, classes: tuple[str, ...]) -> Metrics:
@@ -34,26 +40,88 @@ def measure(scores: Scores, classes: tuple[str, ...]) -> Metrics:
     The interval on the accuracy is Wilson's score interval at 95% (Wilson 1927). Balanced accuracy
     is the mean recall of the classes that are in the split; a class with no prediction has
     precision 0. Top-5 is left out (``None``) with five classes or fewer, where it says nothing.
+
+    With several labels an image, the fields are as ``EvaluationReport`` says; means are over the
+    classes that are in the split, and average precision is scikit-learn's, without interpolation.
     """
-    from scipy.stats import binomtest
     from sklearn.metrics import confusion_matrix
 
-    labels, predictions = scores.labels_n, scores.predictions_n
-    right = int((labels == predictions).sum())
-    interval = binomtest(right, len(labels)).proportion_ci(_CONFIDENCE, method="wilson")
-    matrix = confusion_matrix(labels, predictions, labels=np.arange(len(classes)))
+    if scores.multi_label:
+        return _measure_labels(scores, classes)
+    low, high = _interval(scores)
+    matrix = confusion_matrix(scores.labels_n, scores.predictions_n, labels=np.arange(len(classes)))
     reports = _class_reports(scores, classes)
     present = [r for r in reports if r.n > 0]
     return Metrics(
         accuracy=scores.accuracy,
-        accuracy_low=float(interval.low),
-        accuracy_high=float(interval.high),
+        accuracy_low=low,
+        accuracy_high=high,
         balanced_accuracy=float(np.mean([r.recall for r in present])),
         macro_f1=float(np.mean([r.f1 for r in present])),
         log_loss=scores.log_loss,
         top5_accuracy=_top5(scores) if len(classes) > _TOP else None,
         classes=reports,
         confusion=tuple(tuple(int(v) for v in row) for row in matrix),
+    )
+
+
+def _interval(scores: Scores) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    correct_n = scores.correct_n
+    found = binomtest(int(correct_n.sum()), len(correct_n))
+    interval = found.proportion_ci(_CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _measure_labels(scores: Scores, classes: tuple[str, ...]) -> Metrics:
+    from sklearn.metrics import f1_score, hamming_loss, multilabel_confusion_matrix
+
+    labels_nc, predictions_nc = scores.labels_n, scores.predictions_n
+    low, high = _interval(scores)
+    reports = _label_reports(scores, classes)
+    present = [r for r in reports if r.n > 0]
+    matrices_c22 = multilabel_confusion_matrix(labels_nc, predictions_nc)
+    in_split = matrices_c22[[r.n > 0 for r in reports]]
+    return Metrics(
+        accuracy=scores.accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+        balanced_accuracy=float(np.mean([_balanced(matrix_22) for matrix_22 in in_split])),
+        macro_f1=float(np.mean([r.f1 for r in present])),
+        log_loss=scores.log_loss,
+        top5_accuracy=None,
+        classes=reports,
+        confusion=(),
+        multi_label=True,
+        mean_average_precision=float(np.mean([r.average_precision for r in present])),
+        micro_f1=float(f1_score(labels_nc, predictions_nc, average="micro", zero_division=0.0)),
+        hamming_loss=float(hamming_loss(labels_nc, predictions_nc)),
+        class_confusion=tuple(
+            (int(tn), int(fp), int(fn), int(tp)) for (tn, fp), (fn, tp) in matrices_c22
+        ),
+    )
+
+
+def _balanced(matrix_22: npt.NDArray[np.int64]) -> float:
+    """Return the mean recall of absent and present, of those that there are."""
+    images_2 = matrix_22.sum(axis=1)
+    return float(np.mean(matrix_22.diagonal()[images_2 > 0] / images_2[images_2 > 0]))
+
+
+def _label_reports(scores: Scores, classes: tuple[str, ...]) -> tuple[ClassReport, ...]:
+    from sklearn.metrics import average_precision_score
+
+    columns = zip(
+        _class_reports(scores, classes), scores.labels_n.T, scores.probabilities_nc.T, strict=True
+    )
+    return tuple(
+        report.model_copy(
+            update={"average_precision": float(average_precision_score(labels_n, probability_n))}
+        )
+        if report.n > 0
+        else report
+        for report, labels_n, probability_n in columns
     )
 
 

@@ -12,9 +12,11 @@ import numpy as np
 from tasks.artifacts import write_atomic
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _MOST_CELLS_WITH_NUMBERS = 20  # classes; beyond that the numbers run into each other
+_MOST_ROWS_WITH_NUMBERS = 50
 _DPI = 120
 
 
@@ -60,10 +62,36 @@ def plot_confusion(
     axes.set_ylabel("true")
     axes.set_title("Confusion matrix, test set")
     if len(classes) <= _MOST_CELLS_WITH_NUMBERS:
-        for (row, column), n in np.ndenumerate(counts_cc):
-            colour = "white" if shares_cc[row, column] > 0.5 else "black"
-            axes.text(column, row, str(n), ha="center", va="center", color=colour, fontsize=8)
+        _write_counts(axes, counts_cc, shares_cc)
     save_figure(figure, stem)
+
+
+def plot_class_confusion(
+    confusion: tuple[tuple[int, int, int, int], ...], classes: tuple[str, ...], stem: Path
+) -> None:
+    """Write ``stem``.png and .svg for several labels an image: a row a class.
+
+    ``confusion`` holds true negatives, false positives, false negatives and true positives. Cells
+    are shaded by their share of the images that have the label, or that have it not.
+    """
+    counts_k22 = np.array(confusion).reshape(-1, 2, 2)
+    shares_k22 = counts_k22 / np.maximum(counts_k22.sum(axis=2, keepdims=True), 1)
+    figure = new_figure(6.0, min(max(3.0, 0.4 * len(classes) + 2.0), 24.0))
+    axes = figure.add_subplot()
+    axes.imshow(shares_k22.reshape(-1, 4), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    kinds = ("true\nnegative", "false\npositive", "false\nnegative", "true\npositive")
+    axes.set_xticks(range(4), kinds)
+    axes.set_yticks(range(len(classes)), [_plain(name) for name in classes])
+    axes.set_title("Each class by itself, test set")
+    if len(classes) <= _MOST_ROWS_WITH_NUMBERS:
+        _write_counts(axes, counts_k22.reshape(-1, 4), shares_k22.reshape(-1, 4))
+    save_figure(figure, stem)
+
+
+def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
+    for (row, column), n in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(n), ha="center", va="center", color=colour, fontsize=8)
 
 
 def plot_learning_curve(history: Path, chosen_epoch: int, stem: Path) -> None:

@@ -9,26 +9,31 @@ from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
 from tasks.evaluate.score import Scores
 from tasks.index import read_index
-from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset
+from tasks.outputs import confidence, named
+from tasks.values import ClassReport, EvaluationReport, FineTunedModel, PreparedDataset
 from tasks.words import printable
 
 
-def write_predictions(scores: Scores, prepared: PreparedDataset, path: Path) -> None:
+def write_predictions(
+    scores: Scores, prepared: PreparedDataset, path: Path, label_separator: str
+) -> None:
     """Write one row an image of the test split: truth, prediction, probabilities.
 
-    Columns: path, label, prediction, correct, confidence, and ``p_CLASS`` for each class. Raises
-    ``ResourceError`` when the disk is full.
+    Columns: path, label, prediction, correct, confidence, and ``p_CLASS`` for each class; several
+    labels of an image are joined by ``label_separator``. Raises ``ResourceError`` when the disk is
+    full.
     """
     import pandas as pd
 
     names = prepared.classes
+    separator = label_separator if scores.multi_label else None
     frame = pd.DataFrame(
         {
             "path": [printable(record.path) for record in read_index(prepared.test.index)],
-            "label": [names[i] for i in scores.labels_n],
-            "prediction": [names[i] for i in scores.predictions_n],
-            "correct": scores.labels_n == scores.predictions_n,
-            "confidence": scores.probabilities_nc.max(axis=1),
+            "label": named(scores.labels_n, names, separator),
+            "prediction": named(scores.predictions_n, names, separator),
+            "correct": scores.correct_n,
+            "confidence": confidence(scores.probabilities_nc, scores.multi_label),
         }
     )
     columns = [f"p_{name}" for name in names]
@@ -50,24 +55,45 @@ def markdown(
         "",
         f"Test accuracy **{report.accuracy:.2%}** (95% interval {report.accuracy_low:.2%} to "
         f"{report.accuracy_high:.2%}) on {report.n:,} images that were scored once.",
+        *_multi_label_words(report),
         "",
         *markdown_table(_facts(config, prepared, model, report)),
         "",
         "## Classes",
         "",
-        *markdown_table(
-            [
-                ("class", "images", "precision", "recall", "F1"),
-                *(
-                    (c.name, str(c.n), f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}")
-                    for c in report.classes
-                ),
-            ]
-        ),
+        *markdown_table(_class_rows(report)),
         "",
         *_notes(prepared),
     ]
     return "\n".join(lines)
+
+
+def _multi_label_words(report: EvaluationReport) -> list[str]:
+    if report.mean_average_precision is None:
+        return []
+    return [
+        "",
+        "An image may have several labels: it counts as right when all of them are. Mean average "
+        f"precision **{report.mean_average_precision:.4f}**.",
+    ]
+
+
+def _class_rows(report: EvaluationReport) -> list[tuple[str, ...]]:
+    head: tuple[str, ...] = ("class", "images", "precision", "recall", "F1")
+    rows = [_class_row(row) for row in report.classes]
+    if report.class_confusion is None:
+        return [head, *rows]
+    head += ("average precision", "TN", "FP", "FN", "TP")
+    counts = (tuple(f"{n:,}" for n in four) for four in report.class_confusion)
+    precisions = (
+        "-" if c.average_precision is None else f"{c.average_precision:.3f}" for c in report.classes
+    )
+    parts = zip(rows, precisions, counts, strict=True)
+    return [head, *((*row, precision, *four) for row, precision, four in parts)]
+
+
+def _class_row(row: ClassReport) -> tuple[str, ...]:
+    return row.name, str(row.n), f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}"
 
 
 def _facts(
@@ -88,12 +114,22 @@ def _facts(
         ("validation accuracy", f"{model.val_accuracy:.2%}"),
         ("balanced accuracy", f"{report.balanced_accuracy:.2%}{top5}"),
         ("macro F1", f"{report.macro_f1:.4f}"),
+        *_multi_label_facts(report),
         ("log loss", f"{report.log_loss:.4f} nats"),
         ("training", f"{model.seconds:.1f} s, {model.images_per_second:,.0f} images/s"),
         ("device", f"{model.device}, {model.precision}"),
         ("seed", str(config.seed)),
         ("model digest", model.sha256),
         ("test digest", report.test_digest),
+    ]
+
+
+def _multi_label_facts(report: EvaluationReport) -> list[tuple[str, ...]]:
+    if report.micro_f1 is None or report.hamming_loss is None:
+        return []
+    return [
+        ("micro F1", f"{report.micro_f1:.4f}"),
+        ("Hamming loss", f"{report.hamming_loss:.4f}, the share of all labels that are wrong"),
     ]
 
 

@@ -11,30 +11,54 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tasks.preprocess.batches import Batch, PackedImages
+from tasks.outputs import chosen, probabilities
+from tasks.preprocess.batches import Batch, Labels, PackedImages
 from tasks.preprocess.views import eval_view
 from tasks.values import InputSpec, PackedSplit
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a network says of n images and c classes."""
+    """What a network says of n images and c classes.
+
+    With several labels an image, labels and predictions are 0 or 1 of shape (n, c).
+    """
 
     probabilities_nc: npt.NDArray[np.float32]
     labels_n: npt.NDArray[np.int64]
     predictions_n: npt.NDArray[np.int64]
     seconds: float
+    multi_label: bool = False
+
+    @property
+    def correct_n(self) -> npt.NDArray[np.bool_]:
+        """Whether each image's class, or every one of its labels, is right."""
+        right = np.equal(self.predictions_n, self.labels_n)
+        right_n: npt.NDArray[np.bool_] = np.all(right, axis=1) if self.multi_label else right
+        return right_n
 
     @property
     def accuracy(self) -> float:
-        """Share of images whose most probable class is the true one."""
-        return float(np.mean(self.predictions_n == self.labels_n))
+        """Share of images whose most probable class is the true one, or whose labels all are."""
+        return float(np.mean(self.correct_n))
 
     @property
     def log_loss(self) -> float:
-        """Mean negative log-likelihood in nats; probabilities of 0 count as float32's smallest."""
+        """Mean negative log-likelihood in nats; probabilities of 0 count as float32's smallest.
+
+        With several labels, the mean over images and labels of the binary cross-entropy, where
+        probabilities keep float32's epsilon from 0 and 1, as in scikit-learn's ``log_loss``.
+        """
+        if self.multi_label:
+            return self._binary_log_loss()
         true_n = self.probabilities_nc[np.arange(len(self.labels_n)), self.labels_n]
         return float(-np.mean(np.log(np.maximum(true_n, np.finfo(np.float32).tiny))))
+
+    def _binary_log_loss(self) -> float:
+        given_nc = self.probabilities_nc.astype(np.float64)
+        true_nc = np.where(self.labels_n == 1, given_nc, 1 - given_nc)
+        smallest = float(np.finfo(np.float32).eps)
+        return float(-np.mean(np.log(np.clip(true_nc, smallest, 1 - smallest))))
 
 
 def score(
@@ -61,22 +85,24 @@ def score(
 def score_batches(
     forward: Callable[[Tensor], Tensor],
     batches: Iterable[Batch],
-    labels_n: npt.NDArray[np.int64],
+    labels_n: Labels,
     device: torch.device,
     precision: torch.dtype = torch.float32,
 ) -> Scores:
     """Score what ``forward`` makes of batches that hold every row once, in order.
 
-    The softmax is taken in float64 on the CPU, so that its rows sum to 1 in any precision.
+    Labels of shape (n,) are classes; of shape (n, c) they are 0 and 1, several an image.
     """
     start = time.perf_counter()
     enabled = precision != torch.float32
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=enabled):
         logits = [forward(inputs).float() for inputs, _ in batches]
-    probabilities_nc = torch.cat(logits).cpu().double().softmax(dim=1).float().numpy()
+    multi_label = labels_n.ndim > 1
+    probabilities_nc = probabilities(torch.cat(logits), multi_label).float().numpy()
     return Scores(
         probabilities_nc=probabilities_nc,
-        labels_n=labels_n,
-        predictions_n=probabilities_nc.argmax(axis=1).astype(np.int64),
+        labels_n=labels_n.astype(np.int64),
+        predictions_n=chosen(probabilities_nc, multi_label),
         seconds=time.perf_counter() - start,
+        multi_label=multi_label,
     )
