@@ -18,6 +18,7 @@ from tasks.artifacts import sha256_bytes, sha256_file
 from tasks.config import Sha256
 from tasks.errors import DataError, WeightsError
 from tasks.finetune.device import pick_device
+from tasks.outputs import chosen, confidence, named, probabilities
 from tasks.preprocess.decode import UnreadableImage, decode_rgb
 from tasks.preprocess.views import eval_view, shrink
 from tasks.pretrained.network import restore_network
@@ -44,10 +45,13 @@ class ModelSpec(Value):
     input: InputSpec
     sha256: Sha256  # of the weights file
     graft_version: str
+    multi_label: bool = False
+    label_separator: str = "|"  # multi-label only
 
     def content(self) -> bytes:
-        """Return spec.json as it is written."""
-        return self.model_dump_json(indent=2).encode()
+        """Return spec.json as it is written; one label an image is not worth a word."""
+        unsaid = None if self.multi_label else {"multi_label", "label_separator"}
+        return self.model_dump_json(indent=2, exclude=unsaid).encode()
 
     @property
     def digest(self) -> str:
@@ -69,9 +73,17 @@ def read_spec(path: Path) -> ModelSpec:
 class Classifier:
     """Decodes, preprocesses and classifies images as in training; safe to use from threads."""
 
-    def __init__(self, network: nn.Module, classes: tuple[str, ...], spec: InputSpec) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: tuple[str, ...],
+        spec: InputSpec,
+        label_separator: str | None = None,
+    ) -> None:
+        """Take a network; a ``label_separator`` says that an image may have several labels."""
         self.classes = classes
         self.spec = spec
+        self.label_separator = label_separator
         self._device = pick_device("auto")
         self._network = network.to(device=self._device).to(memory_format=torch.channels_last).eval()
 
@@ -85,13 +97,16 @@ class Classifier:
                 "Fetch the model again, or register it again."
             )
         network = restore_network(spec.architecture, len(spec.classes), weights)
-        return cls(network, spec.classes, spec.input)
+        separator = spec.label_separator if spec.multi_label else None
+        return cls(network, spec.classes, spec.input, separator)
 
     def predict(self, images: Sequence[bytes | Path]) -> pd.DataFrame:
         """Return one row an image: label, confidence and ``p_<class>`` for every class.
 
         ``images`` are files' bytes or their paths, in any number; 64 go through the network at
-        once. Raises ``DataError`` that names every image (by its row, from 0) that is unreadable.
+        once. Of several labels those above ``tasks.outputs.THRESHOLD`` are given, joined by the
+        separator, and confidence is that in the whole of them. Raises ``DataError`` that names
+        every image (by its row, from 0) that is unreadable.
         """
         import pandas as pd
 
@@ -100,8 +115,9 @@ class Classifier:
         empty = torch.empty((0, len(names)), dtype=torch.float64)
         probabilities_nc = torch.cat([empty, *parts]).numpy()
         frame = pd.DataFrame(probabilities_nc, columns=names)
-        frame.insert(0, CONFIDENCE, probabilities_nc.max(axis=1, initial=0.0))
-        labels = [self.classes[i] for i in probabilities_nc.argmax(axis=1)]
+        several = self.label_separator is not None
+        frame.insert(0, CONFIDENCE, confidence(probabilities_nc, several))
+        labels = named(chosen(probabilities_nc, several), self.classes, self.label_separator)
         frame.insert(0, LABEL, pd.Series(labels, dtype=object))
         return frame
 
@@ -109,7 +125,7 @@ class Classifier:
         with torch.inference_mode():
             view_bchw = eval_view(images_bhwc.to(self._device), self.spec)
             logits_bc: Tensor = self._network(view_bchw)
-            return logits_bc.cpu().double().softmax(dim=1)
+            return probabilities(logits_bc, self.label_separator is not None)
 
     def _decoded(self, images: Sequence[bytes | Path]) -> Iterator[Tensor]:
         """Yield uint8 batches (b, crop, crop, 3); after a bad image only look for further ones."""

@@ -25,7 +25,7 @@ from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE, MAX_PARAM_VAL_LENGT
 
 from tasks.config import DataConfig, RunConfig
 from tasks.download.https import shown
-from tasks.values import PackedSplit, PreparedDataset
+from tasks.values import EvaluationReport, FineTunedModel, PackedSplit, PreparedDataset
 
 GIT_SECONDS = 10
 HIDDEN = "?…"  # in the place of an address's query
@@ -135,6 +135,31 @@ def finite_metrics(
     return metrics, odd
 
 
+def final_values(model: FineTunedModel, report: EvaluationReport) -> dict[str, float]:
+    """Return what a run came to, as metrics."""
+    values = {
+        "test_accuracy": report.accuracy,
+        "test_accuracy_low": report.accuracy_low,
+        "test_accuracy_high": report.accuracy_high,
+        "test_balanced_accuracy": report.balanced_accuracy,
+        "test_macro_f1": report.macro_f1,
+        "test_log_loss": report.log_loss,
+        "test_images_per_second": report.images_per_second,
+        "chosen_epoch": model.chosen_epoch,
+        "chosen_val_accuracy": model.val_accuracy,
+        "chosen_val_loss": model.val_loss,
+        "training_seconds": model.seconds,
+        "training_images_per_second": model.images_per_second,
+        "parameters": model.parameters,
+        "trainable_parameters": model.trainable_parameters,
+    }
+    for name in ("top5_accuracy", "mean_average_precision", "micro_f1", "hamming_loss"):
+        value = getattr(report, name)
+        if value is not None:
+            values[f"test_{name}"] = value
+    return values
+
+
 def dataset_inputs(config: RunConfig, prepared: PreparedDataset) -> list[DatasetInput]:
     """Return train, validation and test as MLflow dataset inputs, each with its own digest.
 
@@ -159,7 +184,10 @@ def _dataset(data: DataConfig, prepared: PreparedDataset, split: PackedSplit) ->
         "prepared_digest": prepared.digest,
         "raw_digest": prepared.raw_digest,
     }
-    schema = {"image": f"uint8 ({split.height}, {split.width}, 3)", "label": "int64"}
+    schema = {"image": f"uint8 ({split.height}, {split.width}, 3)"}
+    schema |= (
+        {"labels": f"uint8 ({len(split.counts)},)"} if split.multi_label else {"label": "int64"}
+    )
     return Dataset(
         name=f"{Path(source.removesuffix(HIDDEN)).stem if data.path else data.kind}-{split.name}",
         digest=split.digest[:MAX_DATASET_DIGEST_SIZE],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ class Graded:
     classes: tuple[str, ...]
     images: tuple[str, ...]  # digest of every test image's file, in order
     correct_n: npt.NDArray[np.bool_]
+    multi_label: bool = False  # right is an image whose labels all are
 
     @property
     def accuracy(self) -> float:
@@ -34,6 +36,7 @@ class Verdict:
     p_value: float | None = None
 
 
+WAY_OUT = "Register under another promotion.model, or move the alias by hand."
 FIRST = Verdict(promoted=True, reason="There is no champion yet.")
 
 
@@ -61,13 +64,14 @@ def decide(challenger: Graded, champion: Graded | None, alpha: float) -> Verdict
 
     Better: the two-sided exact McNemar p-value is under ``alpha`` and wins exceed losses, so that
     a challenger that is no better is promoted in at most alpha / 2 of cases. Refused, with the
-    reason, when the two have other classes or were not scored on the same images.
+    reason, when the two have other classes, when one gives an image one label and the other any
+    number, or when they were not scored on the same images.
     """
     if champion is None:
         return FIRST
-    obstacle = class_obstacle(challenger.classes, champion.classes)
-    if obstacle is not None:
-        return refuse(obstacle)
+    reason = obstacle(challenger, champion)
+    if reason is not None:
+        return refuse(reason)
     if challenger.images != champion.images:
         return refuse("The two were not scored on the same test images.")
     return _compare(challenger, champion, alpha)
@@ -99,10 +103,35 @@ def _words(
 ) -> str:
     verdict = "Better than the champion" if promoted else "Not shown to be better than the champion"
     sign = "<" if p_value < alpha else ">="
+    whole = " with all labels right" if challenger.multi_label else ""
     return (
         f"{verdict}: {challenger.accuracy:.2%} against {champion.accuracy:.2%} of "
-        f"{len(challenger.images)} test images; {wins} right only here, {losses} right only there; "
-        f"exact McNemar p = {p_value:.4g} {sign} {alpha:g}."
+        f"{len(challenger.images)} test images{whole}; {wins} right only here, "
+        f"{losses} right only there; exact McNemar p = {p_value:.4g} {sign} {alpha:g}."
+    )
+
+
+class Labelled(Protocol):
+    """Which classes a model knows, and whether an image may have several of them."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names, in the order of the network's outputs."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Tell whether an image may have several."""
+
+
+def obstacle(ours: Labelled, theirs: Labelled) -> str | None:
+    """Return why two models cannot be compared, or ``None`` if they can."""
+    if ours.multi_label == theirs.multi_label:
+        return class_obstacle(ours.classes, theirs.classes)
+    several, one = "any number of labels", "one label"
+    here, there = (several, one) if ours.multi_label else (one, several)
+    return (
+        f"The champion gives an image {there}, this model {here}, so the two cannot be compared. "
+        f"{WAY_OUT}"
     )
 
 
@@ -115,6 +144,5 @@ def class_obstacle(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str | None
     parts += [f"only there {', '.join(gone[:5])}"] if gone else []
     return (
         "The champion has other classes, so the two cannot be compared "
-        f"({'; '.join(parts) or 'the same ones in another order'}). "
-        "Register under another promotion.model, or move the alias by hand."
+        f"({'; '.join(parts) or 'the same ones in another order'}). {WAY_OUT}"
     )

@@ -47,9 +47,16 @@ WEIGHTS_FILE = "artifacts/model.safetensors"
 
 
 def log_model(
-    client: MlflowClient, run_id: str, model: FineTunedModel, examples: PackedSplit
+    client: MlflowClient,
+    run_id: str,
+    model: FineTunedModel,
+    examples: PackedSplit,
+    label_separator: str,
 ) -> tuple[str, ModelSpec]:
     """Store ``model`` as an MLflow logged model of the run; return its id and its description.
+
+    ``examples`` says whether an image may have several labels. Their names must not hold the
+    separator, as no label of a manifest does.
 
     A logged model is no version of a registered model yet. Raises ``TrackingError`` when MLflow
     refuses, and leaves no logged model behind then.
@@ -60,6 +67,8 @@ def log_model(
         input=model.input,
         sha256=model.sha256,
         graft_version=graft_version(),
+        multi_label=examples.multi_label,
+        label_separator=label_separator,
     )
     with tracking_errors("storing the model"), tempfile.TemporaryDirectory() as scratch:
         experiment_id = client.get_run(run_id).info.experiment_id

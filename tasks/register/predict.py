@@ -17,8 +17,9 @@ def predict(uri: str, images: list[Path], cache: Path | None = None) -> pd.DataF
     """Return path, label, confidence and ``p_<class>`` for every image, in the given order.
 
     The model is fetched into ``cache`` (null: GRAFT_CACHE or ~/.cache/graft) with its digest
-    checked. Raises ``DataError`` that lists the images that are missing or unreadable, and
-    ``TrackingError`` when there is no such model.
+    checked. Several labels of an image are joined by the model's separator. Raises ``DataError``
+    that lists the images that are missing or unreadable, and ``TrackingError`` when there is no
+    such model.
     """
     missing = [str(path) for path in images if not path.is_file()]
     if missing:
@@ -26,6 +27,7 @@ def predict(uri: str, images: list[Path], cache: Path | None = None) -> pd.DataF
         raise DataError(f"No such image file: {', '.join(missing[:LISTED])}{more}.")
     model = fetch(uri, cache_folder(cache))
     network = restore_network(model.architecture, len(model.classes), model.weights)
-    frame = Classifier(network, model.classes, model.input).predict(images)
+    separator = model.label_separator if model.multi_label else None
+    frame = Classifier(network, model.classes, model.input, separator).predict(images)
     frame.insert(0, "path", [str(path) for path in images])
     return frame

@@ -22,7 +22,7 @@ from tasks.evaluate.evaluate import score_weights
 from tasks.index import read_index
 from tasks.preprocess.prepare import prepare
 from tasks.register.client import connect, tracking_errors
-from tasks.register.gate import FIRST, Graded, Verdict, class_obstacle, decide, refuse
+from tasks.register.gate import FIRST, Graded, Verdict, decide, obstacle, refuse
 from tasks.register.packaging import log_model
 from tasks.register.registry import CHAMPION, fetch_version, find_champion
 from tasks.register.versions import (
@@ -111,7 +111,8 @@ def _new_version(
     """Yield a version that is READY; take it back if the block fails."""
     name = config.promotion.model
     with tracking_errors("storing the model"):
-        model_id, spec = log_model(client, run_id, model, prepared.val)
+        separator = config.data.label_separator
+        model_id, spec = log_model(client, run_id, model, prepared.val, separator)
     draft = Draft(client, name, run_id)
     try:
         with tracking_errors("registering the model"):
@@ -162,9 +163,9 @@ def _compare(
     try:
         with tracking_errors("fetching the champion"):
             champion = fetch_version(opponent, cache)
-        obstacle = class_obstacle(challenger.classes, champion.classes)
-        if obstacle is not None:
-            return refuse(obstacle)
+        reason = obstacle(challenger, champion)
+        if reason is not None:
+            return refuse(reason)
         split = prepared.test
         if champion.input != prepared.input:
             split = prepare(config.data, config.seed, raw, champion.input, cache).test
@@ -183,7 +184,8 @@ def _grade(config: RunConfig, model: RegisteredModel, split: PackedSplit) -> Gra
     return Graded(
         classes=model.classes,
         images=tuple(f"{record.sha256} {record.label}" for record in records),
-        correct_n=scores.predictions_n == scores.labels_n,
+        correct_n=scores.correct_n,
+        multi_label=model.multi_label,
     )
 
 

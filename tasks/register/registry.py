@@ -118,6 +118,8 @@ def fetch_version(version: ModelVersion, cache: Path) -> RegisteredModel:
         input=spec.input,
         weights=weights,
         sha256=spec.sha256,
+        multi_label=spec.multi_label,
+        label_separator=spec.label_separator,
     )
 
 

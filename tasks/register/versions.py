@@ -45,6 +45,7 @@ def version_tags(
         "graft.backbone_sha256": model.backbone_sha256 or "none",
         "graft.data_digest": model.data_digest,
         "graft.test_digest": report.test_digest,
+        **({"graft.multi_label": "true"} if spec.multi_label else {}),
     }
 
 
