@@ -163,4 +163,9 @@ class RunConfig(Section):
             raise ValueError(
                 "strategy.kind=scratch goes with model.weights=null, and only with that"
             )
+        if self.strategy.kind == "distill" and self.training.mixes:
+            raise ValueError(
+                "training.mixup and cutmix must be 0 with strategy.kind=distill: the teacher is "
+                "asked about whole images"
+            )
         return self

@@ -131,8 +131,15 @@ class StrategyConfig(Section):
                         f"strategy.{name} says how pretrained weights move, and with "
                         f"strategy.kind={self.kind} they do not"
                     )
-        if self.kind == "scratch" and (self.l2_sp is not None or self.wise_ft is not None):
+        if self.kind == "scratch" and self.l2_sp is not None:
             raise ValueError("strategy.kind=scratch has no pretrained weights to stay near")
+        if self.wise_ft is not None and self.kind not in ("wise_ft", "lp_ft"):
+            raise ValueError(
+                "strategy.wise_ft goes back to weights that classify already: it goes with "
+                "strategy.kind=wise_ft or lp_ft"
+            )
+        if self.soup is not None and (self.wise_ft is not None or self.kind == "lora"):
+            raise ValueError("strategy.soup does not go with wise_ft or lora")
         return self
 
 
@@ -203,6 +210,11 @@ class TrainingConfig(Section):
         if self.warmup_epochs >= self.epochs:
             raise ValueError("training.warmup_epochs must be less than training.epochs")
         return self
+
+    @property
+    def mixes(self) -> bool:
+        """Tell whether images are mixed with others of their batch."""
+        return self.mixup > 0 or self.cutmix > 0
 
     @property
     def augmented(self) -> bool:

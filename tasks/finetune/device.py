@@ -35,11 +35,23 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the autocast type: ``auto`` is bfloat16 where the GPU has it, float32 elsewhere."""
+    """Return the autocast type: ``auto`` is bfloat16 where the processor multiplies in it.
+
+    That is a GPU from NVIDIA's Ampere on, or a CPU with AVX-512 BF16 or AMX; a processor that only
+    emulates it, or none of these, trains in float32.
+    """
     if name != "auto":
         return _PRECISIONS[name]
-    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bfloat16 = device.type == "cpu" and _cpu_has_bfloat16()
     return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def describe(device: torch.device, precision: torch.dtype) -> str:

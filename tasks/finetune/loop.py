@@ -4,61 +4,84 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tasks.config import TrainingConfig
 from tasks.errors import TrainingError
+from tasks.finetune.averaging import Ema
+from tasks.finetune.compiling import Forward
+from tasks.finetune.inputs import Inputs, Share
+from tasks.finetune.objective import Objective
+from tasks.finetune.ranks import summed, world
 from tasks.finetune.strategy import FrozenPart
-from tasks.preprocess.batches import Batch, Order, PackedImages
-from tasks.preprocess.views import train_view
-from tasks.values import InputSpec
+from tasks.preprocess.batches import Batch, Order
+from tasks.recipe import TrainingConfig
 
 _CHECK_EVERY_STEPS = 50  # reading the loss makes a GPU wait, so only now and then
 
 
 @dataclass
 class Trainer:
-    """Everything one training step needs; one instance serves all epochs."""
+    """Everything the training steps of one phase need."""
 
-    network: nn.Module
+    network: nn.Module  # all of it
+    forward: Forward  # of what is trained on: the network, or its part behind cached features
     frozen: FrozenPart
     optimizer: Optimizer
     schedule: LRScheduler
+    objective: Objective
+    ema: Ema | None
     recipe: TrainingConfig
-    spec: InputSpec
     device: torch.device
     precision: torch.dtype
-    generator: torch.Generator  # CPU; drives shuffling and augmentation
 
-    def __post_init__(self) -> None:
-        """Make the loss once."""
-        self._loss = nn.CrossEntropyLoss(label_smoothing=self.recipe.label_smoothing)
+    def step(self, batch: Batch, share: Share) -> tuple[Tensor, Tensor]:
+        """Learn from one batch; return summed loss and number right, both on the device.
 
-    def step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take one optimiser step; return summed loss and number right, both on the device."""
-        images_bhwc, labels_b = batch
-        images_bchw = train_view(images_bhwc, self.spec, self.recipe.augment, self.generator)
+        The gradient is of the mean over all images of the step, those of the other batches that
+        ``training.accumulate`` joins and of the other processes included: each batch's mean counts
+        by its share of the images. The optimiser moves at the last batch of a step.
+        """
+        inputs, targets, hints = self.objective.prepare(batch)
         enabled = self.precision != torch.float32
         with torch.autocast(self.device.type, dtype=self.precision, enabled=enabled):
-            logits_bk = self._forward(images_bchw)
-            loss = self._loss(logits_bk, labels_b)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+            logits_bk = self._forward(inputs)
+            loss = self.objective.loss(logits_bk, targets, hints)
+        total = loss * share.weight
+        if share.last and self.objective.penalty is not None:
+            total = total + self.objective.penalty()
+        with self._without_exchange(share):
+            torch.autograd.backward(total)
+        if share.last:
+            self._move()
+        return loss.detach() * len(batch[1]), self.objective.right(logits_bk.detach(), batch[1])
+
+    def _move(self) -> None:
         if self.recipe.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        right = (logits_bk.detach().argmax(dim=1) == labels_b).sum()
-        return loss.detach() * len(labels_b), right
+        if self.ema is not None:
+            self.ema.update(self.network)
 
-    def _forward(self, images_bchw: torch.Tensor) -> torch.Tensor:
+    def _without_exchange(self, share: Share) -> AbstractContextManager[None]:
+        """Let processes exchange gradients once a step, not once a batch."""
+        model = self.forward.model
+        if isinstance(model, DistributedDataParallel) and not share.last:
+            without: AbstractContextManager[None] = model.no_sync()
+            return without
+        return nullcontext()
+
+    def _forward(self, inputs: Tensor) -> Tensor:
         try:
-            logits_bk: torch.Tensor = self.network(images_bchw)
+            logits_bk: Tensor = self.forward(inputs)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):  # batch norm's own words
                 raise
@@ -81,43 +104,48 @@ class EpochSums:
 
 def train_epoch(
     trainer: Trainer,
-    packed: PackedImages,
+    inputs: Inputs,
     order: Order,
     epoch: int,
-    after_step: Callable[[int, int, float], None],
+    after_batch: Callable[[int, int, float], None],
 ) -> EpochSums:
-    """Train on ``order`` once; ``after_step`` gets (step from 1, images done, seconds).
+    """Train on ``order`` once; ``after_batch`` gets (batch from 1, images done, seconds).
 
     Raises ``TrainingError`` when the loss is no longer finite.
     """
     start = time.perf_counter()
     trainer.frozen.train_mode()
-    loss_sum = torch.zeros((), device=trainer.device)
-    right_sum = torch.zeros((), device=trainer.device, dtype=torch.int64)
+    sums = torch.zeros(
+        2, device=trainer.device, dtype=torch.float64 if _is_exact(trainer) else None
+    )
     every = 1 if trainer.device.type == "cpu" else _CHECK_EVERY_STEPS
-    done = 0
-    batches = packed.batches(order, trainer.recipe.batch_size, trainer.device)
-    for step, batch in enumerate(batches, start=1):
-        loss, right = trainer.step(batch)
-        loss_sum += loss
-        right_sum += right
-        done += len(batch[1])
-        if step % every == 0:
-            _check_finite(loss_sum, epoch, step, trainer.recipe)
-        after_step(step, done, time.perf_counter() - start)
-    _check_finite(loss_sum, epoch, -(-len(order) // trainer.recipe.batch_size), trainer.recipe)
+    done = number = 0
+    for batch, share in inputs.batches(order, trainer.device):
+        loss, right = trainer.step(batch, share)
+        sums += torch.stack((loss.to(sums.dtype), right.to(sums.dtype)))
+        done += len(batch[1]) * world()
+        number += 1
+        if number % every == 0:
+            _check_finite(sums, epoch, number, trainer.recipe)
+        after_batch(number, done, time.perf_counter() - start)
+    sums = summed(sums)
+    _check_finite(sums, epoch, number, trainer.recipe)
     return EpochSums(
-        loss=loss_sum.item() / done,
-        accuracy=right_sum.item() / done,
-        images=done,
+        loss=sums[0].item() / len(order),
+        accuracy=sums[1].item() / len(order),
+        images=len(order),
         seconds=time.perf_counter() - start,
     )
 
 
-def _check_finite(loss_sum: torch.Tensor, epoch: int, step: int, recipe: TrainingConfig) -> None:
-    if not torch.isfinite(loss_sum):
+def _is_exact(trainer: Trainer) -> bool:
+    return trainer.device.type != "mps"  # which has no float64
+
+
+def _check_finite(sums: Tensor, epoch: int, batch: int, recipe: TrainingConfig) -> None:
+    if not torch.isfinite(sums[0]):
         raise TrainingError(
-            f"The loss is no longer a finite number (epoch {epoch}, step {step}).\n"
+            f"The loss is no longer a finite number (epoch {epoch}, batch {batch}).\n"
             f"Lower training.learning_rate (now {recipe.learning_rate:g}) "
             "or set training.gradient_clip=1."
         )

@@ -75,9 +75,12 @@ def make_config() -> Callable[..., RunConfig]:
 
     def make(**sections: dict[str, object]) -> RunConfig:
         model = {"architecture": "graft_tiny", "weights": None} | sections.pop("model", {})
-        training = {"epochs": 2, "batch_size": 20, "learning_rate": 0.01} | sections.pop(
-            "training", {}
-        )
+        training = {
+            "epochs": 2,
+            "batch_size": 20,
+            "learning_rate": 0.01,
+            "precision": "float32",
+        } | sections.pop("training", {})
         strategy = sections.pop("strategy", {"kind": "scratch"})
         return RunConfig.model_validate(
             {

@@ -12,14 +12,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tasks.errors import ConfigError, ResourceError, TrainingError
-from tasks.finetune.optimizer import build_optimizer, build_schedule
+from tasks.finetune.optimizer import build_optimizer
 from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.schedule import build_schedule
+from tasks.finetune.schedule import build_schedule
 from tasks.finetune.strategy import frozen_names
 from tasks.finetune.train import finetune
 from tasks.preprocess.batches import PackedImages, shuffled
 from tasks.preprocess.views import eval_view
 from tasks.pretrained.load import load_pretrained
 from tasks.pretrained.network import build_network
+from tasks.recipe import StrategyConfig
+from tasks.recipe import StrategyConfig
 
 
 class Recorder:
@@ -206,20 +210,10 @@ def test_views_reach_the_network_normalised(prepared):
     assert view[1, 0, 2, 3].item() == pytest.approx(by_hand, abs=1e-6)
 
 
-def test_one_cycle_leaves_the_momentum_alone(make_config):
-    recipe = make_config(training={"schedule": "one_cycle", "momentum": 0.5}).training
-    optimizer = build_optimizer(torch.nn.Linear(2, 2), recipe, "head")
-    schedule = build_schedule(optimizer, recipe, steps=10)
-    for _ in range(9):
-        optimizer.step()
-        schedule.step()
-        assert optimizer.param_groups[0]["momentum"] == 0.5
-
-
 def test_adamw_and_label_smoothing_are_torchs(prepared, backbone, make_config, tmp_path):
     training = {
         "optimizer": "adamw", "weight_decay": 0.1, "label_smoothing": 0.2, "batch_size": 61,
-        "epochs": 1, "choose": "last", "learning_rate": 0.001,
+        "epochs": 1, "choose": "last", "learning_rate": 0.001, "precision": "float32",
     }  # fmt: skip
     config = make_config(training=training)
     model = finetune(config, prepared, backbone, tmp_path, Recorder())
@@ -233,8 +227,10 @@ def test_adamw_and_label_smoothing_are_torchs(prepared, backbone, make_config, t
     (-(target * logits.log_softmax(dim=1)).sum(dim=1).mean()).backward()
     optimizer.step()
     after = load_file(model.weights)
+    # AdamW's first step is 0.001 whatever the gradient's size: where that is near 0, so is the
+    # rounding that the fused kernel does in another order
     for name, parameter in network.named_parameters():
-        torch.testing.assert_close(after[name], parameter.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(after[name], parameter.detach(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_batch_of_one_value_a_channel(prepared, make_config, tmp_path):
@@ -253,11 +249,11 @@ def test_the_head_has_its_own_rate(schedule, backbone, make_config):
     training = {"learning_rate": 0.01, "head_learning_rate": 0.05, "schedule": schedule}
     recipe = make_config(training=training).training
     network = build_network(backbone, 3, 0)
-    optimizer = build_optimizer(network, recipe, backbone.head)
+    optimizer = build_optimizer(network, recipe, backbone, StrategyConfig())
     body, head = optimizer.param_groups
     assert set(head["params"]) == set(network.fc.parameters())
     assert len(body["params"]) + len(head["params"]) == len(list(network.parameters()))
-    plan = build_schedule(optimizer, recipe, steps=10)
+    plan = build_schedule(optimizer, recipe, steps=10, steps_an_epoch=5)
     for _ in range(9):
         optimizer.step()
         plan.step()

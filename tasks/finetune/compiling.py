@@ -1,0 +1,129 @@
+"""torch.compile, where it pays: tried on the run itself, with its compile time counted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+
+import torch
+from torch import Tensor, nn
+
+from tasks.recipe import TrainingConfig
+
+log = logging.getLogger(__name__)
+
+_WARM = 10  # steps until caches, clocks and cuDNN's choices have settled
+_TIMED = 20  # steps a speed is measured over
+_COMPILING = 5  # steps in which what is compiled gets ready
+# A compiler for a ResNet-50, forward and backward, takes up to a minute; a run that has less than
+# this before it cannot win it back.
+_WORTH_SECONDS = 120.0
+
+
+class _Stage(Enum):
+    WARMING = auto()
+    PLAIN = auto()
+    COMPILING = auto()
+    COMPILED = auto()
+    SETTLED = auto()
+
+
+class Forward:
+    """Calls a model for training, compiled or not.
+
+    With ``training.compile=auto`` on a GPU the first steps run as they are and are timed; if the
+    steps left are worth it, the model is compiled (``reduce-overhead``: CUDA graphs where shapes
+    allow), timed again, and the faster of the two stays. Only batches of the full size go through
+    the compiled model: an epoch's last, smaller one would be compiled anew.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: TrainingConfig, device: torch.device, batches: int
+    ) -> None:
+        self.model = model
+        self._device = device
+        self._left = batches
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._size = 0
+        self._count = 0
+        self._mark = 0.0
+        self._plain_seconds = 0.0
+        self._compile_seconds = 0.0
+        self._stage = _Stage.SETTLED
+        if recipe.compile == "on":
+            self._compiled = self._compile()
+        elif recipe.compile == "auto" and device.type == "cuda":
+            self._stage = _Stage.WARMING
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the model's logits (b, k)."""
+        self._size = max(self._size, len(inputs))
+        self._left -= 1
+        if self._stage is not _Stage.SETTLED:
+            self._advance()
+        whole = len(inputs) == self._size
+        model = self._compiled if self._compiled is not None and whole else self.model
+        logits_bk: Tensor = model(inputs)
+        return logits_bk
+
+    def _compile(self) -> Callable[[Tensor], Tensor]:
+        mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+        compiled: Callable[[Tensor], Tensor] = torch.compile(self.model, dynamic=False, mode=mode)
+        return compiled
+
+    def _advance(self) -> None:
+        """Go from stage to stage, reading the clock (and waiting for the device) between them."""
+        self._count += 1
+        lengths = {
+            _Stage.WARMING: _WARM,
+            _Stage.PLAIN: _TIMED,
+            _Stage.COMPILING: _COMPILING,
+            _Stage.COMPILED: _TIMED,
+        }
+        length = lengths[self._stage]
+        if self._count <= length:
+            return
+        now = self._clock()
+        seconds, self._mark, self._count = now - self._mark, now, 1
+        self._next(seconds, seconds / length)
+
+    def _next(self, seconds: float, a_step: float) -> None:
+        if self._stage is _Stage.WARMING:
+            self._stage = _Stage.PLAIN
+        elif self._stage is _Stage.PLAIN:
+            self._plain_seconds = a_step
+            self._try_or_not()
+        elif self._stage is _Stage.COMPILING:
+            self._compile_seconds = seconds
+            self._stage = _Stage.COMPILED
+        else:
+            self._settle(a_step)
+
+    def _try_or_not(self) -> None:
+        left = self._left * self._plain_seconds
+        if left < _WORTH_SECONDS:
+            log.info("not compiled: %.0f s of training are left, too few to pay for it", left)
+            self._stage = _Stage.SETTLED
+            return
+        self._compiled = self._compile()
+        self._stage = _Stage.COMPILING
+
+    def _settle(self, a_step: float) -> None:
+        gain = self._plain_seconds / a_step
+        saved = self._left * (self._plain_seconds - a_step) - self._compile_seconds
+        log.info(
+            "compiled in %.0f s: %.2f times as fast, %.0f s saved by the end of training",
+            self._compile_seconds,
+            gain,
+            saved,
+        )
+        if gain <= 1:
+            self._compiled = None
+        self._stage = _Stage.SETTLED
+
+    def _clock(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()

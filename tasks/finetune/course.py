@@ -1,0 +1,82 @@
+"""One fine-tuning job: what it is given, and what it has recorded so far."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from tasks.artifacts import write_atomic
+from tasks.config import RunConfig
+from tasks.finetune.distill import Teacher
+from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
+from tasks.finetune.ranks import rank
+from tasks.values import Backbone, PreparedDataset
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Course:
+    """What all trainings of one job share; a soup has several, other strategies one."""
+
+    config: RunConfig
+    prepared: PreparedDataset
+    backbone: Backbone
+    folder: Path
+    watcher: Watcher
+    device: torch.device
+    precision: torch.dtype
+    teacher: Teacher | None
+    records: list[EpochRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was decided on the way
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs all trainings of the job have."""
+        return self.config.training.epochs * (self.config.strategy.soup or 1)
+
+    def note(self, text: str) -> None:
+        """Say what was decided and keep it for the report."""
+        self.notes.append(text)
+        log.info(text)
+
+    def add(self, record: EpochRecord) -> None:
+        """Write an epoch down and tell the watcher; the other processes only remember it."""
+        self.records.append(record)
+        if rank() > 0:
+            return
+        lines = "".join(json.dumps(asdict(r)) + "\n" for r in self.records)
+        write_atomic(self.folder / "history.jsonl", lines.encode())
+        self.watcher.epoch(record)
+
+
+class Pace:
+    """Turn counts into images/s and time left, validation of past epochs counted in."""
+
+    def __init__(self, course: Course, images: int, batches: int) -> None:
+        self._epoch, self._epochs = len(course.records) + 1, course.epochs
+        self._images, self._batches = images, batches
+        self._past = course.records[-1].seconds if course.records else None
+        self._watcher = course.watcher
+
+    def after_batch(self, batch: int, done: int, seconds: float) -> None:
+        """Tell the watcher how far the epoch is."""
+        if rank() > 0:
+            return
+        epoch_seconds = seconds * self._images / done
+        left = epoch_seconds - seconds
+        whole = epoch_seconds if self._past is None else self._past
+        self._watcher.step(
+            StepProgress(
+                epoch=self._epoch,
+                epochs=self._epochs,
+                step=batch,
+                steps=self._batches,
+                images_per_second=done / seconds,
+                seconds_left=left + whole * (self._epochs - self._epoch),
+            )
+        )

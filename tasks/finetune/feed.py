@@ -1,0 +1,119 @@
+"""What a phase trains on: the images, or what the frozen part makes of them, computed once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from tasks.artifacts import cache_folder
+from tasks.evaluate.score import Scores, score, score_batches
+from tasks.finetune.course import Course
+from tasks.finetune.cut import CannotCut, Cut, cut_network
+from tasks.finetune.device import memory_errors
+from tasks.finetune.inputs import Packed
+from tasks.finetune.phases import Phase
+from tasks.finetune.ranks import first_alone
+from tasks.finetune.strategy import FrozenPart
+from tasks.preprocess.batches import PackedImages
+
+if TYPE_CHECKING:
+    from tasks.finetune.features import CachedFeatures, FeatureRequest, PackedFeatures
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A model, and the training split in the form that it takes."""
+
+    course: Course
+    model: nn.Module  # the network, or its part behind the frozen one
+    cached: CachedFeatures | None
+
+    def packed(self, epoch: int) -> Packed:
+        """Return the training split for an epoch (from 0) of the phase."""
+        if self.cached is None:
+            return PackedImages(self.course.prepared.train)
+        train: PackedFeatures = self.cached.train
+        view: PackedFeatures = train.view(epoch % train.views)
+        return view
+
+    def validate(self, network: nn.Module) -> Scores:
+        """Score the validation split with ``network``, or with the model behind the cache."""
+        course, size = self.course, self.course.config.evaluation.batch_size
+        with memory_errors(size, "evaluation.batch_size"):
+            if self.cached is None:
+                return validate_images(course, network)
+            self.model.eval()
+            val = self.cached.val
+            rows = torch.arange(val.n).numpy()
+            batches = val.batches(rows, size, course.device)
+            return score_batches(self.model, batches, val.labels_n, course.device, course.precision)
+
+
+def validate_images(course: Course, network: nn.Module) -> Scores:
+    """Score the validation split from its images."""
+    size = course.config.evaluation.batch_size
+    return score(
+        network, course.prepared.val, course.prepared.input, course.device, size, course.precision
+    )
+
+
+def make_feed(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -> Feed:
+    """Return the feed of a phase: cached features where the frozen part allows and it pays."""
+    plain = Feed(course, network, None)
+    if not phase.frozen:
+        return plain
+    cut = _cut(course, network, frozen, phase)
+    if cut is None:
+        return plain
+    from tasks.finetune.features import cache_features
+
+    with first_alone():
+        cached = cache_features(cut, course.prepared, _request(course), _folder(course))
+    return Feed(course, cut.suffix, cached)
+
+
+def _cut(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -> Cut | None:
+    """Return the cut to cache at; None, with the reason in the log, where nothing is cached."""
+    strategy, recipe = course.config.strategy, course.config.training
+    if strategy.ema_decay is not None or strategy.kind == "lora":
+        log.info("features are not cached: %s needs the whole network", strategy.kind)
+        return None
+    from tasks.finetune.features import worth_caching
+
+    frozen.train_mode()
+    crop = course.prepared.input.crop
+    sample_bchw = torch.zeros(2, 3, crop, crop, device=course.device)
+    try:
+        cut = cut_network(network, phase.frozen, sample_bchw)
+    except CannotCut as error:
+        log.info("features are not cached: %s", error)
+        return None
+    reason = worth_caching(cut, course.prepared, recipe, phase.epochs, _folder(course))
+    if reason is not None:
+        log.info("features are not cached: %s", reason)
+        return None
+    return cut
+
+
+def _folder(course: Course) -> Path:
+    return cache_folder(course.config.output.cache) / "features"
+
+
+def _request(course: Course) -> FeatureRequest:
+    from tasks.finetune.features import FeatureRequest
+
+    return FeatureRequest(
+        recipe=course.config.training,
+        seed=course.config.seed,
+        device=course.device,
+        precision=course.precision,
+        backbone_digest=course.backbone.sha256 or "",
+        evaluation_batch=course.config.evaluation.batch_size,
+    )

@@ -1,0 +1,119 @@
+"""What becomes of trained weights: kept as they are, mixed with those before, or with others'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tasks.evaluate.score import Scores
+from tasks.finetune.averaging import greedy_soup, recalibrate, wise_ft
+from tasks.finetune.chosen import State
+from tasks.finetune.course import Course
+from tasks.finetune.feed import validate_images
+from tasks.finetune.training import Training, train_once
+from tasks.preprocess.batches import PackedImages, shuffled
+from tasks.preprocess.views import eval_view
+
+# A soup's trainings differ in the order of images and in the learning rate (Wortsman et al. 2022,
+# section 3.2, search over rates around the usual one).
+_SOUP_RATES = (1.0, 0.5, 2.0, 0.7, 1.4)
+_SOUP_SEEDS = 1_000_003  # between the seeds of one soup's trainings
+_RECALIBRATING = 2_000  # images are plenty for the mean and variance of a channel
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The weights to save, and what validation says of them."""
+
+    state: State
+    epoch: int  # of the training's best; from 1
+    val_accuracy: float
+    val_loss: float
+    trainable: int  # scalars that moved
+    parameters: int  # scalars in all
+
+
+def train(course: Course) -> Outcome:
+    """Run the job's one training, or all of a soup's, and mix what the strategy says."""
+    if course.config.strategy.soup is not None:
+        return _soup(course)
+    training = train_once(course, course.config.training, course.config.seed)
+    if course.config.strategy.wise_ft is not None:
+        return _wise(course, training)
+    return _kept(training)
+
+
+def _kept(training: Training) -> Outcome:
+    record = training.chosen.record
+    if record is None:
+        raise AssertionError("every training has an epoch")
+    return Outcome(
+        state=training.chosen.state,
+        epoch=record.epoch,
+        val_accuracy=record.val_accuracy,
+        val_loss=record.val_loss,
+        trainable=training.trainable,
+        parameters=training.parameters,
+    )
+
+
+def _wise(course: Course, training: Training) -> Outcome:
+    share, start = course.config.strategy.wise_ft, training.probed
+    if share is None or start is None:
+        raise AssertionError("weights are mixed with those of the head's own phase")
+    kept, network = _kept(training), training.network
+    found = wise_ft(network, start, kept.state, share, partial(validate_images, course))
+    course.note(f"WiSE-FT: {found.share:g} of the fine-tuned weights, the rest from before")
+    return _mixed(kept, found.state, validate_images(course, network))
+
+
+def _soup(course: Course) -> Outcome:
+    n = course.config.strategy.soup or 1
+    trainings = [_ingredient(course, number) for number in range(n)]
+    kept = [_kept(training) for training in trainings]
+    network = trainings[0].network
+    soup = greedy_soup(
+        network,
+        [one.state for one in kept],
+        partial(validate_images, course),
+        lambda mean: recalibrate(mean, _views(course)),
+    )
+    course.note(f"soup of {len(soup.members)} of {n} models")
+    best = kept[soup.members[0]]
+    return _mixed(best, soup.state, validate_images(course, network))
+
+
+def _ingredient(course: Course, number: int) -> Training:
+    recipe, rate = course.config.training, _SOUP_RATES[number % len(_SOUP_RATES)]
+    head = recipe.head_learning_rate
+    rates = {
+        "learning_rate": recipe.learning_rate * rate,
+        "head_learning_rate": None if head is None else head * rate,
+    }
+    seed = (course.config.seed + number * _SOUP_SEEDS) % 2**31
+    return train_once(course, recipe.model_copy(update=rates), seed)
+
+
+def _mixed(kept: Outcome, state: State, scores: Scores) -> Outcome:
+    return Outcome(
+        state=state,
+        epoch=kept.epoch,
+        val_accuracy=scores.accuracy,
+        val_loss=scores.log_loss,
+        trainable=kept.trainable,
+        parameters=kept.parameters,
+    )
+
+
+def _views(course: Course) -> Iterator[Tensor]:
+    """Yield training images as evaluation sees them, always the same ones in the same order."""
+    size = course.config.evaluation.batch_size
+    packed = PackedImages(course.prepared.train)
+    generator = torch.Generator().manual_seed(course.config.seed)
+    order = shuffled(course.prepared.train.n, size, generator)[:_RECALIBRATING]
+    for images_bhwc, _ in packed.batches(order, size, course.device):
+        yield eval_view(images_bhwc, course.prepared.input)
