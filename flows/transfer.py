@@ -27,7 +27,7 @@ from tasks.register.facts import public_config, without_secrets
 from tasks.register.promote import standing_decision
 from tasks.register.task import register_model
 from tasks.register.tracking import RunTracker, open_run
-from tasks.register.warm_start import fetch_named
+from tasks.register.warm_start import fetch_named, fetch_teacher
 from tasks.retry import with_retries
 from tasks.values import (
     Backbone,
@@ -36,6 +36,7 @@ from tasks.values import (
     PreparedDataset,
     PromotionDecision,
     RawDataset,
+    RegisteredModel,
 )
 
 log = logging.getLogger(__name__)
@@ -83,11 +84,12 @@ def transfer(config: RunConfig) -> PromotionDecision:
     """
     ready_logs()
     with open_run(config) as tracker:
+        teacher = with_retries(fetch_teacher, config, cache_folder(config.output.cache))
         raw, prepared, backbone = _inputs(config, tracker)
         name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
         with new_folder(user_folder(config.output.folder), name) as folder:
             write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
-            model, report = _train(config, prepared, backbone, folder, tracker)
+            model, report = _train(config, prepared, backbone, folder, tracker, teacher)
         with _kept(folder):
             with_retries(tracker.finished, model, report)
             decision = _register(config, raw, prepared, model, report, tracker.run_id)
@@ -115,9 +117,10 @@ def _train(
     backbone: Backbone,
     folder: Path,
     tracker: RunTracker,
+    teacher: RegisteredModel | None,
 ) -> tuple[FineTunedModel, EvaluationReport]:
     watcher = _Watchers(screen.get(), _Tracked(tracker))
-    model = finetune_model(config, prepared, backbone, folder, watcher)
+    model = finetune_model(config, prepared, backbone, folder, watcher, teacher)
     return model, evaluate_model(config, prepared, model, folder)
 
 

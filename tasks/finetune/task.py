@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.config import RunConfig
 from tasks.finetune.progress import Watcher
 from tasks.finetune.train import finetune
-from tasks.values import Backbone, FineTunedModel, PreparedDataset
+from tasks.values import Backbone, FineTunedModel, PreparedDataset, RegisteredModel
 
 
 @task(
@@ -17,7 +17,12 @@ from tasks.values import Backbone, FineTunedModel, PreparedDataset
     cache_policy=NO_CACHE,
 )
 def finetune_model(
-    config: RunConfig, prepared: PreparedDataset, backbone: Backbone, folder: Path, watcher: Watcher
+    config: RunConfig,
+    prepared: PreparedDataset,
+    backbone: Backbone,
+    folder: Path,
+    watcher: Watcher,
+    teacher: RegisteredModel | None = None,
 ) -> FineTunedModel:
-    """Train, and keep the epoch that validation chooses; never repeated from a cache."""
-    return finetune(config, prepared, backbone, folder, watcher)
+    """Train, and keep what validation chooses; never repeated from a cache."""
+    return finetune(config, prepared, backbone, folder, watcher, teacher)

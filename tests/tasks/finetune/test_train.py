@@ -15,14 +15,12 @@ from tasks.errors import ConfigError, ResourceError, TrainingError
 from tasks.finetune.optimizer import build_optimizer
 from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.finetune.schedule import build_schedule
-from tasks.finetune.schedule import build_schedule
 from tasks.finetune.strategy import frozen_names
 from tasks.finetune.train import finetune
 from tasks.preprocess.batches import PackedImages, shuffled
 from tasks.preprocess.views import eval_view
 from tasks.pretrained.load import load_pretrained
 from tasks.pretrained.network import build_network
-from tasks.recipe import StrategyConfig
 from tasks.recipe import StrategyConfig
 
 
