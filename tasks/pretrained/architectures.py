@@ -1,4 +1,4 @@
-"""Every architecture that can be fine-tuned: torchvision's classifiers and GraftTiny."""
+"""Every architecture that can be fine-tuned: torchvision's classifiers, timm's, and GraftTiny."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from torchvision import models
 
 from tasks.errors import WeightsError
+from tasks.pretrained.timm_networks import TIMM, build_timm, is_timm, timm_names
 from tasks.pretrained.tiny import GraftTiny
 
 TINY = "graft_tiny"
@@ -21,16 +22,27 @@ AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 
 @cache
 def names() -> list[str]:
-    """Return every architecture's name: graft_tiny, then torchvision's in alphabetical order."""
+    """Return the names that need no extra: graft_tiny, then torchvision's in alphabetical order.
+
+    timm's have a list of their own, ``timm_names``.
+    """
     return [TINY, *models.list_models(module=models)]
 
 
 def check_name(architecture: str) -> None:
-    """Raise ``WeightsError`` with the nearest names when there is no such architecture."""
-    if architecture not in names():
-        raise WeightsError(
-            f"There is no architecture {architecture!r}.\n{nearest(architecture, names())}"
-        )
+    """Raise ``WeightsError`` with the nearest names when there is no such architecture.
+
+    Raises ``ConfigError`` for one of timm's where timm is not installed.
+    """
+    known = timm_names() if is_timm(architecture) else names()
+    if architecture in known:
+        return
+    name, _, tag = architecture.partition(".")
+    if is_timm(architecture) and name in known:  # timm itself writes NAME.TAG
+        advice = f"Set model.architecture={name} and model.weights={TIMM}{tag}."
+    else:
+        advice = nearest(architecture, known)
+    raise WeightsError(f"There is no architecture {architecture!r}.\n{advice}")
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -42,20 +54,25 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def takes_image_size(architecture: str) -> bool:
-    """Tell whether the network is built for one image size (the position embeddings of ViT)."""
+    """Tell whether torchvision builds the network for one image size (ViT's position embeddings).
+
+    timm's that are for one size are built for that of their published weights.
+    """
     return architecture.startswith("vit_")
 
 
 def build(architecture: str, classes: int, image_size: int | None = None) -> nn.Module:
     """Build a network with random weights whose output is logits of shape (b, ``classes``).
 
-    ``image_size`` (px) matters to vision transformers alone; None is torchvision's default.
-    torchvision fits the head, whatever it is called, and initialises it as the architecture's
+    ``image_size`` (px) matters to torchvision's vision transformers alone; None is their default.
+    The library fits the head, whatever it is called, and initialises it as the architecture's
     paper does. GoogLeNet and Inception v3 come without auxiliary classifiers, so that training
     gives plain logits, and with ``transform_input`` off: images are normalised before the network.
-    Raises ``WeightsError`` when there is no such architecture.
+    Raises as ``check_name``.
     """
     check_name(architecture)
+    if is_timm(architecture):
+        return build_timm(architecture, classes)
     if architecture == TINY:
         return GraftTiny(num_classes=classes)
     options: dict[str, Any] = {}

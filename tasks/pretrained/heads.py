@@ -7,22 +7,30 @@ from collections.abc import Iterable
 from torch import nn
 
 from tasks.errors import WeightsError
+from tasks.pretrained.timm_networks import timm_heads
 
 
-def find_head(network: nn.Module) -> str:
-    """Return the dotted name of the layer that gives the class scores.
+def find_heads(network: nn.Module) -> tuple[str, ...]:
+    """Return the dotted names of the layers that give the class scores, mostly one.
 
-    It is the last ``nn.Linear`` or ``nn.Conv2d`` in the order of definition: ``fc`` (ResNet),
-    ``classifier.6`` (VGG), ``heads.head`` (ViT), the convolution ``classifier.1``
-    (SqueezeNet). True of every classifier of torchvision, which the tests hold against the layer
-    that ``num_classes`` changes. Raises ``WeightsError`` when there is no such layer.
+    timm names a network's own, of which a distilled one has two. In torchvision it is the last
+    ``nn.Linear`` or ``nn.Conv2d`` in the order of definition: ``fc`` (ResNet), ``classifier.6``
+    (VGG), ``heads.head`` (ViT), the convolution ``classifier.1`` (SqueezeNet). The tests hold that
+    against the layers that ``num_classes`` changes. Raises ``WeightsError`` when there is none.
     """
-    layers: list[str] = [
-        n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
-    ]
-    if not layers:
-        raise WeightsError(f"{type(network).__name__} has no layer that could be its head.")
-    return layers[-1]
+    heads = timm_heads(network)
+    if heads is None:
+        heads = _scoring_layers(network)[-1:]
+    if not heads:
+        raise WeightsError(
+            f"{type(network).__name__} has no layer that could be its head.\n"
+            "Set model.architecture to a network that classifies."
+        )
+    return heads
+
+
+def _scoring_layers(network: nn.Module) -> tuple[str, ...]:
+    return tuple(n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
 
 
 def is_under(name: str, parents: Iterable[str]) -> bool:

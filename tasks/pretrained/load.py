@@ -10,13 +10,14 @@ from tasks.artifacts import sha256_file
 from tasks.config import ModelConfig, PreprocessConfig, RunConfig
 from tasks.errors import ConfigError, WeightsError
 from tasks.pretrained.architectures import takes_image_size
-from tasks.pretrained.heads import find_head
+from tasks.pretrained.heads import find_heads, is_under
 from tasks.pretrained.network import build_network, image_size
 from tasks.pretrained.outline import check_size, outline
 from tasks.pretrained.presets import TORCHVISION, preset, torchvision_weights
 from tasks.pretrained.sources import locate
 from tasks.pretrained.stages import find_stages
 from tasks.pretrained.state_dict import check_fit, read_state
+from tasks.pretrained.timm_networks import is_timm
 from tasks.values import Backbone, InputSpec, RegisteredModel
 
 
@@ -36,7 +37,7 @@ def input_spec(
             f"preprocess.crop {spec.crop} is larger than preprocess.resize {spec.resize}.\n"
             f"Set both; {model.architecture} has {published.crop} of {published.resize}."
         )
-    check_size(model.architecture, spec.crop, _expected_size(model, registered, spec))
+    check_size(model.architecture, spec.crop, _expected_size(model, registered, spec, published))
     return spec
 
 
@@ -52,16 +53,17 @@ def load_pretrained(
     spec = input_spec(config.model, config.preprocess, registered)
     weights = locate(config.model, registered, cache)
     network = _outline(config.model.architecture, weights, len(classes), spec)
-    head = find_head(network)
+    heads = find_heads(network)
     backbone = Backbone(
         architecture=config.model.architecture,
         source=config.model.weights or "none",
         weights=weights,
         sha256=None if weights is None else sha256_file(weights),
         input=spec,
-        head=head,
+        head=heads[0],
+        other_heads=heads[1:],
         keep_head=registered is not None and registered.classes == classes,
-        stages=find_stages(network, head),
+        stages=find_stages(network, *heads),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
     build_network(backbone, len(classes), config.seed)
@@ -69,9 +71,11 @@ def load_pretrained(
 
 
 def _expected_size(
-    model: ModelConfig, registered: RegisteredModel | None, spec: InputSpec
+    model: ModelConfig, registered: RegisteredModel | None, spec: InputSpec, published: InputSpec
 ) -> int | None:
     """Return the image size a vision transformer is built for, as far as known without its file."""
+    if is_timm(model.architecture):
+        return published.crop
     if not takes_image_size(model.architecture):
         return None
     if registered is not None:
@@ -89,7 +93,7 @@ def _outline(architecture: str, weights: Path | None, classes: int, spec: InputS
         return outline(architecture, classes, spec.crop)
     state = read_state(weights, architecture)
     size = image_size(architecture, state)
-    original = outline(architecture, _classes_of(state, architecture), size)
+    original = _with_head_of(state, architecture, size)
     check_fit(state, original, architecture, weights)
     if size not in (None, spec.crop):
         raise WeightsError(
@@ -99,7 +103,17 @@ def _outline(architecture: str, weights: Path | None, classes: int, spec: InputS
     return original
 
 
-def _classes_of(state: dict[str, Tensor], architecture: str) -> int:
-    """Return how many classes the file's head scores; 1 where it has none that could be a head."""
-    weight = state.get(f"{find_head(outline(architecture, 1))}.weight")
-    return weight.shape[0] if weight is not None and weight.ndim > 1 else 1
+def _with_head_of(state: dict[str, Tensor], architecture: str, size: int | None) -> nn.Module:
+    """Outline a network whose head scores as many classes as the file's.
+
+    timm publishes many backbones without a head (DINOv2, SigLIP): there it is taken out.
+    """
+    network = outline(architecture, 1, size)
+    heads = find_heads(network)
+    weight = state.get(f"{heads[0]}.weight")
+    if weight is not None and weight.ndim > 1:
+        return outline(architecture, weight.shape[0], size)
+    if is_timm(architecture) and not any(is_under(key, heads) for key in state):
+        for head in heads:
+            network.set_submodule(head, nn.Identity())
+    return network

@@ -1,7 +1,7 @@
 """Networks with their weights in: to fine-tune, or to predict with.
 
-This module, ``architectures``, ``heads`` and ``tiny`` travel inside a registered model: they need
-nothing beyond torch, torchvision and safetensors.
+This module, ``architectures``, ``heads``, ``timm_networks`` and ``tiny`` travel inside a registered
+model: they need nothing beyond torch, torchvision and safetensors, and timm for its networks.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ def build_network(backbone: Backbone, classes: int, seed: int) -> nn.Module:
     state = read_state(backbone.weights, backbone.architecture)
     network = _draw(backbone.architecture, classes, image_size(backbone.architecture, state), seed)
     if not backbone.keep_head:
-        state = {key: value for key, value in state.items() if not is_under(key, [backbone.head])}
-    _fill(
-        network, state, backbone.weights, except_for=() if backbone.keep_head else (backbone.head,)
-    )
+        state = {key: value for key, value in state.items() if not is_under(key, backbone.heads)}
+    new = () if backbone.keep_head else backbone.heads
+    _fill(network, state, backbone.weights, except_for=new)
     return network
 
 

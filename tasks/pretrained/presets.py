@@ -9,6 +9,8 @@ from tasks.config import ModelConfig
 from tasks.errors import WeightsError
 from tasks.pretrained.architectures import AUXILIARY, TINY, check_name, nearest
 from tasks.pretrained.shipped import SCHEME, shipped_card
+from tasks.pretrained.timm_networks import TIMM, is_timm
+from tasks.pretrained.timm_weights import timm_input
 from tasks.values import InputSpec, RegisteredModel
 
 TORCHVISION = "torchvision:"
@@ -27,10 +29,10 @@ _HALF = (0.5, 0.5, 0.5)
 def preset(model: ModelConfig, registered: RegisteredModel | None) -> InputSpec:
     """Return how images are put before the network when the user sets nothing.
 
-    A registered model: as it was registered. Weights of torchvision: their own ``transforms()``.
-    The shipped weights: their card. A file, or no weights: the architecture's first published
-    recipe, ``IMAGENET1K_V1``, and 32 px for graft_tiny. Raises ``WeightsError`` for a name that
-    torchvision or graft does not have.
+    A registered model: as it was registered. Weights of torchvision: their own ``transforms()``,
+    and of timm: their ``pretrained_cfg``. The shipped weights: their card. A file, or no weights:
+    the architecture's first published recipe, ``IMAGENET1K_V1``, timm's default tag, and 32 px for
+    graft_tiny. Raises ``WeightsError`` for a name that torchvision, timm or graft does not have.
     """
     check_name(model.architecture)
     source = model.weights or ""
@@ -40,6 +42,8 @@ def preset(model: ModelConfig, registered: RegisteredModel | None) -> InputSpec:
         return shipped_card(source, model.architecture).input
     if source.startswith(TORCHVISION):
         return _input_of(torchvision_weights(source, model.architecture), model.architecture)
+    if source.startswith(TIMM) or is_timm(model.architecture):
+        return timm_input(model.architecture, model.weights)
     if model.architecture == TINY:
         return _TINY_INPUT
     return _input_of(_first_weights(model.architecture), model.architecture)
@@ -51,10 +55,11 @@ def torchvision_weights(source: str, architecture: str) -> WeightsEnum:
     Raises ``WeightsError``, with the nearest names, when the architecture has none of that name.
     """
     check_name(architecture)
-    if architecture == TINY:
+    if architecture == TINY or is_timm(architecture):
+        own = f"{TIMM}DEFAULT" if is_timm(architecture) else "graft:tiny-cifar10"
         raise WeightsError(
-            f"torchvision has no weights for {TINY}.\n"
-            "Set model.weights=graft:tiny-cifar10, or another model.architecture."
+            f"torchvision has no weights for {architecture}.\n"
+            f"Set model.weights={own}, or another model.architecture."
         )
     members = models.get_model_weights(architecture)
     enum, _, name = source.removeprefix(TORCHVISION).rpartition(".")

@@ -16,6 +16,8 @@ from tasks.errors import WeightsError
 from tasks.pretrained.architectures import check_name
 from tasks.pretrained.presets import TORCHVISION, torchvision_weights
 from tasks.pretrained.shipped import SCHEME, shipped_weights
+from tasks.pretrained.timm_networks import TIMM
+from tasks.pretrained.timm_weights import timm_weights
 from tasks.values import RegisteredModel
 
 REGISTRY = "models:/"
@@ -40,6 +42,8 @@ def locate(model: ModelConfig, registered: RegisteredModel | None, cache: Path) 
     if source.startswith(TORCHVISION):
         weights = torchvision_weights(source, model.architecture)
         return _checked(published_weights(weights, cache), model.sha256)
+    if source.startswith(TIMM):
+        return _checked(timm_weights(model.architecture, source, cache), model.sha256)
     return fetch(source, model.sha256, cache, TIMEOUT, WeightsError)
 
 

@@ -19,17 +19,17 @@ class _Part(NamedTuple):
     opens: bool  # a layer with weights opens a stage; a norm or a bare parameter joins one
 
 
-def find_stages(network: nn.Module, head: str) -> tuple[tuple[str, ...], ...]:
+def find_stages(network: nn.Module, *heads: str) -> tuple[tuple[str, ...], ...]:
     """Return the stages, input first, as dotted names of modules or bare parameters.
 
-    Together they hold every parameter outside ``head`` exactly once. A stage is a block as the
+    Together they hold every parameter outside ``heads`` exactly once. A stage is a block as the
     architecture groups them, or a convolution or linear layer, with the norms that follow it:
     ``(conv1, bn1), (layer1,), …`` for ResNet, the items of ``features`` for VGG, ``(class_token,
     conv_proj, encoder.pos_embedding)`` and then the encoder's layers for a vision transformer.
     """
     stages: list[list[str]] = [[]]
     opened = False
-    for part in _parts(network, "", head):
+    for part in _parts(network, "", heads):
         if part.opens and opened:
             stages.append([])
         opened = opened or part.opens
@@ -37,19 +37,23 @@ def find_stages(network: nn.Module, head: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(stage) for stage in stages if stage)
 
 
-def _parts(module: nn.Module, prefix: str, head: str) -> Iterator[_Part]:
+def _parts(module: nn.Module, prefix: str, heads: tuple[str, ...]) -> Iterator[_Part]:
     """Walk in order of definition, which is that of the forward pass in every classifier."""
     for name, _ in module.named_parameters(recurse=False):
         yield _Part(prefix + name, opens=False)
-    few = sum(_is_block(m) and not is_under(head, [prefix + n]) for n, m in _children(module))
+    few = sum(_is_block(m) and not _holds(prefix + n, heads) for n, m in _children(module))
     for name, child in _children(module):
         path = prefix + name
-        if path == head:
+        if path in heads:
             continue
-        if is_under(head, [path]) or (_is_block(child) and few < _FEW):
-            yield from _parts(child, f"{path}.", head)
+        if _holds(path, heads) or (_is_block(child) and few < _FEW):
+            yield from _parts(child, f"{path}.", heads)
         else:
             yield _Part(path, opens=any(p.ndim > 1 for p in child.parameters()))
+
+
+def _holds(path: str, heads: tuple[str, ...]) -> bool:
+    return any(is_under(head, [path]) for head in heads)
 
 
 def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tasks.errors import WeightsError
 from tasks.pretrained.architectures import AUXILIARY
+from tasks.pretrained.timm_networks import is_timm
 from tasks.words import listed
 
 _WRAPPERS = ("state_dict", "model")  # keys under which checkpoints keep the state dict
@@ -49,7 +50,8 @@ def read_state(path: Path, architecture: str) -> dict[str, Tensor]:
             "Save the network's state_dict() as dense tensors."
         )
     auxiliary = AUXILIARY.get(architecture, ())
-    named = {_rename(key): value for key, value in content.items()}
+    rename = str if is_timm(architecture) else _rename  # the old names are torchvision's
+    named = {rename(key): value for key, value in content.items()}
     state = {k: _as_float32(v) for k, v in named.items() if not k.startswith(auxiliary)}
     _check_finite(state, path)
     return state

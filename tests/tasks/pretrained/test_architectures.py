@@ -13,7 +13,7 @@ from torchvision.models import WeightsEnum
 from tasks.config import ModelConfig
 from tasks.errors import WeightsError
 from tasks.pretrained.architectures import TINY, build, check_name, names
-from tasks.pretrained.heads import find_head, is_under
+from tasks.pretrained.heads import find_heads, is_under
 from tasks.pretrained.outline import outline
 from tasks.pretrained.presets import preset
 from tasks.pretrained.stages import find_stages
@@ -36,7 +36,7 @@ def test_head_is_the_layer_that_num_classes_changes(architecture: str, outlined:
     seven, nine = outlined(architecture, 7).state_dict(), outlined(architecture, 9).state_dict()
     changed = {key for key, value in seven.items() if value.shape != nine[key].shape}
     network = outlined(architecture, 7)
-    head = find_head(network)
+    (head,) = find_heads(network)
     # MaxViT's head has no bias
     assert changed == {f"{head}.{n}" for n, _ in network.get_submodule(head).named_parameters()}
     assert f"{head}.weight" in changed
@@ -48,7 +48,7 @@ def test_stages_part_the_network_in_the_order_of_its_forward_pass(
     architecture: str, outlined: Outlined
 ):
     network = outlined(architecture, 7)
-    head = find_head(network)
+    (head,) = find_heads(network)
     stages = [*find_stages(network, head), (head,)]
     assert len(stages) >= 5
 

@@ -110,5 +110,6 @@ def test_what_travels_in_a_registered_model_needs_torch_alone():
         "tasks.pretrained.architectures",
         "tasks.pretrained.heads",
         "tasks.pretrained.network",
+        "tasks.pretrained.timm_networks",
         "tasks.pretrained.tiny",
     ]
