@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from tasks.download.source import download
 from tasks.errors import GraftError
 from tasks.finetune.device import pick_device
 from tasks.finetune.strategy import describe_stages, frozen_names
-from tasks.index import ImageRecord, read_index
+from tasks.index import ImageRecord, count_labels, read_index
 from tasks.preprocess.check import check_images
 from tasks.preprocess.leaks import check_leaks
 from tasks.preprocess.splits import assign_splits
@@ -74,7 +73,7 @@ def _check_data(config: RunConfig, raw: RawDataset, found: Findings) -> None:
     with found.keeping():
         splits = assign_splits(records, raw.classes, config.data, config.seed)
     if splits is None:
-        _count(raw.classes, {"images": usable}, found)
+        _count(raw, {"images": usable}, found)
     else:
         _check_splits(config, raw, splits, set(usable), found)
 
@@ -97,7 +96,7 @@ def _check_splits(
     config: RunConfig, raw: RawDataset, splits: Splits, usable: set[ImageRecord], found: Findings
 ) -> None:
     kept = {name: [r for r in split if r in usable] for name, split in splits.items()}
-    counts = _count(raw.classes, kept, found)
+    counts = _count(raw, kept, found)
     with found.keeping():
         refuse_lost(splits, counts, raw.classes)
     with found.keeping():
@@ -106,17 +105,21 @@ def _check_splits(
 
 
 def _count(
-    classes: tuple[str, ...], columns: Mapping[Any, list[ImageRecord]], found: Findings
+    raw: RawDataset, columns: Mapping[Any, list[ImageRecord]], found: Findings
 ) -> dict[Any, list[int]]:
     """Count the images of each class in each column, for the table and for JSON."""
-    labels = {name: Counter(r.label for r in records) for name, records in columns.items()}
-    counts = {name: [n[label] for label in range(len(classes))] for name, n in labels.items()}
+    labels = {name: count_labels(records) for name, records in columns.items()}
+    counts = {name: [n[label] for label in range(len(raw.classes))] for name, n in labels.items()}
     found.table = Cells("class", *counts)
     found.data["classes"] = {}
-    for name, *numbers in zip(classes, *counts.values(), strict=True):
+    for name, *numbers in zip(raw.classes, *counts.values(), strict=True):
         found.data["classes"][name] = dict(zip(counts, numbers, strict=True))
         found.table.add(name, *(f"{n:,}" for n in numbers))
-    found.table.add("all", *(f"{sum(column):,}" for column in counts.values()))
+    if raw.multi_label:
+        none = {name: sum(not r.labels for r in records) for name, records in columns.items()}
+        found.data["no_label"] = none
+        found.table.add("(no label)", *(f"{n:,}" for n in none.values()))
+    found.table.add("all", *(f"{len(records):,}" for records in columns.values()))
     return counts
 
 

@@ -17,7 +17,7 @@ from tasks.configfile import load_config
 from tasks.errors import ConfigError, EvaluationError
 
 if TYPE_CHECKING:
-    from tasks.values import EvaluationReport, PromotionDecision, RegisteredModel
+    from tasks.values import EvaluationReport, PromotionDecision, RawDataset, RegisteredModel
 
 
 def run(path: Path, overrides: Sequence[str]) -> Answer:
@@ -71,9 +71,11 @@ def as_typed() -> str:
 
 def _accuracy(report: EvaluationReport) -> str:
     low, high = 100 * report.accuracy_low, 100 * report.accuracy_high
+    means = report.mean_average_precision
+    several = "" if means is None else f", all labels right; mean average precision {means:.4f}"
     return (
         f"{100 * report.accuracy:.2f}% of {report.n:,} test images "
-        f"(95% interval {low:.1f} to {high:.1f}%)"
+        f"(95% interval {low:.1f} to {high:.1f}%){several}"
     )
 
 
@@ -92,7 +94,7 @@ def predict(images: Sequence[Path], model: str | None) -> Answer:
     rows = classify(uri, list(images)).to_dict("records")
     table = Cells("image", "label", "confidence")
     for row in rows:
-        table.add(row["path"], row["label"], f"{row['confidence']:.1%}")
+        table.add(row["path"], row["label"] or "(no label)", f"{row['confidence']:.1%}")
     return Answer({"model": uri, "predictions": rows}, [("model", uri)], table)
 
 
@@ -121,7 +123,7 @@ def evaluate(path: Path, overrides: Sequence[str], uri: str) -> Answer:
     cache = cache_folder(config.output.cache)
     model = fetch(uri, cache)
     raw = download(config.data, cache)
-    _check_classes(model, raw.classes)
+    _check_classes(model, raw)
     test = prepare(config.data, config.seed, raw, model.input, cache).test
     figures = measure(score_weights(config, model, test), model.classes)
     data = {
@@ -142,12 +144,24 @@ def evaluate(path: Path, overrides: Sequence[str], uri: str) -> Answer:
         ("balanced", f"{100 * figures.balanced_accuracy:.2f}%"),
         ("log loss", f"{figures.log_loss:.4f} nats"),
     ]
+    shown = {"mean_average_precision": "mean AP", "micro_f1": "micro F1", "hamming_loss": "Hamming"}
+    for key, name in shown.items():
+        value = getattr(figures, key)
+        if value is not None:
+            data[key] = value
+            facts.append((name, f"{value:.4f}"))
     return Answer(data, facts)
 
 
-def _check_classes(model: RegisteredModel, classes: tuple[str, ...]) -> None:
-    if model.classes != classes:
-        unknown = sorted(set(classes) ^ set(model.classes))[:5]
+def _check_classes(model: RegisteredModel, raw: RawDataset) -> None:
+    if model.multi_label != raw.multi_label:
+        given = "any number of labels" if model.multi_label else "one label"
+        raise EvaluationError(
+            f"{model.uri} gives an image {given}.\n"
+            f"Evaluate it with data.multi_label={str(model.multi_label).lower()}."
+        )
+    if model.classes != raw.classes:
+        unknown = sorted(set(raw.classes) ^ set(model.classes))[:5]
         raise EvaluationError(
             f"{model.uri} has other classes than the data: {', '.join(unknown)}.\n"
             "Evaluate on data with the classes it was trained on."

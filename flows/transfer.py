@@ -170,7 +170,8 @@ def _standing(config: RunConfig, run_id: str) -> PromotionDecision | None:
 
 def _publish(report: EvaluationReport, decision: PromotionDecision) -> None:
     """Put the report and the figures of each class into the Prefect UI, as far as that is there."""
-    rows = [row.model_dump() for row in report.classes]
+    unsaid = None if report.multi_label else {"average_precision"}
+    rows = [row.model_dump(exclude=unsaid) for row in report.classes]
     verdict = f"\n## Promotion\n\n`{decision.uri}`: {decision.reason}\n"
     try:
         text = (report.folder / "report.md").read_text()

@@ -39,8 +39,9 @@ def assign_splits(
     (scikit-learn's StratifiedGroupKFold cuts equal folds only, and its train_test_split knows no
     groups; neither keeps one image of a rare class in every split.)
 
-    Raises ``DataError`` for a class with fewer groups than splits, or without training images, and
-    ``ConfigError`` for fractions that leave nothing to train on.
+    Raises ``DataError`` for a class with fewer groups than splits, or without training images, for
+    a split none of whose images has a label, and ``ConfigError`` for fractions that leave nothing
+    to train on.
     """
     splits: dict[SplitName, list[ImageRecord]] = {
         name: [r for r in records if r.split == name] for name in SPLITS
@@ -53,6 +54,7 @@ def assign_splits(
     else:
         splits |= _carve(pool, classes, shares, seed)
     _check_train(splits["train"], classes)
+    _check_labelled(splits)
     return {name: sorted(splits[name]) for name in SPLITS}
 
 
@@ -196,4 +198,13 @@ def _check_train(train: list[ImageRecord], classes: tuple[str, ...]) -> None:
         raise DataError(
             f"No training image of class {listed(lost)}.\n"
             "Add some, or leave the class out of every split."
+        )
+
+
+def _check_labelled(splits: dict[SplitName, list[ImageRecord]]) -> None:
+    bare = [name for name, records in splits.items() if records and not count_labels(records)]
+    if bare:
+        raise DataError(
+            f"No image of {listed(bare)} has a label: nothing can be measured there.\n"
+            "Add some that have."
         )

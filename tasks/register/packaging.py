@@ -22,6 +22,7 @@ from PIL import Image
 
 import tasks
 from tasks.preprocess.batches import PackedImages
+from tasks.pretrained.timm_networks import is_timm
 from tasks.register.classifier import CONFIDENCE, LABEL, ModelSpec, probability_column
 from tasks.register.client import tracking_errors
 from tasks.register.facts import graft_version
@@ -55,9 +56,7 @@ def log_model(
 ) -> tuple[str, ModelSpec]:
     """Store ``model`` as an MLflow logged model of the run; return its id and its description.
 
-    ``examples`` says whether an image may have several labels. Their names must not hold the
-    separator, as no label of a manifest does.
-
+    Of a multi-label model ``label_separator`` joins the labels of an image.
     A logged model is no version of a registered model yet. Raises ``TrackingError`` when MLflow
     refuses, and leaves no logged model behind then.
     """
@@ -67,7 +66,7 @@ def log_model(
         input=model.input,
         sha256=model.sha256,
         graft_version=graft_version(),
-        multi_label=examples.multi_label,
+        multi_label=model.multi_label,
         label_separator=label_separator,
     )
     with tracking_errors("storing the model"), tempfile.TemporaryDirectory() as scratch:
@@ -108,7 +107,7 @@ def save_model(folder: Path, facts: Model, weights: Path, spec: ModelSpec, examp
             artifacts={"weights": str(weights.absolute()), "spec": str(staged / "spec.json")},
             signature=signature(spec.classes),
             input_example=pd.DataFrame({"image": [example]}),
-            conda_env=_environment(),
+            conda_env=_environment(spec.architecture),
             mlflow_model=facts,
         )
 
@@ -168,9 +167,10 @@ def _imports(script: Path) -> set[Path]:
     return {file for file in files if file.is_file()}
 
 
-def _environment() -> dict[str, object]:
+def _environment(architecture: str) -> dict[str, object]:
     # A dictionary, because MLflow starts pip to find its version when given requirements alone.
-    pinned = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in NEEDED]
+    needed = (*NEEDED, "timm") if is_timm(architecture) else NEEDED
+    pinned = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in needed]
     return {
         "name": "graft",
         "channels": ["conda-forge"],
