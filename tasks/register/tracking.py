@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -23,6 +24,7 @@ from tasks.register.client import artifact_root, connect, tracking_errors, track
 from tasks.register.facts import (
     dataset_inputs,
     environment_text,
+    final_values,
     finite_metrics,
     flat_params,
     public_config,
@@ -32,7 +34,7 @@ from tasks.register.facts import (
 from tasks.retry import with_retries
 from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset
 
-__all__ = ["RunTracker", "open_run", "tracking_uri"]
+__all__ = ["RunTracker", "closing", "find_experiment", "open_run", "tracking_uri"]
 
 SAMPLE_SECONDS = 2.0
 SAMPLES_A_POINT = 5  # a point every ten seconds, as MLflow's default
@@ -104,7 +106,7 @@ class RunTracker:
 
         Safe to call again after a fault: nothing is logged twice.
         """
-        self._metrics(_final_values(model, report), model.chosen_epoch)
+        self._metrics(final_values(model, report), model.chosen_epoch)
         with tracking_errors("storing the run's files"):
             self._client.log_artifacts(self.run_id, str(model.folder))
 
@@ -121,8 +123,10 @@ class RunTracker:
 
 
 @contextmanager
-def open_run(config: RunConfig) -> Iterator[RunTracker]:
-    """Open an MLflow run for ``config`` and close it with the right status.
+def open_run(
+    config: RunConfig, tags: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[RunTracker]:
+    """Open an MLflow run for ``config``, with ``tags`` on top, and close it with the right status.
 
     FINISHED when the block ends well, FAILED on an error, KILLED on Ctrl-C and the like (every
     ``BaseException`` that is no ``Exception``, Prefect's termination signal included). Raises
@@ -130,25 +134,32 @@ def open_run(config: RunConfig) -> Iterator[RunTracker]:
     waited for, and never undoes a block that ended well.
     """
     client = connect()
-    tracker = with_retries(_open, client, config)
+    tracker = with_retries(_open, client, config, tags)
+    with closing(client, tracker.run_id), _system_metrics(tracker.run_id):
+        with_retries(_write_opening_facts, client, tracker.run_id, config)
+        yield tracker
+
+
+@contextmanager
+def closing(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """Close an open run with the status that tells how the block ended."""
     try:
-        with _system_metrics(tracker.run_id):
-            with_retries(_write_opening_facts, client, tracker.run_id, config)
-            yield tracker
+        yield
     except BaseException as error:
-        _abandon(client, tracker.run_id, error)
+        _abandon(client, run_id, error)
         raise
-    _finish(client, tracker.run_id)
+    _finish(client, run_id)
 
 
-def _open(client: MlflowClient, config: RunConfig) -> RunTracker:
+def _open(client: MlflowClient, config: RunConfig, tags: Mapping[str, str]) -> RunTracker:
     with tracking_errors("opening the run"):
-        experiment_id = _experiment(client, config.tracking.experiment)
-        run = client.create_run(experiment_id, tags=run_tags(), run_name=config.name)
+        experiment_id = find_experiment(client, config.tracking.experiment)
+        run = client.create_run(experiment_id, tags={**run_tags(), **tags}, run_name=config.name)
     return RunTracker(client, config, run.info.run_id, experiment_id)
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def find_experiment(client: MlflowClient, name: str) -> str:
+    """Return the id of the experiment ``name``, made if need be; raises ``TrackingError``."""
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
@@ -171,28 +182,6 @@ def _write_opening_facts(client: MlflowClient, run_id: str, config: RunConfig) -
         client.log_batch(run_id, params=params)
         client.log_text(run_id, dump_config(public_config(config)), "config.yaml")
         client.log_text(run_id, environment_text(), "environment.txt")
-
-
-def _final_values(model: FineTunedModel, report: EvaluationReport) -> dict[str, float]:
-    values = {
-        "test_accuracy": report.accuracy,
-        "test_accuracy_low": report.accuracy_low,
-        "test_accuracy_high": report.accuracy_high,
-        "test_balanced_accuracy": report.balanced_accuracy,
-        "test_macro_f1": report.macro_f1,
-        "test_log_loss": report.log_loss,
-        "test_images_per_second": report.images_per_second,
-        "chosen_epoch": model.chosen_epoch,
-        "chosen_val_accuracy": model.val_accuracy,
-        "chosen_val_loss": model.val_loss,
-        "training_seconds": model.seconds,
-        "training_images_per_second": model.images_per_second,
-        "parameters": model.parameters,
-        "trainable_parameters": model.trainable_parameters,
-    }
-    if report.top5_accuracy is not None:
-        values["test_top5_accuracy"] = report.top5_accuracy
-    return values
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""Whether a run starts from a registered model; this file imports without MLflow."""
+"""Which registered models a run starts or learns from; this file imports without MLflow."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tasks.config import RunConfig
+from tasks.errors import ConfigError
 from tasks.values import RegisteredModel
 
 SCHEME = "models:/"
@@ -19,5 +20,24 @@ def fetch_named(config: RunConfig, cache: Path) -> RegisteredModel | None:
     if not uri.startswith(SCHEME):
         return None
     from tasks.register.registry import fetch  # MLflow takes seconds to import
+
+    return fetch(uri, cache)
+
+
+def fetch_teacher(config: RunConfig, cache: Path) -> RegisteredModel | None:
+    """Fetch the model that ``strategy.teacher`` names, if the run has a teacher.
+
+    Raises ``ConfigError`` for a name that is none of the registry's, and as
+    ``tasks.register.registry.fetch``.
+    """
+    uri = config.strategy.teacher
+    if uri is None:
+        return None
+    if not uri.startswith(SCHEME):
+        raise ConfigError(
+            f"strategy.teacher is {uri}, which names no registered model.\n"
+            "Write models:/NAME@ALIAS, such as models:/graft@champion."
+        )
+    from tasks.register.registry import fetch
 
     return fetch(uri, cache)
