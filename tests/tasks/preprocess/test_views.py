@@ -14,7 +14,7 @@ from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as tv
 
 from tasks.preprocess import views
-from tasks.preprocess.views import AREA, ASPECT, eval_view, random_boxes, shrink, train_view
+from tasks.preprocess.views import eval_view, fitted, shrink
 from tasks.values import InputSpec
 
 PIL_MODES = {
@@ -57,10 +57,6 @@ def chw(image: Image.Image) -> torch.Tensor:
 
 def batch(n: int, height: int, width: int) -> torch.Tensor:
     return torch.stack([torch.from_numpy(np.array(smooth(height, width, i))) for i in range(n)])
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
@@ -119,104 +115,12 @@ def test_views_are_channels_last_float32_and_leave_the_pack_alone() -> None:
     for side in (32, 40, 20):
         pack_bhwc = batch(2, side, side)
         before = pack_bhwc.clone()
-        made = [eval_view(pack_bhwc, spec)]
-        made += [
-            train_view(pack_bhwc, spec, augment, seeded())
-            for augment in ("none", "flip", "crop", "crop_flip")
-        ]
+        assert fitted(pack_bhwc, spec).shape == (2, 32, 32, 3)
+        view_bchw = eval_view(pack_bhwc, spec)
         assert torch.equal(pack_bhwc, before)
-        for view_bchw in made:
-            assert view_bchw.shape == (2, 3, 32, 32)
-            assert view_bchw.dtype == torch.float32
-            assert view_bchw.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_no_augmentation_is_the_evaluation_view() -> None:
-    spec = spec_of(40, 32)
-    pack_bhwc = batch(3, 40, 40)
-    assert torch.equal(train_view(pack_bhwc, spec, "none", seeded()), eval_view(pack_bhwc, spec))
-
-
-def test_flip_mirrors_half_of_the_images_and_changes_nothing_else() -> None:
-    spec = spec_of(32, 32)
-    pack_bhwc = batch(1, 32, 32).expand(400, -1, -1, -1)
-    seen = train_view(pack_bhwc, spec, "flip", seeded())
-    plain = eval_view(pack_bhwc[:1], spec)[0]
-    same = (seen == plain).flatten(1).all(1)
-    mirrored = (seen == plain.flip(2)).flatten(1).all(1)
-    assert (same ^ mirrored).all()
-    assert 150 < mirrored.sum() < 250  # five standard deviations of a fair coin
-
-
-def test_random_boxes_follow_torchvisions_distribution() -> None:
-    boxes = torch.tensor(random_boxes(4000, 100, 160, seeded()), dtype=torch.float64)
-    torch.manual_seed(1)
-    crop = v2.RandomResizedCrop(32, scale=AREA, ratio=ASPECT)
-    image = torch.zeros(3, 100, 160, dtype=torch.uint8)
-    drawn = (crop.make_params([image]) for _ in range(4000))
-    theirs = torch.tensor(
-        [[p["top"], p["left"], p["height"], p["width"]] for p in drawn], dtype=torch.float64
-    )
-    top, left, height, width = boxes.T
-    assert (top >= 0).all()
-    assert (left >= 0).all()
-    assert (top + height <= 100).all()
-    assert (left + width <= 160).all()
-    for mine, other in zip(boxes.T, theirs.T, strict=True):
-        error = (mine.var() / 4000 + other.var() / 4000).sqrt()
-        assert abs(mine.mean() - other.mean()) < 5 * error
-        assert mine.std() == pytest.approx(float(other.std()), rel=0.1)
-
-
-def test_random_boxes_fit_where_no_drawn_ratio_can() -> None:
-    for top, left, height, width in random_boxes(50, 4, 300, seeded()):
-        assert 1 <= height <= 4 - top
-        assert 1 <= width <= 300 - left
-        assert width <= 4 * ASPECT[1]
-
-
-def test_crop_is_torchvisions_resized_crop_of_the_drawn_boxes() -> None:
-    spec = spec_of(80, 72)
-    pack_bhwc = batch(4, 80, 80)
-    seen = train_view(pack_bhwc, spec, "crop", seeded(5))
-    boxes = random_boxes(4, 80, 80, seeded(5))
-    crops = [
-        tv.resized_crop(image.permute(2, 0, 1), *box, [72, 72], antialias=True)
-        for image, box in zip(pack_bhwc, boxes, strict=True)
-    ]
-    expected = tv.normalize(torch.stack(crops) / 255, list(spec.mean), list(spec.std))
-    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-6)
-
-
-def test_crop_at_a_small_networks_own_size_pads_and_shifts() -> None:
-    spec = spec_of(32, 32)
-    pack_bhwc = batch(60, 32, 32)
-    seen = train_view(pack_bhwc, spec, "crop", seeded())
-    padded = torch.nn.functional.pad(pack_bhwc, (0, 0, 4, 4, 4, 4))  # He et al. 2016: 4 px of 32
-    shifts = set()
-    for view, image in zip(seen, padded, strict=True):
-        windows = {
-            (y, x): eval_view(image[None, y : y + 32, x : x + 32], spec)[0]
-            for y in range(9)
-            for x in range(9)
-        }
-        found = [shift for shift, window in windows.items() if torch.equal(view, window)]
-        assert len(found) == 1
-        shifts.add(found[0])
-    assert len(shifts) > 25
-    assert {y for y, _ in shifts} == set(range(9)) == {x for _, x in shifts}
-
-
-@pytest.mark.parametrize("augment", ["flip", "crop", "crop_flip"])
-@pytest.mark.parametrize("side", [32, 40, 16])
-def test_a_seed_repeats_the_views_exactly(augment: str, side: int) -> None:
-    spec = spec_of(40, 32)
-    pack_bhwc = batch(8, side, side)
-    torch.manual_seed(1)
-    first = train_view(pack_bhwc, spec, augment, seeded(3))
-    torch.manual_seed(2)  # the global generator plays no part
-    assert torch.equal(first, train_view(pack_bhwc, spec, augment, seeded(3)))
-    assert not torch.equal(first, train_view(pack_bhwc, spec, augment, seeded(4)))
+        assert view_bchw.shape == (2, 3, 32, 32)
+        assert view_bchw.dtype == torch.float32
+        assert view_bchw.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_views_import_torch_torchvision_and_values_alone() -> None:
