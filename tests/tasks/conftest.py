@@ -70,7 +70,7 @@ def prepared(tmp_path: Path) -> PreparedDataset:
 
 
 @pytest.fixture
-def make_config() -> Callable[..., RunConfig]:
+def make_config(tmp_path: Path) -> Callable[..., RunConfig]:
     """Return a maker of small configurations; sections are given as mappings."""
 
     def make(**sections: dict[str, object]) -> RunConfig:
@@ -88,6 +88,7 @@ def make_config() -> Callable[..., RunConfig]:
                 "model": model,
                 "training": training,
                 "strategy": strategy,
+                "output": {"cache": tmp_path / "cache"},
                 **sections,
             }
         )

@@ -1,0 +1,88 @@
+"""torch.compile: the same numbers, full batches only, and kept only where it pays."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from tasks.finetune import compiling
+from tasks.finetune.compiling import Forward
+from tasks.recipe import TrainingConfig
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """Count what torch.compile is asked for, with a backend that needs no compiler."""
+    sizes: list[set[int]] = []
+    compile_ = torch.compile
+
+    def backend(graph, inputs):
+        sizes.append({x.shape[0] for x in inputs if x.shape[1:] == (8,)} - {16})  # no weights
+        return graph.forward
+
+    def counted(model, **options):
+        options.pop("mode")
+        return compile_(model, backend=backend, **options)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    return sizes
+
+
+def test_the_numbers_are_the_same_and_small_batches_are_not_compiled(model, compilations):
+    forward = Forward(model, TrainingConfig(compile="on"), CPU, batches=4)
+    for size in (20, 20, 7, 20):
+        inputs = torch.randn(size, 8)
+        torch.testing.assert_close(forward(inputs), model(inputs))
+    assert compilations == [{20}]
+
+
+def test_off_and_a_cpu_left_to_itself_compile_nothing(model, compilations):
+    for choice in ("off", "auto"):
+        forward = Forward(model, TrainingConfig(compile=choice), CPU, batches=99)
+        for _ in range(99):
+            forward(torch.randn(4, 8))
+    assert compilations == []
+
+
+@pytest.mark.parametrize(
+    ("plain", "compiled", "worth", "kept"),
+    [(0.010, 0.004, 0.0, True), (0.010, 0.011, 0.0, False), (0.010, 0.004, 1e9, None)],
+)
+def test_it_is_tried_where_it_may_pay_and_kept_where_it_does(
+    plain, compiled, worth, kept, model, compilations, monkeypatch, caplog
+):
+    monkeypatch.setattr(compiling, "_WORTH_SECONDS", worth)
+    forward = Forward(model, TrainingConfig(), CPU, batches=500)
+    forward._stage = compiling._Stage.WARMING  # as on a GPU
+    now = 0.0
+    monkeypatch.setattr(forward, "_clock", lambda: now)
+    with caplog.at_level(logging.INFO):
+        for _ in range(100):
+            forward(torch.randn(4, 8))
+            now += plain if forward._compiled is None else compiled
+    assert (forward._compiled is not None) == bool(kept)
+    assert compilations == ([] if kept is None else [{4}])
+    words = caplog.records[-1].getMessage()
+    assert ("too few" in words) == (kept is None)
+    if kept:
+        assert "2.50 times as fast" in words
+
+
+def test_the_default_compiler_trains_as_without_it(model):
+    forward = Forward(model, TrainingConfig(compile="on"), CPU, batches=1)
+    inputs = torch.randn(20, 8)
+    ours = torch.autograd.grad(forward(inputs).square().sum(), list(model.parameters()))
+    plain = torch.autograd.grad(model(inputs).square().sum(), list(model.parameters()))
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

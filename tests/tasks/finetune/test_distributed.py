@@ -1,0 +1,80 @@
+"""Two processes against one on the same batches, and what is heard of their troubles."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks.errors import ConfigError, ResourceError, TrainingError
+from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.train import finetune
+from tasks.pretrained.load import load_pretrained
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.steps: list[StepProgress] = []
+        self.epochs: list[EpochRecord] = []
+
+    def step(self, progress: StepProgress) -> None:
+        self.steps.append(progress)
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.epochs.append(record)
+
+
+def plain_network(make_config, prepared, tmp_path, **training):
+    """Return a network without batch norm or dropout: parting a batch changes only rounding."""
+    config = make_config(
+        model={"architecture": "timm:convnext_atto"},
+        preprocess={"resize": 32, "crop": 32},
+        training={"batch_size": 20, "choose": "last", "device": "cpu"} | training,
+    )
+    return config, load_pretrained(config, prepared.classes, None, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_are_one(accumulate, prepared, make_config, tmp_path):
+    found = []
+    for devices in (1, 2):
+        folder = tmp_path / str(devices)
+        folder.mkdir()
+        config, backbone = plain_network(
+            make_config, prepared, tmp_path, devices=devices, accumulate=accumulate, gradient_clip=1
+        )
+        watcher = Recorder()
+        larger = prepared.model_copy(update={"input": backbone.input})  # resized in each batch
+        found.append((finetune(config, larger, backbone, folder, watcher), watcher))
+    (one, alone), (two, together) = found
+    for name in ("train_loss", "val_loss", "train_accuracy"):
+        ours, theirs = ([getattr(r, name) for r in w.epochs] for w in (together, alone))
+        assert ours == pytest.approx(theirs, abs=1e-5), name
+    for name, tensor in load_file(one.weights).items():
+        torch.testing.assert_close(load_file(two.weights)[name], tensor, rtol=1e-3, atol=1e-5)
+    assert len(together.steps) == len(alone.steps) == 2 * 3
+    assert two.history.read_text().count("\n") == 2
+    assert {path.name for path in (tmp_path / "2").iterdir()} == {
+        "history.jsonl",
+        "model.safetensors",
+    }
+
+
+def test_a_problem_of_a_process_is_told_as_it_is(prepared, backbone, make_config, tmp_path):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    config = make_config(training={"devices": 2, "batch_size": 20, "learning_rate": 1e30})
+    with pytest.raises(TrainingError, match=r"training\.learning_rate"):
+        finetune(config, prepared, backbone, tmp_path, Recorder())
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    config = make_config(training={"devices": 2, "batch_size": 21})
+    with pytest.raises(ConfigError, match=r"training\.batch_size=21"):
+        finetune(config, prepared, backbone, tmp_path, Recorder())
+    assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_more_gpus_than_there_are(prepared, backbone, make_config, tmp_path):
+    config = make_config(training={"devices": 999, "device": "cuda", "batch_size": 999})
+    with pytest.raises(ResourceError, match=r"training\.device"):
+        finetune(config, prepared, backbone, tmp_path, Recorder())

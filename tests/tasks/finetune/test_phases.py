@@ -1,0 +1,91 @@
+"""What is frozen in which epoch."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.errors import ConfigError
+from tasks.finetune.phases import plan_phases
+from tasks.recipe import StrategyConfig
+
+
+def frozen_by_epoch(strategy: dict, backbone, epochs: int) -> list[int]:
+    """Return how many stages are frozen in each epoch."""
+    found = []
+    for phase in plan_phases(StrategyConfig.model_validate(strategy), backbone, epochs):
+        held = sum(set(stage) <= set(phase.frozen) for stage in backbone.stages)
+        assert sum(len(stage) for stage in backbone.stages[:held]) == len(phase.frozen)
+        found += [held] * phase.epochs
+    return found
+
+
+@pytest.mark.parametrize(
+    ("strategy", "epochs", "frozen"),
+    [
+        ({"kind": "full"}, 3, [0, 0, 0]),
+        ({"kind": "partial", "frozen_stages": 3}, 2, [3, 3]),
+        ({"kind": "linear_probe"}, 2, [4, 4]),
+        ({"kind": "lp_ft"}, 4, [4, 4, 0, 0]),
+        ({"kind": "lp_ft"}, 5, [4, 4, 0, 0, 0]),
+        ({"kind": "lp_ft", "probe_epochs": 1}, 3, [4, 0, 0]),
+        ({"kind": "wise_ft"}, 2, [4, 0]),
+        # graft_tiny has four stages: one an epoch, two where epochs are few
+        ({"kind": "gradual_unfreeze"}, 7, [4, 3, 2, 1, 0, 0, 0]),
+        ({"kind": "gradual_unfreeze"}, 5, [4, 3, 2, 1, 0]),
+        ({"kind": "gradual_unfreeze"}, 3, [4, 2, 0]),
+        ({"kind": "gradual_unfreeze"}, 4, [4, 2, 1, 0]),
+        ({"kind": "gradual_unfreeze"}, 2, [4, 0]),
+        ({"kind": "soup"}, 2, [0, 0]),
+    ],
+)
+def test_the_frozen_stages_of_each_epoch(strategy, epochs, frozen, backbone):
+    assert frozen_by_epoch(strategy, backbone, epochs) == frozen
+
+
+def test_only_the_head_s_own_phase_ends_an_optimiser(backbone):
+    def fresh(kind: str) -> list[bool]:
+        return [p.fresh for p in plan_phases(StrategyConfig(kind=kind), backbone, 5)]
+
+    assert fresh("lp_ft") == [True, True]
+    assert fresh("gradual_unfreeze") == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "epochs"),
+    [
+        ({"kind": "lp_ft"}, 1),
+        ({"kind": "wise_ft", "probe_epochs": 3}, 3),
+        ({"kind": "gradual_unfreeze"}, 1),
+    ],
+)
+def test_too_few_epochs_are_refused(strategy, epochs, backbone):
+    with pytest.raises(ConfigError, match=r"training\.epochs="):
+        plan_phases(StrategyConfig.model_validate(strategy), backbone, epochs)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"kind": "partial"}, "frozen_stages"),
+        ({"kind": "full", "frozen_stages": 1}, "frozen_stages"),
+        ({"kind": "full", "probe_epochs": 1}, "probe_epochs"),
+        ({"kind": "full", "lora_rank": 4}, "lora_rank"),
+        ({"kind": "distill"}, "teacher"),
+        ({"kind": "full", "teacher": "models:/a@champion"}, "teacher"),
+        ({"kind": "linear_probe", "l2_sp": 0.1}, "l2_sp"),
+        ({"kind": "full", "wise_ft": 0.5}, "wise_ft"),
+        ({"kind": "wise_ft", "wise_ft": 1.5}, "wise_ft"),
+        ({"kind": "lora", "soup": 2}, "soup"),
+        ({"kind": "lp_ft", "wise_ft": "search", "soup": 2}, "soup"),
+    ],
+)
+def test_settings_that_do_not_go_with_the_kind(given, words):
+    with pytest.raises(ValueError, match=words):
+        StrategyConfig.model_validate(given)
+
+
+def test_short_kinds_have_their_usual_setting_unless_told():
+    assert StrategyConfig(kind="l2_sp").l2_sp == 0.01
+    assert StrategyConfig(kind="ema", ema_decay=0.5).ema_decay == 0.5
+    assert StrategyConfig(kind="wise_ft", wise_ft=None).wise_ft == "search"
+    assert StrategyConfig(kind="full").layer_decay is None

@@ -1,0 +1,219 @@
+"""Each strategy as a whole training, against what it should be made of."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks.finetune.train import finetune
+from tasks.pretrained.network import build_network
+from tasks.values import RegisteredModel
+
+
+class Nobody:
+    def step(self, progress) -> None:
+        pass
+
+    def epoch(self, record) -> None:
+        pass
+
+
+@pytest.fixture
+def train(prepared, backbone, make_config, tmp_path):
+    """Return a trainer of strategies: a config's sections in, model, weights and history out."""
+    runs = iter(range(99))
+
+    def run(strategy: dict, training: dict | None = None, data=prepared, teacher=None):
+        # the backbone fixture's random weights stand for pretrained ones
+        config = make_config(training={"choose": "last"} | (training or {}))
+        kind = type(config.strategy).model_validate(strategy)
+        config = config.model_copy(update={"strategy": kind})
+        folder = tmp_path / f"run{next(runs)}"
+        folder.mkdir()
+        model = finetune(config, data, backbone, folder, Nobody(), teacher)
+        history = [json.loads(line) for line in model.history.read_text().splitlines()]
+        return model, load_file(model.weights), history
+
+    return run
+
+
+def start(backbone) -> dict[str, torch.Tensor]:
+    return build_network(backbone, 3, 0).state_dict()
+
+
+def moved(before, after) -> float:
+    return sum(float((after[k] - v).square().sum()) for k, v in before.items() if k[:2] != "fc")
+
+
+def test_lp_ft_begins_as_a_linear_probe(train, backbone):
+    _, probed, probe = train({"kind": "linear_probe"}, {"epochs": 2})
+    _, both, history = train({"kind": "lp_ft"}, {"epochs": 4})
+    for ours, theirs in zip(history[:2], probe, strict=True):
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], abs=1e-6)
+    assert moved(start(backbone), probed) == 0
+    assert moved(start(backbone), both) > 0
+
+
+def test_gradual_unfreezing_ends_with_all_moving(train, backbone):
+    _, _, probe = train({"kind": "linear_probe"}, {"epochs": 1, "schedule": "constant"})
+    _, weights, history = train({"kind": "gradual_unfreeze"}, {"epochs": 3})
+    assert history[0]["val_loss"] == pytest.approx(probe[0]["val_loss"], abs=1e-6)
+    before = start(backbone)
+    still = [n for n, v in before.items() if v.is_floating_point() and torch.equal(v, weights[n])]
+    assert still == []
+    # at its first stage it has moved for one epoch only, the top for two
+    _, short, _ = train({"kind": "gradual_unfreeze"}, {"epochs": 2})
+    assert {n for n in before if torch.equal(before[n], short[n])} == set()
+
+
+def test_an_average_of_the_steps_is_saved(train, backbone):
+    whole = {"batch_size": 61}
+    one = train({"kind": "full"}, whole | {"epochs": 1})[1]
+    two = train({"kind": "full"}, whole | {"epochs": 2})[1]
+    averaged = train({"kind": "ema", "ema_decay": 0.2}, whole | {"epochs": 2})[1]
+    for name, before in start(backbone).items():
+        if not before.is_floating_point():
+            continue
+        first, second = min(0.2, 2 / 11), min(0.2, 3 / 12)
+        after_one = first * before + (1 - first) * one[name]
+        expected = second * after_one + (1 - second) * two[name]
+        torch.testing.assert_close(averaged[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_wise_ft_is_between_the_probe_and_the_end(train):
+    probed = train({"kind": "linear_probe"}, {"epochs": 2})[1]
+    tuned = train({"kind": "lp_ft"}, {"epochs": 4})[1]
+    model, weights, _ = train({"kind": "wise_ft", "wise_ft": 0.25}, {"epochs": 4})
+    for name, tensor in weights.items():
+        if tensor.is_floating_point():
+            expected = 0.75 * probed[name] + 0.25 * tuned[name]
+            torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-4)
+    assert "0.25" in model.notes[0]
+
+
+def test_a_search_is_no_worse_than_either_end(train):
+    model, _, history = train({"kind": "wise_ft"}, {"epochs": 4, "learning_rate": 0.05})
+    assert model.val_accuracy >= max(history[1]["val_accuracy"], history[3]["val_accuracy"])
+
+
+def test_a_soup_is_no_worse_than_its_best_part(train):
+    model, weights, history = train({"kind": "soup", "soup": 2}, {"learning_rate": 0.05})
+    assert [line["epoch"] for line in history] == [1, 2, 3, 4]
+    assert model.val_accuracy >= max(history[1]["val_accuracy"], history[3]["val_accuracy"])
+    alone = train({"kind": "full"}, {"learning_rate": 0.05})[1]
+    members = int(model.notes[0].split()[2])
+    same = all(torch.equal(weights[name], alone[name]) for name in weights)
+    assert members in (1, 2)
+    assert not (members == 2 and same)
+
+
+def test_l2_sp_holds_the_backbone_near_its_start(train, backbone):
+    _, free, _ = train({"kind": "full"}, {"epochs": 3})
+    _, held, _ = train({"kind": "l2_sp", "l2_sp": 20.0}, {"epochs": 3})
+    names = dict(build_network(backbone, 3, 0).named_parameters())
+    before = {n: p.detach() for n, p in names.items()}
+    assert moved(before, held) < moved(before, free) / 4
+
+
+def test_lora_changes_weights_by_a_matrix_of_low_rank(train, backbone):
+    _, weights, _ = train({"kind": "lora", "lora_rank": 2}, {"learning_rate": 0.1})
+    before = start(backbone)
+    assert weights.keys() == before.keys()
+    ranks = {}
+    for name, tensor in before.items():
+        change = (weights[name].double() - tensor.double()).flatten(1) if tensor.ndim > 1 else None
+        if change is not None and not name.startswith("fc"):
+            ranks[name] = int(np.linalg.matrix_rank(change.numpy(), tol=1e-4))
+        elif change is None and not name.startswith("fc"):
+            assert torch.equal(weights[name], tensor), name  # batch norm, statistics included
+    assert set(ranks.values()) <= {0, 1, 2}
+    assert max(ranks.values()) == 2
+
+
+def test_a_teacher_alone_is_learnt_whatever_the_labels(train, prepared, tmp_path):
+    taught, _, _ = train({"kind": "full"}, {"epochs": 4, "learning_rate": 0.05})
+    teacher = RegisteredModel(
+        uri="models:/teacher/1",
+        name="teacher",
+        version=1,
+        architecture=taught.architecture,
+        classes=taught.classes,
+        input=taught.input,
+        weights=taught.weights,
+        sha256=taught.sha256,
+    )
+    path = tmp_path / "wrong.npy"
+    np.save(path, np.load(prepared.train.labels)[::-1].copy())
+    wrong = prepared.model_copy(
+        update={"train": prepared.train.model_copy(update={"labels": path})}
+    )
+    strategy = {"kind": "distill", "teacher": "models:/teacher/1", "distill_weight": 1.0}
+    recipe = {"epochs": 3, "learning_rate": 0.02}
+    model, ours, _ = train(strategy, recipe, teacher=teacher)
+    _, others, _ = train(strategy, recipe, data=wrong, teacher=teacher)
+    assert all(torch.equal(ours[name], others[name]) for name in ours)
+    mixed = strategy | {"distill_weight": 0.5}
+    _, other_labels, _ = train(mixed, recipe, data=wrong, teacher=teacher)
+    assert not torch.equal(ours["fc.weight"], other_labels["fc.weight"])
+    assert model.val_accuracy > 0.6
+
+
+def test_stages_nearer_the_input_move_less(train, backbone):
+    _, weights, _ = train({"kind": "discriminative", "layer_decay": 0.01}, {"epochs": 1})
+    before = {n: p.detach() for n, p in build_network(backbone, 3, 0).named_parameters()}
+    moves = []
+    for stage in backbone.stages:
+        names = [n for n in before if any(n.startswith(f"{part}.") for part in stage)]
+        moves.append(max(float((weights[n] - before[n]).abs().max()) for n in names))
+    assert all(lower < upper / 10 for lower, upper in itertools.pairwise(moves))
+
+
+def test_batches_that_are_joined_are_one_large_batch(train):
+    # of frozen features, since batch norm would see other batches
+    _, joined, _ = train({"kind": "linear_probe"}, {"batch_size": 20, "accumulate": 3})
+    _, large, _ = train({"kind": "linear_probe"}, {"batch_size": 60})
+    for name, tensor in large.items():
+        torch.testing.assert_close(joined[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_training_stops_early_when_nothing_gets_better(train):
+    recipe = {"epochs": 9, "early_stopping": 2, "learning_rate": 1e-30, "augment": "none"}
+    model, _, history = train({"kind": "linear_probe"}, recipe)
+    assert len(history) == 3
+    assert model.epochs == 3
+    assert "stopped early" in model.notes[-1]
+
+
+def test_cached_features_train_as_the_images_do(train, tmp_path):
+    for strategy in ({"kind": "linear_probe"}, {"kind": "partial", "frozen_stages": 2}):
+        _, cached, told = train(strategy, {"epochs": 3})
+        _, plain, history = train(strategy, {"epochs": 3, "feature_cache": "off"})
+        for ours, theirs in zip(told, history, strict=True):
+            assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-5)
+            assert ours["val_accuracy"] == theirs["val_accuracy"]
+        for name, tensor in plain.items():
+            torch.testing.assert_close(cached[name], tensor, rtol=1e-4, atol=1e-5)
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"augment": "flip", "mixup": 0.2},
+        {"augment": "crop_flip", "policy": "trivial_augment"},
+        {"cutmix": 1.0, "random_erasing": 0.5, "label_smoothing": 0.1},
+        {"balance": "class_weights", "policy": "rand_augment"},
+        {"balance": "sampler", "schedule": "linear", "warmup_epochs": 0.5},
+    ],
+)
+def test_recipes_learn_and_repeat_themselves(training, train):
+    recipe = training | {"epochs": 4, "learning_rate": 0.05, "choose": "best"}
+    model, weights, _ = train({"kind": "full"}, recipe)
+    assert model.val_accuracy > 0.5
+    _, again, _ = train({"kind": "full"}, recipe)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
