@@ -136,6 +136,8 @@ def _motion(training: Training, inputs: Inputs, phase: Phase) -> Motion:
     strategy, recipe = training.course.config.strategy, training.recipe
     if strategy.l2_sp is not None:  # its pull replaces the one towards zero
         recipe = recipe.model_copy(update={"weight_decay": 0.0})
+    if recipe.optimizer == "muon" and phase.name == PROBE:  # a head has nothing for it
+        recipe = recipe.model_copy(update={"optimizer": "adamw"})
     held = () if strategy.kind == "gradual_unfreeze" else phase.frozen
 
     def moves(name: str) -> bool:
