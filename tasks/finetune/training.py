@@ -80,7 +80,7 @@ def train_once(course: Course, recipe: TrainingConfig, seed: int) -> Training:
         feed = make_feed(course, training.network, training.frozen, phase)
         inputs = Inputs(feed.packed(0), recipe)
         if phase.fresh or motion is None:
-            motion = _motion(training, inputs, phase)
+            motion = build_motion(training, inputs, phase)
         _run_phase(training, feed, motion, phase, last=number == len(phases))
         if phase.name == PROBE:
             training.probed = training.state()
@@ -131,7 +131,7 @@ def _penalty(course: Course, network: nn.Module) -> L2SP | None:
     return L2SP(network, course.backbone.head, strategy.l2_sp, decay)
 
 
-def _motion(training: Training, inputs: Inputs, phase: Phase) -> Motion:
+def build_motion(training: Training, inputs: Inputs, phase: Phase) -> Motion:
     """Return an optimiser of all that trains until the next fresh phase, and its schedule."""
     strategy, recipe = training.course.config.strategy, training.recipe
     if strategy.l2_sp is not None:  # its pull replaces the one towards zero
