@@ -1,0 +1,133 @@
+"""One cell of a comparison, and what of it is on disk; this file imports without Prefect."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tasks.artifacts import new_folder, write_atomic
+from tasks.config import RunConfig
+from tasks.configfile import dump_config
+from tasks.evaluate.evaluate import evaluate
+from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.train import finetune
+from tasks.register.facts import public_config
+from tasks.register.nested import child_tags
+from tasks.register.tracking import RunTracker, open_run
+from tasks.retry import with_retries
+from tasks.values import (
+    Backbone,
+    EvaluationReport,
+    FineTunedModel,
+    PreparedDataset,
+    RegisteredModel,
+    Value,
+)
+
+RESULT = "cell.json"  # written last: a folder that has it is whole
+
+
+class Work(Value):
+    """All that a cell needs, so that any process can do it."""
+
+    title: str
+    key: str  # of its content; names its folder and its MLflow run
+    config: RunConfig
+    prepared: PreparedDataset
+    backbone: Backbone
+    teacher: RegisteredModel | None
+    parent_folder: Path
+    parent_run: str
+    keep_weights: bool
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of this cell alone."""
+        return self.parent_folder / self.key
+
+
+class Finished(Value):
+    """What a cell leaves behind."""
+
+    model: FineTunedModel
+    report: EvaluationReport
+
+
+class _Tracked:
+    """Writes epochs to MLflow and says nothing: a line a cell is enough."""
+
+    def __init__(self, tracker: RunTracker) -> None:
+        self._tracker = tracker
+
+    def step(self, progress: StepProgress) -> None:
+        pass
+
+    def epoch(self, record: EpochRecord) -> None:
+        self._tracker.epoch(record)
+
+
+def carry_out(work: Work) -> Finished:
+    """Train and score one cell, unless that is on disk, and write its run into MLflow.
+
+    Raises the rooms' ``GraftError``; what was half made is removed.
+    """
+    with _quiet(), open_run(work.config, child_tags(work.parent_run, work.key)) as tracker:
+        with_retries(tracker.datasets, work.prepared)
+        with_retries(tracker.backbone, work.backbone)
+        finished = stored(work)
+        if finished is None:
+            finished = _train(work, tracker)
+        else:
+            _replay(finished, tracker)
+        with_retries(tracker.finished, finished.model, finished.report)
+    return finished
+
+
+def stored(work: Work) -> Finished | None:
+    """Return what an earlier start made of this cell, if all of that is there."""
+    try:
+        finished = Finished.model_validate_json((work.folder / RESULT).read_bytes())
+    except (OSError, ValidationError):  # not there, or of a version with other fields
+        return None
+    if work.keep_weights and not finished.model.weights.is_file():
+        return None
+    return finished
+
+
+def _train(work: Work, tracker: RunTracker) -> Finished:
+    shutil.rmtree(work.folder, ignore_errors=True)  # of a start that was killed
+    config = work.config
+    with new_folder(work.parent_folder, work.key) as folder:
+        write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
+        watcher = _Tracked(tracker)
+        model = finetune(config, work.prepared, work.backbone, folder, watcher, work.teacher)
+        report = evaluate(config, work.prepared, model, folder)
+        if not work.keep_weights:
+            model.weights.unlink()
+        finished = Finished(model=model, report=report)
+        write_atomic(folder / RESULT, finished.model_dump_json(indent=2).encode())
+    return finished
+
+
+def _replay(finished: Finished, tracker: RunTracker) -> None:
+    """Write the epochs of an earlier start into a run that has none of them."""
+    for line in finished.model.history.read_text().splitlines():
+        tracker.epoch(EpochRecord(**json.loads(line)))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let only warnings through: the rooms would say three lines a cell."""
+    logger = logging.getLogger("tasks")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

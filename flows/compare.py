@@ -1,0 +1,100 @@
+"""A grid of runs as one Prefect flow: a task run a cell, gone on with where it was stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from flows.console import ready_logs
+from flows.schedule import Schedule
+from tasks.artifacts import disk_errors, user_folder
+from tasks.compareconfig import CompareConfig
+from tasks.errors import ConfigError
+from tasks.evaluate.comparison import (
+    Comparison,
+    Outcome,
+    overall_rows,
+    strategy_rows,
+    supported,
+)
+from tasks.evaluate.comparison_report import comparison_markdown, table, write_comparison
+from tasks.register.nested import open_comparison
+from tasks.retry import with_retries
+
+log = logging.getLogger(__name__)
+
+IDENTITY = 12  # hex digits of a comparison's digest in its folder's name
+
+
+@flow(name="compare", flow_run_name="{config.name}", validate_parameters=True)
+def compare(config: CompareConfig) -> Comparison:
+    """Run every cell of the grid that ``config`` describes and put their figures side by side.
+
+    A cell that an earlier start has finished is not run again, and one that fails stops no other:
+    its error stands in the table. Leaves a folder with the report, a folder a cell, and an MLflow
+    run with one nested in it for each cell; no model is registered. Raises ``GraftError`` for what
+    concerns the whole: the folders, MLflow.
+    """
+    ready_logs()
+    root = user_folder(config.base.output.folder) / config.name
+    with _alone(root), open_comparison(config) as run:
+        outcomes = Schedule(config, root / "cells", run).run()
+        folder = root / config.identity[:IDENTITY]
+        comparison = _put_together(config, folder, run.run_id, outcomes)
+        write_comparison(comparison, folder)
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        with_retries(run.report, comparison, files)
+    _publish(comparison)
+    return comparison
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Let one process at a time work on a comparison; raises ``ConfigError`` in a second one."""
+    with disk_errors(str(root)):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"The comparison in {root} is running already.\nWait for it, or set another name."
+            ) from error
+        yield
+
+
+def _put_together(
+    config: CompareConfig, folder: Path, run_id: str, outcomes: tuple[Outcome, ...]
+) -> Comparison:
+    rows = strategy_rows(outcomes, config.reference)
+    overall = overall_rows(rows, outcomes)
+    return Comparison(
+        name=config.name,
+        folder=folder,
+        run_id=run_id,
+        reference=config.reference,
+        seeds=config.seeds,
+        outcomes=outcomes,
+        rows=rows,
+        overall=overall,
+        supported=supported(overall),
+    )
+
+
+def _publish(comparison: Comparison) -> None:
+    """Put the report and the table into the Prefect UI, as far as that is there."""
+    head, *rows = table(comparison.rows)
+    cells = [dict(zip(head, row, strict=True)) for row in rows]
+    try:
+        text = comparison_markdown(comparison)
+        create_markdown_artifact(text, key="comparison", description=comparison.name)
+        create_table_artifact(cells, key="strategies", description=comparison.name)
+    except Exception as error:  # whatever it is, the comparison is done and its figures stand
+        log.warning("the comparison is not in the Prefect UI: %s", error)

@@ -1,0 +1,119 @@
+"""Processes that cells run in: they share neither torch's threads nor its random numbers.
+
+Prefect's own ProcessPoolTaskRunner would do, but that it passes what its processes report on from a
+thread that does not know the settings of ``flows.server.using``: in 3.8 the report goes to another
+server, which it starts for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import NoReturn
+
+from rich.console import Console
+
+from flows.cells import Finished, Work, carry_out
+from flows.console import OURS, Lines
+from tasks.errors import ResourceError, Terminated
+
+
+class Pool:
+    """``size`` processes at most, each started when there is work for it."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._executor: ProcessPoolExecutor | None = None
+
+    def carry_out(self, work: Work) -> Finished:
+        """Carry ``work`` out in one of the processes, and wait for it.
+
+        Raises what that raises, and ``ResourceError`` when the process is killed: the others of the
+        pool end with it then, and the next cell gets new ones.
+        """
+        executor = self._ready()
+        try:
+            return executor.submit(_carry_out, work).result()
+        except BrokenProcessPool as error:
+            with self._lock:
+                self._executor = None
+            raise ResourceError(
+                "The process of a cell, or of one beside it, was killed; memory may have run out.\n"
+                "Start again, with a smaller parallel."
+            ) from error
+
+    def _ready(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                context = multiprocessing.get_context("spawn")  # threads and CUDA do not fork
+                self._executor = ProcessPoolExecutor(self._size, context, _begin_process)
+            return self._executor
+
+    def stop(self) -> None:
+        """End the processes now; their cells close their runs in MLflow first."""
+        for child in multiprocessing.active_children():
+            child.terminate()
+        self.close()
+
+    def close(self) -> None:
+        """End the processes, which have nothing left to do."""
+        with self._lock:
+            if self._executor is not None:
+                self._executor.shutdown(cancel_futures=True)
+                self._executor = None
+
+
+@contextmanager
+def open_pool(size: int) -> Iterator[Pool]:
+    """Give a pool that ends with the block, at once when that ends with an error."""
+    pool = Pool(size)
+    try:
+        yield pool
+    except BaseException:
+        pool.stop()
+        raise
+    pool.close()
+
+
+def _begin_process() -> None:
+    """Let warnings be seen, and make the process end with its parent: it would wait for ever.
+
+    Ctrl-C reaches the whole group of processes; the parent passes it on as SIGTERM, once.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if not sys.warnoptions:  # as flows.cli
+        warnings.simplefilter("ignore")
+    for name in OURS:
+        logging.getLogger(name).addHandler(Lines(Console(stderr=True)))
+
+
+def _carry_out(work: Work) -> Finished:
+    """Carry a cell out, and let SIGTERM be an exception meanwhile, so that its run is closed."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return carry_out(work)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, _frame: object) -> NoReturn:
+    raise Terminated(number)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(128 + signal.SIGHUP)
