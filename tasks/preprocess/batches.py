@@ -41,11 +41,39 @@ class PackedImages:
         """Yield ``order`` in batches on ``device``, reading one batch ahead in a thread."""
         pin = device.type == "cuda"
         groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        for images_bhwc, labels_b in _one_ahead(groups, lambda rows: self.read(rows, pin)):
-            yield (
-                images_bhwc.to(device, non_blocking=pin),
-                labels_b.to(device, non_blocking=pin),
-            )
+        yield from moved(_one_ahead(groups, lambda rows: self.read(rows, pin)), device)
+
+
+def moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield batches on ``device``; to a GPU the next one is copied while it computes on this one.
+
+    The copies have a CUDA stream of their own, and each batch an event that the computing stream
+    waits for, so that no side waits for more than it needs.
+    """
+    if device.type != "cuda":
+        for inputs, labels in batches:
+            yield inputs.to(device), labels.to(device)
+        return
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # so in torch
+    waiting: tuple[Batch, torch.cuda.Event] | None = None
+    for inputs, labels in batches:
+        with torch.cuda.stream(copying):
+            batch = (inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True))
+        following = (batch, copying.record_event())
+        if waiting is not None:
+            yield _arrived(*waiting)
+        waiting = following
+    if waiting is not None:
+        yield _arrived(*waiting)
+
+
+def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
+    """Let the computing stream wait for a batch, whose memory then belongs to it."""
+    computing = torch.cuda.current_stream(batch[0].device)
+    computing.wait_event(copied)
+    for tensor in batch:
+        tensor.record_stream(computing)
+    return batch
 
 
 def _one_ahead(groups: list[Order], read: Callable[[Order], Batch]) -> Iterator[Batch]:
