@@ -9,6 +9,7 @@ from tasks.errors import DataError
 from tasks.index import ImageRecord, count_labels
 from tasks.values import SplitName
 
+NO_LABEL = -1
 Unit = list[ImageRecord]  # images that stay together: one group, or copies of one file
 
 
@@ -20,9 +21,10 @@ def stratify(
     Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label data", algorithm
     1: again and again the label with the fewest images left is taken, and each unit with it goes
     to the split that lacks most images of that label; on a tie, to the one that lacks most images.
-    Units without a label follow, by the second rule. Here, unlike there, what a split is to get is
-    rounded by ``largest_remainder``, so that a label with as many images as there are splits is
-    wanted in each; and the last unit of a label that train has not goes to train.
+    Three things are not in the paper: to have no label is a label as well, so that each split gets
+    its share of such images; what a split is to get is rounded by ``largest_remainder``, so that a
+    label with as many images as there are splits is wanted in each; and the last unit of a label
+    that train has not goes to train.
 
     Raises ``DataError`` when a split is left without any image.
     """
@@ -31,8 +33,6 @@ def stratify(
         label = min(dealer.left, key=lambda label: (dealer.left[label], label))
         for unit in dealer.of_label[label]:
             dealer.deal(unit, label)
-    for unit in range(len(units)):
-        dealer.deal(unit, None)
     _check_filled(dealer.splits)
     return dealer.splits
 
@@ -44,19 +44,19 @@ class _Dealer:
         self.splits: dict[SplitName, list[ImageRecord]] = {name: [] for name in shares}
         self.of_label: dict[int, list[int]] = defaultdict(list)
         self._units = units
-        self._counts = [count_labels(unit) for unit in units]
+        self._counts = [_counts(unit) for unit in units]
         self._waiting = set(range(len(units)))
         for position, counts in enumerate(self._counts):
             for label in counts:
                 self.of_label[label].append(position)
         # units, not images: what decides which is the last
         self.left = Counter({label: len(found) for label, found in self.of_label.items()})
-        images = count_labels(record for unit in units for record in unit)
+        images = _counts([record for unit in units for record in unit])
         self._lacks = {label: _wanted(n, shares) for label, n in images.items()}
         self._room = _wanted(sum(map(len, units)), shares)
         self._untrained = set(images)
 
-    def deal(self, position: int, label: int | None) -> None:
+    def deal(self, position: int, label: int) -> None:
         """Give one unit away for the sake of ``label``, unless it is gone."""
         if position not in self._waiting:
             return
@@ -70,11 +70,17 @@ class _Dealer:
         self._untrained -= counts.keys() if name == "train" else set()
         self.left -= Counter(counts.keys())  # drops the labels that are at 0
 
-    def _choose(self, counts: Counter[int], label: int | None) -> SplitName:
+    def _choose(self, counts: Counter[int], label: int) -> SplitName:
         if any(self.left[each] == 1 for each in counts.keys() & self._untrained):
             return "train"
-        lacks = self._lacks[label] if label is not None else self._room
+        lacks = self._lacks[label]
         return max(self.splits, key=lambda name: (lacks[name], self._room[name]))
+
+
+def _counts(records: Sequence[ImageRecord]) -> Counter[int]:
+    counts = count_labels(records)
+    bare = sum(not record.labels for record in records)
+    return counts + Counter({NO_LABEL: bare})  # which drops it at 0
 
 
 def _wanted(n: int, shares: Mapping[SplitName, float]) -> dict[SplitName, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from tasks.artifacts import sha256_file
@@ -47,8 +48,9 @@ def load_pretrained(
     """Find, read and check the weights, and put them into the network once.
 
     ``classes`` are the new data's. The head is kept only in a warm start from a registered model
-    with the same classes in the same order. Raises ``WeightsError`` for a file that is missing,
-    damaged, unsafe or does not fit, ``TransientWeightsError`` when a download may go well later.
+    with the same classes in the same order, one or several of them an image as now. Raises
+    ``WeightsError`` for a file that is missing, damaged, unsafe or does not fit,
+    ``TransientWeightsError`` when a download may go well later.
     """
     spec = input_spec(config.model, config.preprocess, registered)
     weights = locate(config.model, registered, cache)
@@ -62,12 +64,25 @@ def load_pretrained(
         input=spec,
         head=heads[0],
         other_heads=heads[1:],
-        keep_head=registered is not None and registered.classes == classes,
-        stages=find_stages(network, *heads),
+        keep_head=_knows(registered, classes, config.data.multi_label),
+        stages=find_stages(network, *heads, images_bchw=_images(config.model.architecture, spec)),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
     build_network(backbone, len(classes), config.seed)
     return backbone
+
+
+def _images(architecture: str, spec: InputSpec) -> Tensor | None:
+    """Return two images without numbers, where the order of the stages has to be seen."""
+    if not is_timm(architecture):
+        return None
+    return torch.empty(2, 3, spec.crop, spec.crop, device="meta")
+
+
+def _knows(registered: RegisteredModel | None, classes: tuple[str, ...], multi_label: bool) -> bool:
+    if registered is None:
+        return False
+    return (registered.classes, registered.multi_label) == (classes, multi_label)
 
 
 def _expected_size(

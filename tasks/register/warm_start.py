@@ -27,7 +27,8 @@ def fetch_named(config: RunConfig, cache: Path) -> RegisteredModel | None:
 def fetch_teacher(config: RunConfig, cache: Path) -> RegisteredModel | None:
     """Fetch the model that ``strategy.teacher`` names, if the run has a teacher.
 
-    Raises ``ConfigError`` for a name that is none of the registry's, and as
+    Raises ``ConfigError`` for a name that is none of the registry's and for a teacher that gives an
+    image one label where the data gives it any number, or the other way round; and as
     ``tasks.register.registry.fetch``.
     """
     uri = config.strategy.teacher
@@ -40,4 +41,10 @@ def fetch_teacher(config: RunConfig, cache: Path) -> RegisteredModel | None:
         )
     from tasks.register.registry import fetch
 
-    return fetch(uri, cache)
+    teacher = fetch(uri, cache)
+    if teacher.multi_label != config.data.multi_label:
+        raise ConfigError(
+            f"strategy.teacher={uri} has multi_label={str(teacher.multi_label).lower()}, the data "
+            "the opposite.\nName a teacher that was trained on labels of the same kind."
+        )
+    return teacher

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import ResourceError
-from tasks.index import ImageRecord, digest_records, read_index, write_index
+from tasks.artifacts import sha256_parts
+from tasks.index import ImageRecord, count_labels, digest_records, read_index, write_index
 
 NAMES = [
     "plain.png",
@@ -64,3 +65,29 @@ def test_digest_sees_every_field_and_the_classes():
     digests |= {digest_records(("a", "c"), [base]), digest_records(("a",), [base])}
     digests |= {digest_records(("a", "b"), []), digest_records(("a", "b"), [base, base])}
     assert len(digests) == len(base._fields) + 5
+
+
+def labelled(*labels: int | tuple[int, ...]) -> list[ImageRecord]:
+    return [record(str(i))._replace(label=label) for i, label in enumerate(labels)]
+
+
+def test_labels_come_back_as_one_or_several(tmp_path: Path):
+    records = labelled(3, (), (3,), (0, 12))
+    write_index(tmp_path / "index.csv", records)
+    assert read_index(tmp_path / "index.csv") == records
+    assert [r.labels for r in records] == [(3,), (), (3,), (0, 12)]
+    assert count_labels(records) == {3: 2, 0: 1, 12: 1}
+
+
+def test_one_label_is_written_and_digested_as_before_there_were_several(tmp_path: Path):
+    write_index(tmp_path / "index.csv", [record("a", group="g")])
+    assert (tmp_path / "index.csv").read_text() == (
+        f'"path","label","split","group","sha256"\n"a","1","train","g","{"0" * 64}"\n'
+    )
+    row = "\0".join(("a", "1", "train", "g", "0" * 64)).encode().hex()
+    assert digest_records(("x", "y"), [record("a", group="g")]) == sha256_parts("x", "y", "", row)
+
+
+def test_digest_tells_one_of_several_from_one_alone():
+    cases = [labelled(1), labelled((1,)), labelled(()), labelled((0, 1)), labelled((0,), (1,))]
+    assert len({digest_records(("a", "b"), case) for case in cases}) == len(cases)

@@ -267,3 +267,92 @@ def test_manifest_in_an_archive_in_a_cache_behind_a_link(
     (tmp_path / "link").symlink_to("real")
     for values in ({}, {"manifest": "labels.csv"}):
         assert len(read(archive, tmp_path / "link", **values)[1]) == 6
+
+
+SEVERAL: list[object] = ["sun|beach", "beach | sun| ", None, "sun", "dog|dog", " "]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("separator", ["|", ", ", ";"])
+def test_an_image_may_have_several_labels_or_none(
+    suffix: str, separator: str, tree: Tree, tmp_path: Path
+):
+    folder = tree(*IMAGES)
+    cells = [cell and str(cell).replace("|", separator) for cell in SEVERAL]
+    manifest = write(folder / f"labels.{suffix}", path=IMAGES, label=cells)
+    raw, records = read(manifest, tmp_path / "cache", multi_label=True, label_separator=separator)
+    assert raw.multi_label
+    assert raw.classes == ("beach", "dog", "sun")
+    assert [r.label for r in records] == [(0, 2), (0, 2), (), (2,), (1,), ()]
+    assert RawDataset.model_validate_json(raw.model_dump_json()) == raw
+
+
+def test_numbers_are_labels_too(tree: Tree, tmp_path: Path):
+    folder = tree(*IMAGES)
+    manifest = write(
+        folder / "labels.parquet", path=IMAGES, label=[10.0, None, 2.0, 2.0, 10.0, 2.0]
+    )
+    raw, records = read(manifest, tmp_path / "cache", multi_label=True)
+    assert raw.classes == ("10", "2")
+    assert [r.label for r in records] == [(0,), (), (1,), (1,), (0,), (1,)]
+
+
+def test_the_same_cells_are_other_data_when_one_label_is_meant(tree: Tree, tmp_path: Path):
+    folder = tree(*IMAGES)
+    manifest = write(folder / "labels.csv", path=IMAGES, label=["a", "b"] * 3)
+    one, several = (
+        read(manifest, tmp_path / "cache", multi_label=value)[0] for value in (False, True)
+    )
+    assert one.classes == several.classes
+    assert (one.multi_label, several.multi_label) == (False, True)
+    assert one.digest != several.digest
+
+
+def test_another_separator_reads_an_archive_anew(tree: Tree, tmp_path: Path, pack, snapshot):
+    folder = tree(*IMAGES)
+    write(folder / "labels.csv", path=IMAGES, label=["a|b", "b|c"] * 3)
+    archive = pack(tmp_path / "data.zip", snapshot(folder).items())
+    classes = [
+        read(archive, tmp_path / "cache", multi_label=True, label_separator=separator)[0].classes
+        for separator in ("|", "b", "|")
+    ]
+    assert classes == [("a", "b", "c"), ("a|", "|c"), ("a", "b", "c")]
+    assert read(archive, tmp_path / "cache")[0].classes == ("a|b", "b|c")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([None] * 6, "gives no image a label"),
+        (["a", None] * 3, "one class, a"),
+    ],
+)
+def test_labels_that_teach_nothing_are_refused(
+    labels: list[object], words: str, tree: Tree, tmp_path: Path
+):
+    folder = tree(*IMAGES)
+    manifest = write(folder / "labels.csv", path=IMAGES, label=labels)
+    with pytest.raises(DataError, match=words) as caught:
+        read(manifest, tmp_path / "cache", multi_label=True)
+    assert str(caught.value).count("\n") == 1
+
+
+def test_a_label_of_val_that_train_has_not_is_refused(tree: Tree, tmp_path: Path):
+    folder = tree(*IMAGES)
+    manifest = write(
+        folder / "labels.csv",
+        path=IMAGES,
+        label=["a|b", "b", "a", "c|a", None, "a"],
+        split=["train", "train", "train", "val", "val", "test"],
+    )
+    with pytest.raises(DataError, match="no training image of class c"):
+        read(manifest, tmp_path / "cache", multi_label=True)
+
+
+def test_one_image_with_two_sets_of_labels_is_refused(tree: Tree, tmp_path: Path):
+    folder = tree(*IMAGES)
+    manifest = write(
+        folder / "labels.csv", path=[*IMAGES, IMAGES[0]], label=["a|b", *["a", "b", "b"] * 2]
+    )
+    with pytest.raises(DataError, match=r"two labels.*images/0.png"):
+        read(manifest, tmp_path / "cache", multi_label=True)

@@ -79,3 +79,13 @@ def test_odd_names_can_be_printed() -> None:
     assert warning.isprintable()
     assert r"\n\x1b[31m.jpg" in warning
     assert r"group 'patient\r7'" in warning
+
+
+def test_the_same_image_with_other_labels_is_listed() -> None:
+    a, b, c = (
+        ImageRecord(name, labels, "", "", sha)
+        for name, labels, sha in (("a", (0, 1), "1"), ("b", (), "1"), ("c", (0, 1), "2"))
+    )
+    warnings = check_leaks(splits_of([a, b, c], [], []), CLASSES, WARN)
+    assert warnings == ("1 leak(s): two labels: a ('ants', 'bees') = b (none)",)
+    assert check_leaks(splits_of([a, c._replace(sha256="1")], [], []), CLASSES, WARN) == ()

@@ -251,10 +251,16 @@ def test_scratch_has_no_weights_and_counts_its_own_head(run: Run, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("classes", "kept"), [(CLASSES, True), (("bees", "ants"), False), (("a", "b", "c"), False)]
+    ("classes", "several", "kept"),
+    [
+        (CLASSES, False, True),
+        (("bees", "ants"), False, False),
+        (("a", "b", "c"), False, False),
+        (CLASSES, True, False),
+    ],
 )
 def test_warm_start_keeps_the_head_for_the_same_classes_alone(
-    classes: tuple[str, ...], kept: bool, run: Run, tmp_path: Path
+    classes: tuple[str, ...], several: bool, kept: bool, run: Run, tmp_path: Path
 ):
     path = saved("graft_tiny", 2, tmp_path / "model.safetensors")
     spec = spec_of("graft_tiny", None, resize=24, crop=24)
@@ -267,6 +273,7 @@ def test_warm_start_keeps_the_head_for_the_same_classes_alone(
         input=spec,
         weights=path,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        multi_label=several,
     )
     config = run("graft_tiny", "models:/graft@champion")
     backbone = load_pretrained(config, classes, registered, tmp_path)

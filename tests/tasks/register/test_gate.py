@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from tasks.register.gate import Graded, class_obstacle, decide, mcnemar_exact
+from tasks.register.gate import Graded, class_obstacle, decide, mcnemar_exact, obstacle
 
 CLASSES = ("cat", "dog")
 
 
-def graded(correct: np.ndarray, classes=CLASSES, images=None) -> Graded:
+def graded(correct: np.ndarray, classes=CLASSES, images=None, several=False) -> Graded:
     names = tuple(map(str, range(len(correct)))) if images is None else images
-    return Graded(classes, names, np.asarray(correct, dtype=bool))
+    return Graded(classes, names, np.asarray(correct, dtype=bool), several)
 
 
 def closed_form(wins: int, losses: int) -> float:
@@ -107,3 +107,22 @@ def test_a_clearly_better_model_is_promoted_in_most_cases():
         challenger, champion = draw.random(500) < 0.9, draw.random(500) < 0.8
         promoted += decide(graded(challenger), graded(champion), 0.05).promoted
     assert promoted / 200 >= 0.9
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_one_label_and_several_are_not_compared(ours):
+    right, wrong = np.ones(40, bool), np.zeros(40, bool)
+    verdict = decide(graded(right, several=ours), graded(wrong, several=not ours), 0.05)
+    assert not verdict.promoted
+    assert verdict.wins is None
+    here, there = ("any number of labels", "one label")[:: 1 if ours else -1]
+    assert f"champion gives an image {there}, this model {here}" in verdict.reason
+    assert obstacle(graded(right, several=ours), graded(wrong, several=ours)) is None
+
+
+def test_what_right_means_is_said_where_it_is_all_labels():
+    right, wrong = np.ones(40, bool), np.zeros(40, bool)
+    for several in (True, False):
+        verdict = decide(graded(right, several=several), graded(wrong, several=several), 0.05)
+        assert verdict.promoted
+        assert ("with all labels right" in verdict.reason) is several
