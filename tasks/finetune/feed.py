@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,14 +14,18 @@ from tasks.evaluate.score import Scores, score, score_batches
 from tasks.finetune.course import Course
 from tasks.finetune.cut import CannotCut, Cut, cut_network
 from tasks.finetune.device import memory_errors
+from tasks.finetune.features import (
+    CachedFeatures,
+    FeatureRequest,
+    PackedFeatures,
+    cache_features,
+    worth_caching,
+)
 from tasks.finetune.inputs import Packed
 from tasks.finetune.phases import Phase
 from tasks.finetune.ranks import first_alone
 from tasks.finetune.strategy import FrozenPart
 from tasks.preprocess.batches import PackedImages
-
-if TYPE_CHECKING:
-    from tasks.finetune.features import CachedFeatures, FeatureRequest, PackedFeatures
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +75,6 @@ def make_feed(course: Course, network: nn.Module, frozen: FrozenPart, phase: Pha
     cut = _cut(course, network, frozen, phase)
     if cut is None:
         return plain
-    from tasks.finetune.features import cache_features
-
     with first_alone():
         cached = cache_features(cut, course.prepared, _request(course), _folder(course))
     return Feed(course, cut.suffix, cached)
@@ -85,8 +86,6 @@ def _cut(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -
     if strategy.ema_decay is not None or strategy.kind == "lora":
         log.info("features are not cached: %s needs the whole network", strategy.kind)
         return None
-    from tasks.finetune.features import worth_caching
-
     frozen.train_mode()
     crop = course.prepared.input.crop
     sample_bchw = torch.zeros(2, 3, crop, crop, device=course.device)
@@ -107,8 +106,6 @@ def _folder(course: Course) -> Path:
 
 
 def _request(course: Course) -> FeatureRequest:
-    from tasks.finetune.features import FeatureRequest
-
     return FeatureRequest(
         recipe=course.config.training,
         seed=course.config.seed,

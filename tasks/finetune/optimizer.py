@@ -42,7 +42,8 @@ def build_optimizer(
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        fused=_can_fuse(groups),
+        # torch's fused SGD fails where some parameters have a momentum yet and others have not
+        fused=_can_fuse(groups) and strategy.kind != "gradual_unfreeze",
     )
 
 
