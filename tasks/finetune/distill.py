@@ -1,0 +1,120 @@
+"""Knowledge distillation: a small student learns what a bigger registered model answers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor, nn
+
+from tasks.errors import ConfigError
+from tasks.finetune.device import on_device
+from tasks.preprocess.views import eval_view
+from tasks.pretrained.network import restore_network
+from tasks.values import InputSpec, RegisteredModel
+
+_NAMED = 3  # classes that a message names
+
+
+class Teacher:
+    """A trained network whose answers are learnt (Hinton, Vinyals & Dean 2015, arXiv 1503.02531).
+
+    It sees the student's own augmented images: the same view for both is what makes its answers
+    worth learning (Beyer et al. 2022, "A good teacher is patient and consistent"). It does not
+    train: evaluation mode, no gradients.
+    """
+
+    def __init__(
+        self, network: nn.Module, spec: InputSpec, device: torch.device, precision: torch.dtype
+    ) -> None:
+        self.network = on_device(network.requires_grad_(False).eval(), device)
+        # the student's view is a crop already, so that nothing of it is cut off
+        self._spec = spec.model_copy(update={"resize": spec.crop})
+        self._device, self._precision = device, precision
+
+    @torch.no_grad()  # not inference_mode, whose tensors a later loss could not keep
+    def logits(self, images_bhwc_u8: Tensor) -> Tensor:
+        """Return float32 logits (b, k) for uint8 images (b, h, w, 3) on the teacher's device.
+
+        They are resized to the teacher's input size where theirs is another, and normalised as it
+        was trained.
+        """
+        enabled = self._precision != torch.float32
+        with torch.autocast(self._device.type, dtype=self._precision, enabled=enabled):
+            logits_bk: Tensor = self.network(eval_view(images_bhwc_u8, self._spec))
+        return logits_bk.float()
+
+
+def load_teacher(
+    registered: RegisteredModel,
+    classes: tuple[str, ...],
+    device: torch.device,
+    precision: torch.dtype,
+) -> Teacher:
+    """Return the registered model as a teacher of data with ``classes``.
+
+    Raises ``ConfigError`` unless its classes are these, in this order (position is the label), and
+    ``WeightsError`` when its file cannot be read or does not fit.
+    """
+    if registered.classes != classes:
+        raise ConfigError(
+            f"strategy.teacher={registered.uri} does not know the classes of the data: "
+            f"{_difference(registered.classes, classes)}.\n"
+            "Name a teacher that was trained on the same classes."
+        )
+    network = restore_network(registered.architecture, len(classes), registered.weights)
+    return Teacher(network, registered.input, device, precision)
+
+
+def _difference(teachers: tuple[str, ...], datas: tuple[str, ...]) -> str:
+    lacking, extra = (
+        [name for name in ones if name not in others]
+        for ones, others in ((datas, teachers), (teachers, datas))
+    )
+    parts = [f"it lacks {_some(lacking)}"] if lacking else []
+    parts += [f"the data has no {_some(extra)}"] if extra else []
+    return " and ".join(parts) or "they are the same names in another order"
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(map(repr, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+class DistillationLoss(nn.Module):
+    """(1 - weight)·plain + weight·T²·KL(teacher ‖ student), both softened by T.
+
+    Hinton et al. 2015, section 2: p = softmax(teacher / T), q = softmax(student / T), and T² keeps
+    the soft part's gradients on one scale whatever T is. KL(p ‖ q) = Σ p·log(p / q), in nats, is
+    the mean over images. With ``multi_label`` every label is a yes or no of its own, p =
+    sigmoid(teacher / T), and the mean goes over images and labels, as that of
+    ``BCEWithLogitsLoss`` does.
+    """
+
+    def __init__(
+        self, weight: float, temperature: float, plain: nn.Module, multi_label: bool
+    ) -> None:
+        super().__init__()
+        self._weight, self._temperature = weight, temperature
+        self._plain = plain
+        self._log_share = _log_sigmoid if multi_label else _log_softmax
+
+    def forward(self, student_bk: Tensor, teacher_bk: Tensor, targets: Tensor) -> Tensor:
+        """Return the scalar loss; logits are (b, k), ``targets`` are what ``plain`` takes."""
+        student, teacher = (
+            self._log_share(logits_bk.float() / self._temperature)
+            for logits_bk in (student_bk, teacher_bk)
+        )
+        soft = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        plain: Tensor = self._plain(student_bk, targets)
+        return (1 - self._weight) * plain + self._weight * self._temperature**2 * soft
+
+
+def _log_softmax(logits_bk: Tensor) -> Tensor:
+    """Return log-probabilities (b, k)."""
+    return F.log_softmax(logits_bk, dim=1)
+
+
+def _log_sigmoid(logits_bk: Tensor) -> Tensor:
+    """Return log-probabilities (b · k, 2) of yes and no."""
+    logits_n = logits_bk.flatten()
+    return torch.stack((F.logsigmoid(logits_n), F.logsigmoid(-logits_n)), dim=1)
