@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 from pydantic import BaseModel, ValidationError
 
@@ -40,11 +40,13 @@ _TAG = "tag:yaml.org,2002:"
 _TAGS = {_TAG + kind for kind in (*_SCALARS, "str", "seq", "map")}
 
 
+@overload
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig: ...
+@overload
+def load_config(path: Path, overrides: Sequence[str], model: type[AnyConfig]) -> AnyConfig: ...
 def load_config(
-    path: Path,
-    overrides: Sequence[str] = (),
-    model: type[AnyConfig] = RunConfig,  # type: ignore[assignment]  # mypy knows no such default
-) -> AnyConfig:
+    path: Path, overrides: Sequence[str] = (), model: type[Section] = RunConfig
+) -> Section:
     """Return the ``model`` that ``path`` describes, each ``dotted.key=value`` override applied.
 
     Values are YAML; their types are not guessed (``epochs: "3"`` and ``epochs: yes`` are refused).
