@@ -1,0 +1,77 @@
+"""What a pretrained network makes of images before its head: the features a new head would get."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from tasks.errors import EvaluationError
+from tasks.preprocess.batches import Labels, Order, PackedImages
+from tasks.preprocess.views import eval_view
+from tasks.values import InputSpec
+
+
+def head_inputs(
+    network: nn.Module,
+    head: str,
+    packed: PackedImages,
+    rows_n: Order,
+    spec: InputSpec,
+    batch_size: int,
+) -> npt.NDArray[np.float32]:
+    """Return the input of the layer called ``head`` for the evaluation view of each row, (n, d).
+
+    In float32 on every device: what tells one image from another may be less than bfloat16 shows.
+
+    Maps before a convolution are averaged over their places, tokens before a linear layer over
+    their positions. Raises ``EvaluationError`` when one of them is no finite number.
+    """
+    kept: list[Tensor] = []
+    layer = network.get_submodule(head)
+    hook = layer.register_forward_pre_hook(
+        lambda module, given: kept.append(_pooled(module, given[0]).cpu())
+    )
+    device = next(network.parameters()).device
+    network.eval()
+    try:
+        with torch.inference_mode():
+            for images_bhwc, _ in packed.batches(rows_n, batch_size, device):
+                network(eval_view(images_bhwc, spec))
+    finally:
+        hook.remove()
+    return _finite(torch.cat(kept))
+
+
+def _pooled(head: nn.Module, inputs: Tensor) -> Tensor:
+    if isinstance(head, nn.Conv2d):
+        return inputs.mean(dim=(2, 3))  # (b, d, h, w)
+    return inputs if inputs.ndim == 2 else inputs.flatten(1, -2).mean(dim=1)  # (b, …, d)
+
+
+def _finite(features_nd: Tensor) -> npt.NDArray[np.float32]:
+    if not features_nd.isfinite().all():
+        raise EvaluationError(
+            "The pretrained network's features are not all finite numbers.\n"
+            "Take other weights, or check preprocess.mean and preprocess.std."
+        )
+    array: npt.NDArray[np.float32] = features_nd.numpy()
+    return array
+
+
+def sample_rows(labels_n: Labels, most: int | None, seed: int) -> Order:
+    """Return the rows of at most ``most`` images in order, the same share of each class.
+
+    Each class's images are dealt out at even distances over one line, in random order, and the
+    line's beginning is taken: so no class is more than an image away from its share.
+    """
+    if most is None or most >= len(labels_n):
+        return np.arange(len(labels_n), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    places_n = np.empty(len(labels_n))
+    for label in np.unique(labels_n):
+        members = rng.permutation(np.flatnonzero(labels_n == label))
+        places_n[members] = (np.arange(len(members)) + 0.5) / len(members)
+    rows: Order = np.sort(np.argsort(places_n, kind="stable")[:most]).astype(np.int64)
+    return rows

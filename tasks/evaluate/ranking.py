@@ -1,0 +1,167 @@
+"""Backbones side by side: what each score says of them, and whether fine-tuning agrees."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.config import RunConfig
+from tasks.evaluate.features import head_inputs, sample_rows
+from tasks.finetune.device import (
+    memory_errors,
+    on_device,
+    pick_device,
+    use_threads,
+)
+from tasks.preprocess.batches import PackedImages
+from tasks.pretrained.network import build_network
+from tasks.pretrained.transferability import h_score, knn_accuracy, logme
+from tasks.values import Backbone, PreparedDataset, Value
+
+SCORES = ("logme", "h_score", "knn")
+
+log = logging.getLogger(__name__)
+
+
+class RankedBackbone(Value):
+    """What the scores say of one backbone's features of the training images."""
+
+    architecture: str
+    weights: str  # as the user named them; "none" for random ones
+    crop: int  # px, side of the images it saw
+    dimension: int  # of the features
+    images: int
+    logme: float  # nats an image
+    h_score: float  # 0 to classes - 1
+    knn: float  # leave-one-out accuracy
+    seconds: float  # for features and scores
+    val_accuracy: float | None = None  # after fine-tuning, where that was asked for
+
+    @property
+    def label(self) -> str:
+        """Return a name that is short and still tells the weights of one architecture apart."""
+        weights = "random" if self.weights == "none" else Path(self.weights).name
+        return f"{self.architecture} ({weights})"
+
+
+class Agreement(Value):
+    """How far a score's order is that of the validation accuracy after fine-tuning.
+
+    Both are None where one of the two is the same for all.
+    """
+
+    score: str
+    kendall: float | None  # tau-b
+    spearman: float | None
+
+
+class Ranking(Value):
+    """Backbones for one data set, the one with the highest LogME first."""
+
+    name: str
+    folder: Path
+    classes: int
+    neighbours: int
+    backbones: tuple[RankedBackbone, ...]
+    agreements: tuple[Agreement, ...]  # none without fine-tuning
+
+    def ranks(self, score: str) -> list[int]:
+        """Return each backbone's place by one score, from 1; equal ones share the better place."""
+        values = [getattr(row, score) for row in self.backbones]
+        return [1 + sum(other > value for other in values) for value in values]
+
+
+def score_backbone(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    backbone: Backbone,
+    images: int | None,
+    neighbours: int,
+) -> RankedBackbone:
+    """Score one backbone on the training split; neither validation nor test is opened.
+
+    At most ``images`` images are used, the same share of each class. Raises ``ResourceError`` when
+    memory runs out and ``EvaluationError`` for features that are no finite numbers.
+    """
+    start = time.perf_counter()
+    packed = PackedImages(prepared.train)
+    rows_n = sample_rows(packed.labels_n, images, config.seed)
+    features_nd = _features(config, prepared, backbone, packed, rows_n)
+    labels_n = packed.labels_n[rows_n].astype(np.int64)
+    found = RankedBackbone(
+        architecture=backbone.architecture,
+        weights=config.model.weights or "none",
+        crop=prepared.input.crop,
+        dimension=features_nd.shape[1],
+        images=len(rows_n),
+        logme=logme(features_nd, labels_n),
+        h_score=h_score(features_nd, labels_n),
+        knn=knn_accuracy(features_nd, labels_n, neighbours),
+        seconds=time.perf_counter() - start,
+    )
+    log.info(
+        "%s: LogME %.4f, H-score %.4f, kNN %.2f%%, %.1f s",
+        found.label,
+        found.logme,
+        found.h_score,
+        100 * found.knn,
+        found.seconds,
+    )
+    return found
+
+
+def _features(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    backbone: Backbone,
+    packed: PackedImages,
+    rows_n: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float32]:
+    use_threads(config.training.threads)
+    device = pick_device(config.training.device)
+    size = config.evaluation.batch_size
+    with memory_errors(size, "base.evaluation.batch_size"):
+        network = build_network(backbone, len(prepared.classes), config.seed)
+        network = on_device(network, device)
+        return head_inputs(network, backbone.head, packed, rows_n, prepared.input, size)
+
+
+def in_order(backbones: Sequence[RankedBackbone]) -> tuple[RankedBackbone, ...]:
+    """Return the backbones by LogME, the highest first; equal ones stay in their order."""
+    return tuple(sorted(backbones, key=lambda row: -row.logme))
+
+
+def agreements(backbones: Sequence[RankedBackbone]) -> tuple[Agreement, ...]:
+    """Return Kendall's tau-b and Spearman's rho of each score with the validation accuracy.
+
+    Nothing where a backbone was not fine-tuned.
+    """
+    if any(row.val_accuracy is None for row in backbones):
+        return ()
+    reached = [row.val_accuracy for row in backbones]
+    return tuple(
+        _agreement(name, [getattr(row, name) for row in backbones], reached) for name in SCORES
+    )
+
+
+def _agreement(name: str, scores: Sequence[float], reached: Sequence[float | None]) -> Agreement:
+    from scipy.stats import kendalltau, spearmanr
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constant input, whose NaN becomes None below
+        kendall, spearman = (
+            kendalltau(scores, reached).statistic,
+            spearmanr(scores, reached).statistic,
+        )
+    return Agreement(score=name, kendall=_known(kendall), spearman=_known(spearman))
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
