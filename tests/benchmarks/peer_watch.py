@@ -1,0 +1,74 @@
+"""Run a command and its children, and say what they took."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLED_EVERY = 0.5  # seconds
+
+
+class PeerError(Exception):
+    """The peer's process ended badly; the text is the end of its output."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command and its children took."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+
+def watch(command: list[str], folder: Path, **environment: str) -> Cost:
+    """Run ``command`` to its end, its output in ``folder``; raises ``PeerError``.
+
+    Peak memory is of the whole process tree: its proportional set size, which counts a page that
+    several worker processes share once, sampled twice a second; or, where that is more, the
+    largest process's resident peak, which the kernel keeps.
+    """
+    start = time.monotonic()
+    with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+        child = subprocess.Popen(
+            command, cwd=REPOSITORY, env={**os.environ, **environment}, stdout=out, stderr=err
+        )
+        peak, done = [0], threading.Event()
+        sampler = threading.Thread(target=_sample, args=(child.pid, peak, done))
+        sampler.start()
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        done.set()
+        sampler.join()
+    if child.returncode != 0:
+        ends = [
+            (folder / name).read_text(errors="replace")[-2000:] for name in ("stdout", "stderr")
+        ]
+        raise PeerError(f"exit code {child.returncode}\n" + "\n".join(ends))
+    return Cost(
+        seconds=seconds,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_mib=max(peak[0] / 2**20, usage.ru_maxrss / 2**10),
+    )
+
+
+def _sample(pid: int, peak: list[int], done: threading.Event) -> None:
+    while not done.wait(SAMPLED_EVERY):
+        with suppress(psutil.Error):
+            root = psutil.Process(pid)
+            peak[0] = max(peak[0], sum(_pss(p) for p in [root, *root.children(recursive=True)]))
+
+
+def _pss(process: psutil.Process) -> int:
+    with suppress(psutil.Error):
+        return process.memory_full_info().pss
+    return 0
