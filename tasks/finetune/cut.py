@@ -106,7 +106,9 @@ def _last_cut(
             continue
         part = before(graph, node)
         if _shapes(network, part, second).get(_result(part)) == (len(second), *shape[1:]):
-            return node, fx.GraphModule(network, part), shape[1:]
+            prefix = fx.GraphModule(network, part)
+            if any(True for _ in prefix.parameters()):
+                return node, prefix, shape[1:]
     raise CannotCut("no single tensor stands between what is frozen and what trains")
 
 

@@ -39,9 +39,19 @@ class PackedImages:
 
     def batches(self, order: Order, batch_size: int, device: torch.device) -> Iterator[Batch]:
         """Yield ``order`` in batches on ``device``, reading one batch ahead in a thread."""
-        pin = device.type == "cuda"
-        groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        yield from moved(_one_ahead(groups, lambda rows: self.read(rows, pin)), device)
+        return read_ahead(self.read, order, batch_size, device)
+
+
+def read_ahead(
+    read: Callable[[Order, bool], Batch], order: Order, batch_size: int, device: torch.device
+) -> Iterator[Batch]:
+    """Yield what ``read(rows, pin)`` gives for ``order``, batch by batch, on ``device``.
+
+    One batch is read ahead in a thread, into pinned memory where the device is a GPU.
+    """
+    pin = device.type == "cuda"
+    groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return moved(_one_ahead(groups, lambda rows: read(rows, pin)), device)
 
 
 def moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

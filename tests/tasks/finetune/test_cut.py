@@ -274,6 +274,13 @@ def test_a_change_in_place_is_not_lost():
     assert torch.equal(features, (-network.layer(images.mean((2, 3)))).relu())
 
 
+def test_what_is_frozen_behind_what_trains_is_not_cut():
+    network = Small(nn.Identity())
+    held(network, ("head",))
+    with pytest.raises(CannotCut, match="no single tensor"):
+        cut_network(network, ("head",), torch.zeros(1, 4, 8, 8))
+
+
 def test_nothing_frozen_and_images_that_do_not_fit():
     network = Small(nn.Identity())
     with pytest.raises(CannotCut, match="nothing is frozen"):

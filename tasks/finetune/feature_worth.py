@@ -1,0 +1,102 @@
+"""Whether it pays to keep a frozen part's features, by rules and not by the clock."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tasks.finetune.cut import Cut
+from tasks.finetune.device import pick_device, pick_precision
+from tasks.finetune.feature_disk import MOST, free_bytes
+from tasks.finetune.feature_files import load_manifest
+from tasks.finetune.feature_key import bytes_needed, origin_digest, views_kept
+from tasks.finetune.tracing import modes_kept
+from tasks.presence import CHANNELS
+from tasks.recipe import TrainingConfig
+from tasks.values import PreparedDataset
+
+# Orders of magnitude: what a processor computes while one more byte is read. A thread of a CPU does
+# some 30 GFLOP/s, a GPU some 100 TFLOP/s, Apple's a few; one reader gets 1 to 2 GB/s.
+_CPU_THREAD, _APPLE, _GPU = 30, 2_000, 50_000
+
+
+def worth_caching(
+    cut: Cut, prepared: PreparedDataset, recipe: TrainingConfig, epochs: int, folder: Path
+) -> str | None:
+    """Return None where caching pays for a phase of ``epochs`` epochs, else why it does not.
+
+    It pays when the frozen part would run over the images more often than there are views to
+    compute; when the features take at most ``MOST`` and half of the free disk; and when to read
+    them is quicker than to compute them: for every byte by which they exceed the packed images,
+    more floating-point operations are saved than the device does while that byte is read. Where
+    the features of unaugmented images lie in ``folder`` already, it pays.
+    """
+    reason = _never(recipe)
+    if reason is not None or _are_there(cut, prepared, recipe, folder):
+        return reason
+    views = views_kept(recipe)
+    if views >= epochs:
+        return f"{epochs} epoch(s) run the frozen part no more often than {views} view(s) would"
+    return _too_large(cut, prepared, recipe, folder) or _quicker_computed(cut, prepared, recipe)
+
+
+def _never(recipe: TrainingConfig) -> str | None:
+    if recipe.feature_cache == "off":
+        return "training.feature_cache is off"
+    for name in ("mixup", "cutmix"):
+        if getattr(recipe, name) > 0:
+            return f"{name} mixes images, not features"
+    if recipe.augmented and recipe.feature_views is None:
+        return "new augmented views every epoch (training.feature_views keeps some)"
+    return None
+
+
+def _are_there(cut: Cut, prepared: PreparedDataset, recipe: TrainingConfig, folder: Path) -> bool:
+    if recipe.augmented or not folder.is_dir():  # augmented ones depend on a seed as well
+        return False
+    origin, kind = origin_digest(cut, prepared), str(_precision(recipe)).removeprefix("torch.")
+    manifests = (load_manifest(path) for path in folder.iterdir())
+    return any(m is not None and (m.origin, m.train.kind) == (origin, kind) for m in manifests)
+
+
+def _too_large(
+    cut: Cut, prepared: PreparedDataset, recipe: TrainingConfig, folder: Path
+) -> str | None:
+    need = bytes_needed(cut, prepared, recipe, _precision(recipe))
+    most = min(MOST, free_bytes(folder) // 2)
+    if need <= most:
+        return None
+    limit = "all caches may take" if most == MOST else "is half of the free disk"
+    return f"they would take {need / 1e9:.1f} GB, and {most / 1e9:.1f} GB {limit}"
+
+
+def _quicker_computed(cut: Cut, prepared: PreparedDataset, recipe: TrainingConfig) -> str | None:
+    """Compare one image's operations with the bytes that its features take beyond its pixels."""
+    features = math.prod(cut.shape) * _precision(recipe).itemsize
+    more = features - prepared.train.height * prepared.train.width * CHANNELS
+    if more <= 0 or _operations(cut, prepared.input.crop) > more * _operations_a_byte(recipe):
+        return None
+    return f"{features / 1e6:.1f} MB an image take longer to read than to compute"
+
+
+def _operations(cut: Cut, crop: int) -> int:
+    """Return the floating-point operations of the prefix for one image of ``crop`` px."""
+    weight = next(cut.prefix.parameters())
+    image_bchw = torch.zeros(1, CHANNELS, crop, crop, device=weight.device)
+    with modes_kept(cut.prefix), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        cut.prefix.eval()(image_bchw)
+    return int(counter.get_total_flops())
+
+
+def _operations_a_byte(recipe: TrainingConfig) -> int:
+    kind = pick_device(recipe.device).type
+    if kind == "cpu":
+        return _CPU_THREAD * torch.get_num_threads()
+    return _APPLE if kind == "mps" else _GPU
+
+
+def _precision(recipe: TrainingConfig) -> torch.dtype:
+    return pick_precision(recipe.precision, pick_device(recipe.device))
