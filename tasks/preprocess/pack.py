@@ -154,7 +154,6 @@ def _describe(
     np.save(folder / f"{name}.labels.npy", labels)
     write_index(folder / f"{name}.index.csv", kept)
     counts = count_labels(kept)
-    kind = [f"{classes} labels"] if labels.ndim > 1 else []  # else as before there were several
     return PackedSplit(
         name=name,
         images=Path(f"{name}.u8"),
@@ -165,7 +164,7 @@ def _describe(
         height=layout.height,
         width=layout.width,
         counts=tuple(counts[label] for label in range(classes)),
-        digest=sha256_parts(content, sha256_bytes(labels.astype("<i8").tobytes()), *kind),
+        digest=sha256_parts(content, sha256_bytes(labels.astype("<i8").tobytes())),
     )
 
 
