@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import commands
+from flows import commands, compare_answer, studies
 from flows.answer import Answer
 from flows.failures import describe
 from tasks.errors import GraftError, Terminated
@@ -86,6 +86,31 @@ def models(
 def ui(port: Port = 5000, as_json: Json = False) -> None:
     """Start the MLflow UI and print its address; Ctrl-C stops it."""
     _answer(as_json, lambda: commands.ui(port, lambda answer: _print(answer, as_json)))
+
+
+@app.command(epilog="Example: graft compare configs/compare_strategies.yaml seeds=[0,1] parallel=2")
+def compare(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Run a grid of strategies, backbones and seeds, and put their accuracies side by side."""
+    _answer(as_json, lambda: compare_answer.compare(config, overrides or ()))
+
+
+@app.command(epilog="Example: graft rank configs/rank_backbones.yaml base.data.path=my/photos")
+def rank(
+    config: Config,
+    overrides: Overrides = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Fine-tune all of them too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Rank backbones for a data set by their features, without training them."""
+    _answer(as_json, lambda: studies.rank(config, overrides or (), verify))
+
+
+@app.command(
+    "lr-find", epilog="Example: graft lr-find configs/digits.yaml training.optimizer=adamw"
+)
+def lr_find(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Find the range of good learning rates for a run, by trying them all for a step each."""
+    _answer(as_json, lambda: studies.lr_find(config, overrides or ()))
 
 
 @app.command(epilog="Example: graft pretrain configs/pretrain_tiny_cifar10.yaml")

@@ -1,0 +1,180 @@
+"""Find good learning rates for a run: the range test with the run's own network and recipe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from tasks.artifacts import write_atomic
+from tasks.config import RunConfig
+from tasks.errors import TrainingError
+from tasks.evaluate.plots import new_figure, save_figure
+from tasks.finetune.course import Course
+from tasks.finetune.device import (
+    describe,
+    memory_errors,
+    pick_device,
+    pick_precision,
+    use_threads,
+)
+from tasks.finetune.distill import load_teacher
+from tasks.finetune.feed import Feed
+from tasks.finetune.inputs import Inputs, Share
+from tasks.finetune.loop import Trainer
+from tasks.finetune.lr_range import LrRange, steep, sweep, valley
+from tasks.finetune.phases import plan_phases
+from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.training import build_motion, build_trainer, start_training
+from tasks.preprocess.batches import Batch
+from tasks.values import Backbone, PreparedDataset, RegisteredModel, Value
+
+_FEWEST = 3  # steps that a suggestion needs
+
+log = logging.getLogger(__name__)
+
+
+class LrFinding(Value):
+    """The losses of a range test, and the learning rates that they suggest.
+
+    The rates are ``training.learning_rate``; those of the head and of lower stages, where they
+    differ, were changed in proportion.
+    """
+
+    rates: tuple[float, ...]  # of each step
+    losses: tuple[float, ...]  # before that step's move, nats an image
+    smoothed: tuple[float, ...]
+    stopped_at: float | None  # the rate at which the loss grew out of hand; None if it never did
+    steep: float  # where the smoothed loss falls fastest
+    valley: float  # half way down the longest valley; the usual choice
+    head_learning_rate: float | None  # to go with ``valley``; None: the same, as in the config
+
+
+def find_learning_rate(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    backbone: Backbone,
+    folder: Path,
+    teacher: RegisteredModel | None = None,
+) -> LrFinding:
+    """Train a step at each of 100 rates, and write lr_find.json, lr_find.png and lr_find.svg.
+
+    ``lr_range.sweep`` says which rates, and when it stops before the last. All else is as
+    ``config`` has it, in the last phase of its strategy, without a schedule and on one device. Of
+    the weights nothing is kept; validation and test are not opened. The same seed gives the same
+    losses. Raises ``TrainingError`` when the loss grows too soon to tell anything, and as
+    ``finetune`` does.
+    """
+    course = _course(config, prepared, backbone, folder, teacher)
+    with memory_errors(config.training.batch_size, "training.batch_size"):
+        found = _sweep(course)
+    finding = _finding(config, found)
+    plot_finding(finding, folder / "lr_find")
+    write_atomic(folder / "lr_find.json", finding.model_dump_json(indent=2).encode())
+    return finding
+
+
+class _Nobody:
+    """Watches nothing: a range test has no epochs to tell of."""
+
+    def step(self, progress: StepProgress) -> None:
+        pass
+
+    def epoch(self, record: EpochRecord) -> None:
+        pass
+
+
+def _course(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    backbone: Backbone,
+    folder: Path,
+    teacher: RegisteredModel | None,
+) -> Course:
+    plain = {"schedule": "constant", "warmup_epochs": 0.0, "compile": "off"}
+    recipe = config.training.model_copy(update=plain)
+    strategy = config.strategy.model_copy(update={"ema_decay": None})  # of no use to a loss
+    use_threads(recipe.threads)
+    device = pick_device(recipe.device)
+    precision = pick_precision(recipe.precision, device)
+    log.info("trying learning rates on %s", describe(device, precision))
+    known = None
+    if teacher is not None:
+        known = load_teacher(teacher, prepared.classes, device, precision)
+    run = config.model_copy(update={"training": recipe, "strategy": strategy})
+    return Course(run, prepared, backbone, folder, _Nobody(), device, precision, known)
+
+
+def _sweep(course: Course) -> LrRange:
+    recipe, backbone = course.config.training, course.backbone
+    training = start_training(course, recipe, course.config.seed)
+    phase = plan_phases(course.config.strategy, backbone, recipe.epochs)[-1]
+    training.frozen.hold(phase.frozen)
+    feed = Feed(course, training.network, None)
+    inputs = Inputs(feed.packed(0), recipe)
+    motion = build_motion(training, inputs, phase)
+    trainer = build_trainer(training, feed, motion, phase)
+    ratios = [group["lr"] / recipe.learning_rate for group in trainer.optimizer.param_groups]
+    trainer.frozen.train_mode()
+
+    def endless() -> Generator[tuple[Batch, Share], None, None]:
+        while True:
+            yield from inputs.batches(inputs.order(training.orders), course.device)
+
+    with closing(endless()) as batches:
+        return sweep(partial(_step, trainer, batches, ratios))
+
+
+def _step(
+    trainer: Trainer, batches: Iterator[tuple[Batch, Share]], ratios: list[float], rate: float
+) -> float:
+    """Move the weights once at ``rate``; return the mean loss of the images of the step."""
+    for group, ratio in zip(trainer.optimizer.param_groups, ratios, strict=True):
+        group["lr"] = rate * ratio
+    total, images = 0.0, 0
+    for batch, share in batches:
+        loss, _ = trainer.step(batch, share)
+        total, images = total + loss.item(), images + len(batch[1])
+        if share.last:
+            break
+    return total / images
+
+
+def _finding(config: RunConfig, found: LrRange) -> LrFinding:
+    rates, smoothed = found.telling
+    if len(rates) < _FEWEST:
+        raise TrainingError(
+            f"The loss grows out of hand at a learning rate of {found.stopped_at:.1g} already, too "
+            "soon to suggest one.\nSet training.gradient_clip=1, or check weights and images."
+        )
+    best, head = valley(rates, smoothed), config.training.head_learning_rate
+    return LrFinding(
+        rates=found.rates,
+        losses=found.losses,
+        smoothed=found.smoothed,
+        stopped_at=found.stopped_at,
+        steep=steep(rates, smoothed),
+        valley=best,
+        head_learning_rate=None if head is None else best * head / config.training.learning_rate,
+    )
+
+
+def plot_finding(finding: LrFinding, stem: Path) -> None:
+    """Write ``stem``.png and .svg: the losses over the rates, both suggestions marked."""
+    figure = new_figure(8.0, 4.5)
+    axes = figure.add_subplot()
+    axes.plot(finding.rates, finding.losses, color="lightgrey", label="loss of the step")
+    axes.plot(finding.rates, finding.smoothed, color="tab:blue", label="smoothed")
+    axes.axvline(finding.valley, color="tab:green", label=f"valley {finding.valley:.1e}")
+    steepest = f"steep {finding.steep:.1e}"
+    axes.axvline(finding.steep, color="tab:orange", linestyle="--", label=steepest)
+    axes.set_xscale("log")
+    low, high = min(finding.losses), max(finding.smoothed)
+    axes.set_ylim(low - 0.05 * (high - low), high + 0.25 * (high - low))  # the last may be huge
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss (nats an image)")
+    axes.set_title("Learning rate range test")
+    axes.legend()
+    save_figure(figure, stem)
