@@ -294,3 +294,27 @@ def test_the_description_tells_layers_of_other_settings_apart():
     texts = {small_cut(nn.LayerNorm(4, eps=eps), "between")[1].description for eps in (1e-5, 1e-3)}
     assert len(texts) == 2
     assert small_cut(nn.ReLU())[1].description == small_cut(nn.ReLU())[1].description
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 32, "depth": 4, "drop_path_rate": 0.5}),
+        ("convnext_atto", {"drop_path_rate": 0.5}),
+        ("levit_128s", {"img_size": 64}),
+    ],
+)
+def test_timm_drops_paths_by_code_of_its_own(name: str, options: dict[str, object]):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=3, **options)
+    names_held = frozen_of(network, 0.5)
+    frozen = held(network, names_held)
+    side = options.get("img_size", 64)
+    images_bchw = torch.randn(4, 3, side, side)
+    cut = cut_network(network, names_held, images_bchw)
+    assert cut.suffix.trained is not cut.suffix.evaluated
+    for training in (True, False):
+        frozen.train_mode() if training else network.eval()
+        expected, found, _ = both(network, cut, images_bchw)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
