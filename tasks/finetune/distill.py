@@ -49,17 +49,24 @@ def load_teacher(
     classes: tuple[str, ...],
     device: torch.device,
     precision: torch.dtype,
+    multi_label: bool = False,
 ) -> Teacher:
     """Return the registered model as a teacher of data with ``classes``.
 
     Raises ``ConfigError`` unless its classes are these, in this order (position is the label), and
-    ``WeightsError`` when its file cannot be read or does not fit.
+    it gives an image one label or several as the data does, and ``WeightsError`` when its file cannot be read or does not fit.
     """
     if registered.classes != classes:
         raise ConfigError(
             f"strategy.teacher={registered.uri} does not know the classes of the data: "
             f"{_difference(registered.classes, classes)}.\n"
             "Name a teacher that was trained on the same classes."
+        )
+    if registered.multi_label != multi_label:
+        kinds = {True: "any number of labels", False: "one label"}
+        raise ConfigError(
+            f"strategy.teacher={registered.uri} gives an image {kinds[registered.multi_label]}, "
+            f"and the data {kinds[multi_label]}.\nName a teacher that was trained on such data."
         )
     network = restore_network(registered.architecture, len(classes), registered.weights)
     return Teacher(network, registered.input, device, precision)

@@ -23,7 +23,7 @@ from tasks.finetune.features import (
 )
 from tasks.finetune.inputs import Packed
 from tasks.finetune.phases import Phase
-from tasks.finetune.ranks import first_alone
+from tasks.finetune.ranks import first_alone, of_first
 from tasks.finetune.strategy import FrozenPart
 from tasks.preprocess.batches import PackedImages
 
@@ -95,7 +95,8 @@ def _cut(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -
         log.info("features are not cached: %s", error)
         return None
     reason = worth_caching(cut, course.prepared, recipe, phase.epochs, _folder(course))
-    if reason is not None:
+    # it looks at the disk, which may have filled up since another process looked
+    if not all(of_first([float(reason is None)] * 2, course.device)):
         log.info("features are not cached: %s", reason)
         return None
     return cut

@@ -35,7 +35,7 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def of_first(numbers: list[float] | None, device: torch.device) -> list[float]:
-    """Return the two numbers that rank 0 has; the others give None."""
+    """Return the two numbers that rank 0 has, whatever the others give."""
     if not _together():
         return numbers or []
     shared = torch.tensor(numbers or [0.0, 0.0], device=device)

@@ -65,7 +65,8 @@ def _course(
     log.info("fine-tuning %s on %s", backbone.architecture, describe(device, precision))
     known = None
     if teacher is not None:
-        known = load_teacher(teacher, prepared.classes, device, precision)
+        labels = prepared.multi_label
+        known = load_teacher(teacher, prepared.classes, device, precision, labels)
     return Course(config, prepared, backbone, folder, watcher, device, precision, known)
 
 

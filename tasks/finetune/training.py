@@ -97,9 +97,9 @@ def start_training(course: Course, recipe: TrainingConfig, seed: int) -> Trainin
     parameters = sum(p.numel() for p in network.parameters())
     always: tuple[str, ...] = ()
     if strategy.lora_rank is not None:
-        head = course.backbone.head
-        network = add_lora(network, head, strategy.lora_rank, strategy.lora_alpha)
-        always = frozen_by_lora(network, head)
+        heads = course.backbone.heads
+        network = add_lora(network, heads, strategy.lora_rank, strategy.lora_alpha)
+        always = frozen_by_lora(network, heads)
     if world() > 1 and course.device.type == "cuda":
         network = _synchronised(network)
     network = on_device(network, course.device)
@@ -128,7 +128,7 @@ def _penalty(course: Course, network: nn.Module) -> L2SP | None:
     if strategy.l2_sp is None:
         return None
     decay = course.config.training.weight_decay  # which the head goes on to have
-    return L2SP(network, course.backbone.head, strategy.l2_sp, decay)
+    return L2SP(network, course.backbone.heads, strategy.l2_sp, decay)
 
 
 def build_motion(training: Training, inputs: Inputs, phase: Phase) -> Motion:
