@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import ResourceError
 from tasks.artifacts import sha256_parts
+from tasks.errors import ResourceError
 from tasks.index import ImageRecord, count_labels, digest_records, read_index, write_index
 
 NAMES = [
