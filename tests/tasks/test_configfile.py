@@ -99,6 +99,10 @@ def test_the_digests_are_those_of_the_shared_files(shared: Path):
             (config.model.weights, config.model.sha256),
         ):
             assert sums[path.removeprefix("../shared/")] == digest
+    ranked = load_config(CONFIGS[0].with_name("rank_backbones.yaml"), [], RankConfig)
+    weights = ranked.candidates[0].weights
+    assert sums[ranked.base.data.path.removeprefix("../shared/")] == ranked.base.data.sha256
+    assert sums[weights.removeprefix("../shared/")] == ranked.candidates[0].sha256
 
 
 @pytest.mark.parametrize(
