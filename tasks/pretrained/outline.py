@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from tasks.errors import WeightsError
 from tasks.pretrained.architectures import build
+from tasks.pretrained.timm_networks import is_timm
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -34,7 +35,8 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 def outline(architecture: str, classes: int, image_size: int | None = None) -> nn.Module:
     """Build ``architectures.build``'s network on the meta device, in evaluation mode."""
-    with _EmptyOnMeta():
+    # timm's hybrids run themselves while they are built, and so must be of one device
+    with torch.device("meta") if is_timm(architecture) else _EmptyOnMeta():
         network = build(architecture, classes, image_size)
     return network.to("meta").eval()
 

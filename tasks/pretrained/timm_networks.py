@@ -48,17 +48,3 @@ def build_timm(architecture: str, classes: int) -> nn.Module:
         architecture.removeprefix(TIMM), pretrained=False, num_classes=classes
     )
     return network
-
-
-def timm_heads(network: nn.Module) -> tuple[str, ...] | None:
-    """Return the layers that timm calls the network's classifiers; None for others' networks.
-
-    A distilled network has two (Touvron et al. 2021, arXiv 2012.12877), and some have more. Empty
-    for the encoders that timm took from language models: some name a layer that is not there.
-    """
-    facts = getattr(network, "pretrained_cfg", None)
-    if facts is None:
-        return None
-    named = facts.get("classifier") or ()
-    there = dict(network.named_modules())
-    return tuple(n for n in ((named,) if isinstance(named, str) else named) if n in there)
