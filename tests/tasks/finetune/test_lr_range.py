@@ -105,3 +105,18 @@ def test_valley_and_steep_of_a_curve_that_is_known():
     rates = np.geomspace(1e-6, 1, len(losses)).tolist()
     assert steep(rates, losses) == rates[19 + 19]  # the move from there to the next is the largest
     assert valley(rates, losses) == rates[49 - 31 + 10 + 5]  # the first flat step counts as well
+
+
+def test_the_test_stops_when_the_smoothed_loss_is_four_times_its_lowest():
+    given = [2.0] * 10 + [1.0] * 20 + [20.0] * 70
+    losses = iter(given)
+    found = sweep(lambda _: next(losses))
+
+    def smoothed(n: int) -> float:
+        return np.average(given[:n], weights=0.98 ** np.arange(n)[::-1])
+
+    n = next(
+        n for n in range(1, 101) if smoothed(n) > 4 * min(smoothed(m) for m in range(1, n + 1))
+    )
+    assert 31 < n < 60
+    assert (len(found.rates), found.stopped_at) == (n, found.rates[-1])
