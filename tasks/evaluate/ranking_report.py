@@ -105,8 +105,9 @@ def _dots(axes: Axes, ranking: Ranking, name: str, named: bool) -> None:
     axes.grid(axis="y", linestyle=":")
     axes.set_title(TITLES[name])
     if named:
+        names = [f"{number}. {row.label}" for number, row in enumerate(rows, start=1)]
         # matplotlib reads $…$ as mathematics
-        axes.set_yticks(range(len(rows)), [row.label.replace("$", r"\$") for row in rows])
+        axes.set_yticks(range(len(rows)), [name.replace("$", r"\$") for name in names])
         axes.invert_yaxis()  # the best on top
     else:
         axes.tick_params(labelleft=False)
@@ -117,6 +118,7 @@ def _against_accuracy(axes: Axes, ranking: Ranking, name: str) -> None:
         point = (getattr(row, name), row.val_accuracy or 0.0)
         axes.plot(*point, "o", color="tab:blue")
         axes.annotate(str(number), point, xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.margins(0.15)  # room for the numbers
     tau = next(a.kendall for a in ranking.agreements if a.score == name)
     axes.set_title("Kendall's tau " + _signed(tau), fontsize=10)
     axes.set_xlabel(TITLES[name])
