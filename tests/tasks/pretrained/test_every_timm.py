@@ -23,7 +23,7 @@ from tasks.pretrained.stages import find_stages
 from tasks.pretrained.timm_networks import TIMM
 
 # encoders that timm took from language models: they give features, and have no head
-ENCODERS = ("deepseek_vit_", "gemma4_vit_", "qwen3_vit_")
+ENCODERS = ("deepseek_vit_", "gemma4_vit_", "mobilenetv5_", "qwen3_vit_")
 # how timm names the small networks of a family, smallest first
 SMALL = ("atto", "femto", "nano", "pico", "tiny", "xxs", "_s", "small", "_t", "26", "18", "_m")
 
@@ -112,7 +112,7 @@ def test_heads_and_stages_are_in_order(name: str):
     assert faults(name) == []
 
 
-@pytest.mark.parametrize("name", ["qwen3_vit_88m_enc", "gemma4_vit_167m_enc"])
+@pytest.mark.parametrize("name", ["qwen3_vit_88m_enc", "mobilenetv5_300m_enc"])
 def test_encoders_without_a_head_are_refused(name: str):
     with pytest.raises(WeightsError, match=r"no layer that could be its head"):
         find_heads(outline(f"{TIMM}{name}", 7))

@@ -98,9 +98,10 @@ def test_restoring_what_does_not_fit_is_refused(tmp_path: Path):
 def test_what_travels_in_a_registered_model_needs_torch_alone():
     code = (
         "import sys, tasks.pretrained.network\n"
+        "assert len(tasks.pretrained.architectures.names()) > 80\n"
         "loaded = {name for name in sys.modules if name.startswith('tasks')}\n"
         "print(*sorted(loaded))\n"
-        "assert not {'pydantic', 'prefect', 'mlflow', 'pandas'} & set(sys.modules)\n"
+        "assert not {'pydantic', 'prefect', 'mlflow', 'pandas', 'timm'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [

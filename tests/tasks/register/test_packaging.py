@@ -11,13 +11,15 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torchvision.transforms import v2
 
+from tasks.artifacts import sha256_file
 from tasks.pretrained.tiny import GraftTiny
 from tasks.register.classifier import ModelSpec
 from tasks.register.packaging import example_image, needed_modules, save_model
@@ -201,9 +203,35 @@ print(model.predict(pandas.DataFrame({{"image": [image]}})).to_json(orient="reco
 """
 
 
+@pytest.fixture(scope="session")
+def packaged_timm(strong, tmp_path_factory) -> Path:
+    """A model whose network is one of timm's, with random weights."""
+    folder = tmp_path_factory.mktemp("timm")
+    weights = folder / "model.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), weights)
+    spec = ModelSpec(
+        architecture="timm:test_resnet",
+        classes=CLASSES,
+        input=strong.model.input,
+        sha256=sha256_file(weights),
+        graft_version="test",
+    )
+    save_model(folder / "model", Model(), weights, spec, example_image(strong.prepared.val))
+    return folder / "model"
+
+
+def test_timm_is_required_where_the_network_is_one_of_its_alone(packaged, packaged_timm):
+    lines = (packaged_timm / "requirements.txt").read_text().split()
+    assert f"timm=={timm.__version__}" in lines
+    lines.remove(f"timm=={timm.__version__}")
+    assert lines == (packaged / "requirements.txt").read_text().split()
+
+
+@pytest.mark.parametrize("which", ["packaged", "packaged_timm"])
 def test_it_loads_where_neither_this_repository_nor_prefect_is(
-    packaged, pyfunc, photos, repository, tmp_path
+    which, request, photos, repository, tmp_path
 ):
+    packaged = request.getfixturevalue(which)
     code = ALONE.format(root=str(repository), model=str(packaged), photo=str(photos[0]))
     done = subprocess.run(
         [sys.executable, "-I", "-c", code],
@@ -215,7 +243,7 @@ def test_it_loads_where_neither_this_repository_nor_prefect_is(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    here = pyfunc.predict([photos[0]])
+    here = mlflow.pyfunc.load_model(str(packaged)).predict([photos[0]])
     there = pd.read_json(io.StringIO(done.stdout), orient="records")
     assert list(there["label"]) == list(here["label"])
     np.testing.assert_allclose(there[PROBABILITIES], here[PROBABILITIES], atol=1e-5)
