@@ -98,12 +98,15 @@ class ModelConfig(Section):
     """Which pretrained network to start from."""
 
     architecture: str = Field(
-        "resnet18", description="graft_tiny or any torchvision classification architecture."
+        "resnet18",
+        description="graft_tiny, any torchvision classification architecture, or timm:NAME "
+        "(needs the extra timm).",
     )
     weights: str | None = Field(
         "torchvision:DEFAULT",
-        description="torchvision:NAME (an enum member), graft:tiny-cifar10 (shipped), a path, "
-        "file:// or https:// (.safetensors or .pth), models:/NAME@ALIAS, or null for none.",
+        description="torchvision:NAME (an enum member), timm:TAG or timm:DEFAULT (from the "
+        "Hugging Face hub), graft:tiny-cifar10 (shipped), a path, file:// or https:// "
+        "(.safetensors or .pth), models:/NAME@ALIAS, or null for none.",
     )
     sha256: Sha256 | None = Field(None, description="Digest of the weights file.")
 
