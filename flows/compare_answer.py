@@ -63,8 +63,10 @@ def _table(comparison: Comparison) -> Cells:
 
 
 def _problem(failed: list[Outcome], cells: int) -> GraftError:
-    """Return the first failure, as the kind of error that has its exit code."""
-    first = failed[0]
+    """Return the first failure that is no other's fault, as the kind of error of its exit code."""
+    from flows.grid import TeacherError
+
+    first = min(failed, key=lambda outcome: _kind(outcome) == TeacherError.__name__)
     assert first.failure is not None
     title = Place(first.dataset, first.backbone, first.strategy, first.seed).title
     kinds = {kind.exit_code: kind for kind in GraftError.__subclasses__()}
@@ -74,3 +76,7 @@ def _problem(failed: list[Outcome], cells: int) -> GraftError:
         f"{len(failed)} of {cells} cells failed; {title}: {words}\n"
         "Mend it and start again: only what failed is run then."
     )
+
+
+def _kind(outcome: Outcome) -> str:
+    return outcome.failure.kind if outcome.failure is not None else ""

@@ -34,6 +34,10 @@ NOT_IN_KEY: dict[str, Any] = {
 }
 
 
+class TeacherError(TrainingError):
+    """A cell cannot be run, since the one that it learns from failed."""
+
+
 class Grid:
     """Makes the work of each cell; what was found once, errors too, is not looked for again."""
 
@@ -95,9 +99,7 @@ class Grid:
             )
             return fetched
         if cell.teacher not in finished:
-            raise TrainingError(
-                f"Its teacher, {cell.teacher.title}, failed.\nSee that one's error."
-            )
+            raise TeacherError(f"Its teacher, {cell.teacher.title}, failed.\nSee that one's error.")
         return _as_teacher(cell.teacher, finished[cell.teacher])
 
     def _once(self, key: Hashable, find: Callable[[], Any]) -> Any:  # noqa: ANN401 - as find

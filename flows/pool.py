@@ -100,15 +100,22 @@ def _begin_process() -> None:
 
 
 def _carry_out(work: Work) -> Finished:
-    """Carry a cell out, and let SIGTERM be an exception meanwhile, so that its run is closed."""
+    """Carry a cell out; SIGTERM is an exception meanwhile, so that its run is closed, then the end.
+
+    A process that went back to its pool instead would wait for ever: with a process that ended in
+    its sleep the pool is broken.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return carry_out(work)
     finally:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+            os._exit(128 + signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the closing
     raise Terminated(number)
 
 
