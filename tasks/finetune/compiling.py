@@ -9,7 +9,10 @@ from enum import Enum, auto
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
+from tasks.errors import ConfigError
+from tasks.finetune.ranks import world
 from tasks.recipe import TrainingConfig
 
 log = logging.getLogger(__name__)
@@ -33,10 +36,11 @@ class _Stage(Enum):
 class Forward:
     """Calls a model for training, compiled or not.
 
-    With ``training.compile=auto`` on a GPU the first steps run as they are and are timed; if the
+    With ``training.compile=auto`` on one GPU the first steps run as they are and are timed; if the
     steps left are worth it, the model is compiled (``reduce-overhead``: CUDA graphs where shapes
     allow), timed again, and the faster of the two stays. Only batches of the full size go through
-    the compiled model: an epoch's last, smaller one would be compiled anew.
+    the compiled model: an epoch's last, smaller one would be compiled anew. A compiler that fails
+    leaves the model as it is under ``auto``, and is a ``ConfigError`` under ``on``.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Forward:
         self.model = model
         self._device = device
         self._left = batches
+        self._recipe = recipe
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._size = 0
         self._count = 0
@@ -54,7 +59,7 @@ class Forward:
         self._stage = _Stage.SETTLED
         if recipe.compile == "on":
             self._compiled = self._compile()
-        elif recipe.compile == "auto" and device.type == "cuda":
+        elif recipe.compile == "auto" and device.type == "cuda" and world() == 1:
             self._stage = _Stage.WARMING
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -64,12 +69,36 @@ class Forward:
         if self._stage is not _Stage.SETTLED:
             self._advance()
         whole = len(inputs) == self._size
-        model = self._compiled if self._compiled is not None and whole else self.model
-        logits_bk: Tensor = model(inputs)
+        if self._compiled is not None and whole:
+            return self._through_compiler(inputs, self._compiled)
+        logits_bk: Tensor = self.model(inputs)
+        return logits_bk
+
+    def begin_epoch(self) -> None:
+        """Start the present timing anew: between epochs there is validation, and more."""
+        if self._stage is not _Stage.SETTLED:
+            self._count, self._mark = 0, self._clock()
+
+    def _through_compiler(self, inputs: Tensor, compiled: Callable[[Tensor], Tensor]) -> Tensor:
+        try:
+            return compiled(inputs)
+        except BackendCompilerFailed as error:
+            reason = str(error.inner_exception).strip().partition("\n")[0]
+            if self._recipe.compile == "on":
+                raise ConfigError(
+                    f"training.compile=on, and torch.compile fails: {reason}\n"
+                    "Set training.compile=off, or install the C++ compiler that it needs."
+                ) from error
+            log.warning("not compiled, since torch.compile fails: %s", reason)
+            self._compiled, self._stage = None, _Stage.SETTLED
+        logits_bk: Tensor = self.model(inputs)
         return logits_bk
 
     def _compile(self) -> Callable[[Tensor], Tensor]:
-        mode = "reduce-overhead" if self._device.type == "cuda" else "default"
+        # a CUDA graph's gradients are gone when its next forward pass begins, so that batches
+        # whose gradients are summed go without graphs
+        graphs = self._device.type == "cuda" and self._recipe.accumulate == 1
+        mode = "reduce-overhead" if graphs else "default"
         compiled: Callable[[Tensor], Tensor] = torch.compile(self.model, dynamic=False, mode=mode)
         return compiled
 

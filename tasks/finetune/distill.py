@@ -49,12 +49,13 @@ def load_teacher(
     classes: tuple[str, ...],
     device: torch.device,
     precision: torch.dtype,
-    multi_label: bool = False,
+    multi_label: bool,
 ) -> Teacher:
     """Return the registered model as a teacher of data with ``classes``.
 
     Raises ``ConfigError`` unless its classes are these, in this order (position is the label), and
-    it gives an image one label or several as the data does, and ``WeightsError`` when its file cannot be read or does not fit.
+    it gives an image one label or several as the data does, and ``WeightsError`` when its file
+    cannot be read or does not fit.
     """
     if registered.classes != classes:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import tempfile
 import uuid
@@ -15,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tasks.config import RunConfig
-from tasks.errors import ResourceError, Terminated, TrainingError
+from tasks.errors import ConfigError, ResourceError, Terminated, TrainingError
 from tasks.finetune.device import pick_device
 from tasks.finetune.progress import Watcher
 from tasks.finetune.wire import relayed
@@ -36,8 +37,10 @@ def train_together(
     """Run ``finetune`` in ``training.devices`` processes (DDP, Li et al. 2020) and wait for them.
 
     NCCL on GPUs, one each; gloo on a CPU, whose threads the processes share. A batch is split
-    among them, so that the result is that of one process up to rounding. Raises ``ResourceError``
-    when there are fewer GPUs than asked for, and what the first process to fail raised.
+    among them, so that the result is that of one process up to rounding and the draws of dropout
+    and augmentation; but on a CPU batch norm counts over each process's own images. Raises
+    ``ConfigError`` for a batch that cannot be split, ``ResourceError`` when there are fewer GPUs
+    than asked for, and what the first process to fail raised.
     """
     _check_devices(config)
     with (
@@ -60,7 +63,8 @@ def train_together(
 
 def _launch(job: Job, processes: int) -> str:
     try:
-        returned = elastic_launch(_settings(processes), work)(job.model_dump_json())
+        with _quiet():
+            returned = elastic_launch(_settings(processes), work)(job.model_dump_json())
     except ChildFailedError as error:
         problem = read_problem(job.scratch)
         if problem is not None:
@@ -94,12 +98,35 @@ def _settings(processes: int) -> LaunchConfig:
 
 
 def _check_devices(config: RunConfig) -> None:
-    wanted = config.training.devices
-    if pick_device(config.training.device).type == "cuda" and torch.cuda.device_count() < wanted:
+    wanted, size = config.training.devices, config.training.batch_size
+    device = pick_device(config.training.device)
+    if size % wanted:
+        raise ConfigError(
+            f"training.batch_size={size} is not a multiple of training.devices={wanted}.\n"
+            "Set one that is: it counts the images of all devices."
+        )
+    if device.type == "mps":
+        raise ConfigError(
+            f"training.devices={wanted}, but processes cannot share Apple's GPU.\n"
+            "Set training.device=cpu, or training.devices=1."
+        )
+    if device.type == "cuda" and torch.cuda.device_count() < wanted:
         raise ResourceError(
             f"training.devices={wanted}, and this machine has {torch.cuda.device_count()} GPUs.\n"
             f"Set training.devices={torch.cuda.device_count()} or less."
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the launcher's own account of a failed process off the terminal: we give ours."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ which is written last and tells the files' form and digests.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
@@ -64,13 +65,13 @@ class StoredFeatures(Value):
 class PackedFeatures:
     """The cached features of one split, read as ``PackedImages`` is."""
 
-    def __init__(self, folder: Path, name: SplitName, stored: StoredSplit, view: int = 0) -> None:
+    def __init__(self, folder: Path, name: SplitName, stored: StoredSplit) -> None:
         self.n, self.views = stored.n, stored.views
         self.labels_n: Labels = np.load(folder / f"{name}.labels.npy")
-        self._given = (folder, name, stored)
         shape = (stored.views, stored.n, *stored.row)
         path = folder / f"{name}.features"
-        self._rows = np.memmap(path, dtype=_STORED[stored.kind], mode="r", shape=shape)[view]
+        self._every = np.memmap(path, dtype=_STORED[stored.kind], mode="r", shape=shape)
+        self._rows = self._every[0]
         self._kind = _TYPES[stored.kind]
         self._order = tuple(1 + stored.order.index(i) for i in range(len(stored.order)))
 
@@ -78,7 +79,9 @@ class PackedFeatures:
         """Return the same images in another of the cached views, from 0."""
         if not 0 <= index < self.views:
             raise IndexError(f"view {index} of {self.views}")
-        return PackedFeatures(*self._given, view=index)
+        other = copy.copy(self)  # with the map: another run may delete the files meanwhile
+        other._rows = self._every[index]
+        return other
 
     def read(self, rows: Order, pin: bool) -> Batch:
         """Copy ``rows`` out of the map: features (b, *shape) and labels.

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def cache_features(
             stored = _compute(cut, prepared, request, scratch, origin)
     else:
         log.info("features: %s images from the cache", f"{stored.train.n + stored.val.n:,}")
-        os.utime(target)  # used now, so removed last
+        with suppress(FileNotFoundError):  # removed by another run, whose files stay mapped here
+            os.utime(target)  # used now, so removed last
     return CachedFeatures(
         PackedFeatures(target, "train", stored.train), PackedFeatures(target, "val", stored.val)
     )

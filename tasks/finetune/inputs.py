@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from tasks.errors import ConfigError
 from tasks.finetune.ranks import rank, world
 from tasks.preprocess.batches import Batch, Order, balanced, images_an_epoch, shuffled
 from tasks.recipe import TrainingConfig
@@ -36,11 +35,6 @@ class Inputs:
     """The training split as one process sees it."""
 
     def __init__(self, packed: Packed, recipe: TrainingConfig) -> None:
-        if recipe.batch_size % world():
-            raise ConfigError(
-                f"training.batch_size={recipe.batch_size} is not a multiple of training.devices="
-                f"{world()}.\nSet one that is: it counts the images of all devices."
-            )
         self._packed = packed
         self._recipe = recipe
 

@@ -48,15 +48,15 @@ class Trainer:
         ``training.accumulate`` joins and of the other processes included: each batch's mean counts
         by its share of the images. The optimiser moves at the last batch of a step.
         """
-        inputs, targets, hints = self.objective.prepare(batch)
         enabled = self.precision != torch.float32
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=enabled):
-            logits_bk = self._forward(inputs)
-            loss = self.objective.loss(logits_bk, targets, hints)
-        total = loss * share.weight
-        if share.last and self.objective.penalty is not None:
-            total = total + self.objective.penalty()
         with self._without_exchange(share):
+            inputs, targets, hints = self.objective.prepare(batch)
+            with torch.autocast(self.device.type, dtype=self.precision, enabled=enabled):
+                logits_bk = self._forward(inputs)
+                loss = self.objective.loss(logits_bk, targets, hints)
+            total = loss * share.weight
+            if share.last and self.objective.penalty is not None:
+                total = total + self.objective.penalty()
             torch.autograd.backward(total)
         if share.last:
             self._move()
@@ -72,7 +72,7 @@ class Trainer:
             self.ema.update(self.network)
 
     def _without_exchange(self, share: Share) -> AbstractContextManager[None]:
-        """Let processes exchange gradients once a step, not once a batch."""
+        """Let processes exchange gradients once a step; DDP asks for it in the forward pass."""
         model = self.forward.model
         if isinstance(model, DistributedDataParallel) and not share.last:
             without: AbstractContextManager[None] = model.no_sync()
@@ -115,6 +115,7 @@ def train_epoch(
     """
     start = time.perf_counter()
     trainer.frozen.train_mode()
+    trainer.forward.begin_epoch()
     sums = torch.zeros(
         2, device=trainer.device, dtype=torch.float64 if _is_exact(trainer) else None
     )

@@ -102,7 +102,8 @@ def _course(
     log.info("trying learning rates on %s", describe(device, precision))
     known = None
     if teacher is not None:
-        known = load_teacher(teacher, prepared.classes, device, precision)
+        labels = prepared.multi_label
+        known = load_teacher(teacher, prepared.classes, device, precision, labels)
     run = config.model_copy(update={"training": recipe, "strategy": strategy})
     return Course(run, prepared, backbone, folder, _Nobody(), device, precision, known)
 

@@ -73,14 +73,16 @@ def _wise(course: Course, training: Training) -> Outcome:
 
 def _soup(course: Course) -> Outcome:
     n = course.config.strategy.soup or 1
-    trainings = [_ingredient(course, number) for number in range(n)]
-    kept = [_kept(training) for training in trainings]
-    network = trainings[0].network
+    kept = []
+    for number in range(n):  # of each only its weights stay in memory
+        training = _ingredient(course, number)
+        kept.append(_kept(training))
+    network, still = training.network, training.frozen.modules()
     soup = greedy_soup(
         network,
         [one.state for one in kept],
         partial(validate_images, course),
-        lambda mean: recalibrate(mean, _views(course)),
+        lambda mean: recalibrate(mean, _views(course), still),
     )
     course.note(f"soup of {len(soup.members)} of {n} models")
     best = kept[soup.members[0]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tasks.errors import ConfigError
 from tasks.finetune.strategy import every_stage, first_stages, frozen_names
-from tasks.recipe import StrategyConfig
+from tasks.recipe import StrategyConfig, TrainingConfig
 from tasks.values import Backbone
 
 PROBE = "probe"
@@ -69,3 +69,13 @@ def _from_the_top(backbone: Backbone, epochs: int) -> tuple[Phase, ...]:
         held = first_stages(backbone, frozen)
         found.append(Phase(f"{frozen} stages frozen", length, held, step == 0, epochs))
     return tuple(found)
+
+
+def check_warm_up(phases: tuple[Phase, ...], recipe: TrainingConfig) -> None:
+    """Raise ``ConfigError`` where a phase's own schedule would end before it has warmed up."""
+    for phase in phases:
+        if recipe.warmup_epochs >= phase.schedule_epochs:
+            raise ConfigError(
+                f"training.warmup_epochs={recipe.warmup_epochs:g}, but the phase {phase.name!r} "
+                f"has {phase.schedule_epochs} epochs.\nSet it lower."
+            )

@@ -38,7 +38,7 @@ def of_first(numbers: list[float] | None, device: torch.device) -> list[float]:
     """Return the two numbers that rank 0 has, whatever the others give."""
     if not _together():
         return numbers or []
-    shared = torch.tensor(numbers or [0.0, 0.0], device=device)
+    shared = torch.tensor(numbers or [0.0, 0.0], device=device, dtype=torch.float64)
     dist.broadcast(shared, src=0)
     found: list[float] = shared.tolist()
     return found

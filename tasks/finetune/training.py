@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -27,7 +28,7 @@ from tasks.finetune.lora import add_lora, frozen_by_lora, merged_state
 from tasks.finetune.objective import make_objective
 from tasks.finetune.optimizer import build_optimizer
 from tasks.finetune.penalty import L2SP
-from tasks.finetune.phases import PROBE, Phase, plan_phases
+from tasks.finetune.phases import PROBE, Phase, check_warm_up, plan_phases
 from tasks.finetune.progress import EpochRecord
 from tasks.finetune.ranks import of_first, rank, world
 from tasks.finetune.schedule import build_schedule
@@ -75,6 +76,7 @@ def train_once(course: Course, recipe: TrainingConfig, seed: int) -> Training:
     strategy = course.config.strategy
     motion: Motion | None = None
     phases = plan_phases(strategy, course.backbone, recipe.epochs)
+    check_warm_up(phases, recipe)
     for number, phase in enumerate(phases, start=1):
         training.frozen.hold(phase.frozen)
         feed = make_feed(course, training.network, training.frozen, phase)
@@ -100,8 +102,8 @@ def start_training(course: Course, recipe: TrainingConfig, seed: int) -> Trainin
         heads = course.backbone.heads
         network = add_lora(network, heads, strategy.lora_rank, strategy.lora_alpha)
         always = frozen_by_lora(network, heads)
-    if world() > 1 and course.device.type == "cuda":
-        network = _synchronised(network)
+    if world() > 1:
+        network = _synchronised(course, network)
     network = on_device(network, course.device)
     return Training(
         course=course,
@@ -117,8 +119,12 @@ def start_training(course: Course, recipe: TrainingConfig, seed: int) -> Trainin
     )
 
 
-def _synchronised(network: nn.Module) -> nn.Module:
-    """Let batch norm count over all processes' images, as it would in one; of GPUs alone."""
+def _synchronised(course: Course, network: nn.Module) -> nn.Module:
+    """Let batch norm count over all processes' images, as it would in one; GPUs alone can."""
+    if course.device.type != "cuda":
+        if any(isinstance(module, _BatchNorm) for module in network.modules()):
+            course.note("batch norm counts over each process's own images: a CPU's cannot share")
+        return network
     convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
     return convert(network)
 
@@ -154,6 +160,7 @@ def build_motion(training: Training, inputs: Inputs, phase: Phase) -> Motion:
 def _run_phase(training: Training, feed: Feed, motion: Motion, phase: Phase, last: bool) -> None:
     course, recipe = training.course, training.recipe
     trainer = build_trainer(training, feed, motion, phase)
+    training.chosen.since = 0  # a phase has its own chance to get better
     for epoch in range(phase.epochs):
         start = time.perf_counter()
         rate = float(trainer.schedule.get_last_lr()[0])

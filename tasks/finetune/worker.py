@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from tasks.finetune.wire import Address, Sender
 from tasks.values import Backbone, PreparedDataset, RegisteredModel
 
 _PROBLEM = "problem.json"
+_PATIENCE = timedelta(days=7)
 
 
 class Job(BaseModel):
@@ -73,7 +75,8 @@ def _together(config: RunConfig) -> Iterator[None]:
     if device.type == "cpu" and config.training.threads is None:
         share = torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])
         torch.set_num_threads(max(1, share))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # rank 0 validates, and computes features, while the others wait; torchrun sees who has died
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         if device.type == "cuda":
             torch.cuda.set_device(local_device(device))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tasks.errors import ConfigError
 from tasks.finetune import compiling
 from tasks.finetune.compiling import Forward
 from tasks.recipe import TrainingConfig
@@ -77,6 +78,43 @@ def test_it_is_tried_where_it_may_pay_and_kept_where_it_does(
     assert ("too few" in words) == (kept is None)
     if kept:
         assert "2.50 times as fast" in words
+
+
+def test_time_between_epochs_does_not_count(model, compilations, monkeypatch, caplog):
+    monkeypatch.setattr(compiling, "_WORTH_SECONDS", 0.0)
+    forward = Forward(model, TrainingConfig(), CPU, batches=5000)
+    forward._stage = compiling._Stage.WARMING
+    now = 0.0
+    monkeypatch.setattr(forward, "_clock", lambda: now)
+    with caplog.at_level(logging.INFO):
+        for _ in range(30):
+            now += 7.0  # validation
+            forward.begin_epoch()
+            for _ in range(25):
+                forward(torch.randn(4, 8))
+                now += 0.010 if forward._compiled is None else 0.004
+    assert "2.50 times as fast" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize("choice", ["auto", "on"])
+def test_a_compiler_that_fails(choice, model, monkeypatch, caplog):
+    def backend(graph, inputs):
+        raise RuntimeError("no C++ compiler here")
+
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda model, mode, **given: compile_(model, backend=backend, **given)
+    )
+    forward = Forward(model, TrainingConfig(compile=choice), CPU, batches=9)
+    inputs = torch.randn(4, 8)
+    if choice == "on":
+        with pytest.raises(ConfigError, match=r"training\.compile=on"):
+            forward(inputs)
+        return
+    forward._compiled = forward._compile()
+    torch.testing.assert_close(forward(inputs), model(inputs))
+    assert "no C++ compiler here" in caplog.text
+    assert forward._compiled is None
 
 
 def test_the_default_compiler_trains_as_without_it(model):

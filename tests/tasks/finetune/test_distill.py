@@ -95,7 +95,7 @@ def registered(tmp_path: Path) -> RegisteredModel:
 @pytest.mark.parametrize("side", [24, 16, 40])
 def test_the_teacher_sees_the_whole_view_at_its_own_size(registered, side):
     images_bhwc = torch.randint(0, 256, (5, side, side, 3), dtype=torch.uint8)
-    teacher = load_teacher(registered, CLASSES, CPU, torch.float32)
+    teacher = load_teacher(registered, CLASSES, CPU, torch.float32, multi_label=False)
     found = teacher.logits(images_bhwc)
     images_bchw = images_bhwc.permute(0, 3, 1, 2)
     if side != SPEC.crop:
@@ -108,7 +108,7 @@ def test_the_teacher_sees_the_whole_view_at_its_own_size(registered, side):
 
 
 def test_the_teacher_does_not_move_and_the_student_learns_from_it(registered):
-    teacher = load_teacher(registered, CLASSES, CPU, torch.float32)
+    teacher = load_teacher(registered, CLASSES, CPU, torch.float32, multi_label=False)
     before = {k: v.clone() for k, v in teacher.network.state_dict().items()}
     student = GraftTiny(num_classes=3)
     images_bhwc = torch.randint(0, 256, (4, 24, 24, 3), dtype=torch.uint8)
@@ -126,10 +126,14 @@ def test_the_teacher_does_not_move_and_the_student_learns_from_it(registered):
 def test_in_bfloat16_the_answers_are_close_and_float32(registered):
     torch.manual_seed(3)
     images_bhwc = torch.randint(0, 256, (4, 24, 24, 3), dtype=torch.uint8)
-    exact = load_teacher(registered, CLASSES, CPU, torch.float32).logits(images_bhwc)
+    exact = load_teacher(registered, CLASSES, CPU, torch.float32, multi_label=False).logits(
+        images_bhwc
+    )
     network = GraftTiny(num_classes=3)
     network.load_state_dict(
-        load_teacher(registered, CLASSES, CPU, torch.float32).network.state_dict()
+        load_teacher(
+            registered, CLASSES, CPU, torch.float32, multi_label=False
+        ).network.state_dict()
     )
     rough = Teacher(network, SPEC, CPU, torch.bfloat16).logits(images_bhwc)
     assert rough.dtype == torch.float32
@@ -148,7 +152,7 @@ def test_in_bfloat16_the_answers_are_close_and_float32(registered):
 )
 def test_a_teacher_of_other_classes_is_refused(registered, classes, words):
     with pytest.raises(ConfigError) as caught:
-        load_teacher(registered, classes, CPU, torch.float32)
+        load_teacher(registered, classes, CPU, torch.float32, multi_label=False)
     message = str(caught.value)
     assert words in message
     assert "models:/big/7" in message
@@ -170,4 +174,4 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path):
         multi_label=True,
     )
     with pytest.raises(ConfigError, match="any number of labels, and the data one label"):
-        load_teacher(registered, CLASSES, CPU, torch.float32)
+        load_teacher(registered, CLASSES, CPU, torch.float32, multi_label=False)

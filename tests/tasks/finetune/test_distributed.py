@@ -62,12 +62,13 @@ def test_two_processes_are_one(accumulate, prepared, make_config, tmp_path):
     }
 
 
-def test_a_problem_of_a_process_is_told_as_it_is(prepared, backbone, make_config, tmp_path):
+def test_a_problem_of_a_process_is_told_as_it_is(prepared, backbone, make_config, tmp_path, capfd):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     config = make_config(training={"devices": 2, "batch_size": 20, "learning_rate": 1e30})
     with pytest.raises(TrainingError, match=r"training\.learning_rate"):
         finetune(config, prepared, backbone, tmp_path, Recorder())
     assert {number: signal.getsignal(number) for number in handlers} == handlers
+    assert "Traceback" not in capfd.readouterr().err
     config = make_config(training={"devices": 2, "batch_size": 21})
     with pytest.raises(ConfigError, match=r"training\.batch_size=21"):
         finetune(config, prepared, backbone, tmp_path, Recorder())

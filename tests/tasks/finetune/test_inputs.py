@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.errors import ConfigError
 from tasks.finetune import inputs as module
 from tasks.finetune.inputs import Inputs
 from tasks.preprocess.batches import PackedImages
@@ -64,12 +63,6 @@ def test_a_last_batch_too_small_for_all_processes_is_left_out(prepared, monkeypa
     inputs = Inputs(PackedImages(prepared.train), TrainingConfig(batch_size=28))  # 61 = 2 x 28 + 5
     assert inputs.images == 56
     assert Inputs(PackedImages(prepared.train), TrainingConfig(batch_size=52)).images == 61
-
-
-def test_a_batch_that_cannot_be_parted(prepared, monkeypatch):
-    monkeypatch.setattr(module, "world", lambda: 3)
-    with pytest.raises(ConfigError, match=r"training\.devices=3"):
-        Inputs(PackedImages(prepared.train), TrainingConfig(batch_size=16))
 
 
 def test_the_sampler_draws_rare_classes_as_often(prepared):

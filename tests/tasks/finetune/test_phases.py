@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.finetune.phases import plan_phases
-from tasks.recipe import StrategyConfig
+from tasks.finetune.phases import check_warm_up, plan_phases
+from tasks.recipe import StrategyConfig, TrainingConfig
 
 
 def frozen_by_epoch(strategy: dict, backbone, epochs: int) -> list[int]:
@@ -89,3 +89,10 @@ def test_short_kinds_have_their_usual_setting_unless_told():
     assert StrategyConfig(kind="ema", ema_decay=0.5).ema_decay == 0.5
     assert StrategyConfig(kind="wise_ft", wise_ft=None).wise_ft == "search"
     assert StrategyConfig(kind="full").layer_decay is None
+
+
+def test_a_phase_shorter_than_the_warm_up(backbone):
+    recipe = TrainingConfig(epochs=10, warmup_epochs=5, schedule="cosine")
+    with pytest.raises(ConfigError, match="'probe' has 5 epochs"):
+        check_warm_up(plan_phases(StrategyConfig(kind="lp_ft"), backbone, 10), recipe)
+    check_warm_up(plan_phases(StrategyConfig(kind="gradual_unfreeze"), backbone, 10), recipe)

@@ -189,6 +189,31 @@ def test_training_stops_early_when_nothing_gets_better(train):
     assert "stopped early" in model.notes[-1]
 
 
+def test_a_later_phase_has_its_own_patience(train):
+    # the head's epochs at no rate to speak of do not count against the rest of the network
+    recipe = {"epochs": 8, "early_stopping": 2, "learning_rate": 1e-30, "choose": "best"}
+    _, _, history = train({"kind": "lp_ft", "probe_epochs": 5}, recipe)
+    assert len(history) in (7, 8)  # the first epoch of all others may be better by a rounding
+
+
+def test_a_soup_leaves_what_is_frozen_as_it_was(train, backbone):
+    strategy = {"kind": "partial", "frozen_stages": 2, "soup": 2}
+    _, weights, _ = train(strategy, {"learning_rate": 0.02, "epochs": 3})
+    before = start(backbone)
+    frozen = [name for stage in backbone.stages[:2] for name in stage]
+    held = [n for n in before if any(n.startswith(f"{part}.") for part in frozen)]
+    assert any("running_mean" in name for name in held)
+    assert all(torch.equal(before[name], weights[name]) for name in held)
+
+
+def test_the_best_epoch_is_the_best_of_all_phases(train):
+    recipe = {"epochs": 4, "learning_rate": 0.05, "choose": "best"}
+    for kind in ("lp_ft", "gradual_unfreeze"):
+        model, _, history = train({"kind": kind}, recipe)
+        best = max(line["val_accuracy"] for line in history)
+        assert model.val_accuracy == best == history[model.chosen_epoch - 1]["val_accuracy"]
+
+
 def test_cached_features_train_as_the_images_do(train, tmp_path):
     for strategy in ({"kind": "linear_probe"}, {"kind": "partial", "frozen_stages": 2}):
         _, cached, told = train(strategy, {"epochs": 3})
