@@ -85,6 +85,7 @@ class OverallRow(Value):
     complete: bool  # every cell of it has figures
     val_mean: float  # mean over the panels of their means over seeds
     rank_mean: float
+    seconds: float  # the same mean
 
 
 class Comparison(Value):
@@ -193,7 +194,10 @@ def _accuracies(figures: Mapping[int, Figures]) -> tuple[dict[int, float], dict[
 def overall_rows(
     rows: Sequence[StrategyRow], outcomes: Sequence[Outcome]
 ) -> tuple[OverallRow, ...]:
-    """Sum the panels up: by mean validation accuracy, every panel counting the same."""
+    """Sum the panels up: by mean validation accuracy, every panel counting the same.
+
+    Of strategies with equal means the one that trains quicker comes first.
+    """
     incomplete = {outcome.strategy for outcome in outcomes if outcome.figures is None}
     found = []
     for strategy in dict.fromkeys(row.strategy for row in rows):
@@ -205,9 +209,14 @@ def overall_rows(
                 complete=strategy not in incomplete,
                 val_mean=float(np.mean([row.val.mean for row in own])),
                 rank_mean=float(np.mean([row.rank for row in own])),
+                seconds=float(np.mean([row.seconds for row in own])),
             )
         )
-    return tuple(sorted(found, key=lambda row: (not row.complete, -row.val_mean)))
+    return tuple(sorted(found, key=_standing))
+
+
+def _standing(row: OverallRow) -> tuple[bool, float, float]:
+    return not row.complete, -round(row.val_mean, DIGITS), row.seconds
 
 
 def supported(overall: Sequence[OverallRow]) -> str | None:
