@@ -1,7 +1,7 @@
 """A walk over timm's networks: heads, stages and output, on the meta device.
 
-The suite takes one network of each of timm's modules. All of them (about 1,370, a quarter of an hour of one
-core) are walked by hand, after a change here or of timm's version, with
+The suite takes one network of each of timm's modules. All of them (about 1,370, a quarter of an
+hour of one core) are walked by hand, after a change here or of timm's version, with
 
     python -m tests.tasks.pretrained.test_every_timm
 """
