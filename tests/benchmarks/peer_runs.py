@@ -55,9 +55,12 @@ class Bench:
     most_epochs: int | None  # of any peer, whatever its recipe says
     overrides: tuple[str, ...]  # of graft's config
 
-    def peer(self, name: str, target: float | None, cap: float | None) -> Row:
-        """Run a peer until it reaches the ``target``, its last epoch or the ``cap`` (seconds)."""
-        curve, cost = self._job(name, PEERS[name], target, cap, None)
+    def peer(self, name: str, target: float | None, cap: float | None, stops: bool = True) -> Row:
+        """Run a peer to its last epoch, the ``cap`` (seconds) or, if it ``stops``, the ``target``.
+
+        Without a target, what it ends with is the target.
+        """
+        curve, cost = self._job(name, PEERS[name], target if stops else None, cap, None)
         return self._row(name, curve, cost, target, user_lines(JOBS / f"{PEERS[name]}.py"))
 
     def graft(self, name: str, target: float | None, cache: str) -> Row:

@@ -3,10 +3,11 @@
 Run as ``uv run --group peers python -m tests.benchmarks.peers`` from the repository's root with
 ../shared beside it, on an otherwise idle machine. Every peer fine-tunes SqueezeNet with ImageNet
 weights on the same images, by the recipe of its own documentation (cited in ``peer_jobs/``), as
-one process, its worker processes as many as ``--threads``. The target is the test accuracy that the
-reference loop ends with; a peer's time to it is that of the first epoch whose test accuracy is no
-less. A peer stops there, after its epochs, or after one and a half times the reference loop's whole
-time. The clock starts with the process and stands still while the test images are scored.
+one process, its worker processes as many as ``--threads``. The target is the test accuracy that
+the reference loop ends with, or ``--target``, to be set before anything is measured; a peer's time
+to it is that of the first epoch whose test accuracy is no less. A peer stops there, after its
+epochs, or after one and a half times the reference loop's whole time. The clock starts with the
+process and stands still while the test images are scored.
 
 Rows are kept in ``--output`` as they come: ``--only`` runs some of them anew, and shows all.
 """
@@ -97,26 +98,30 @@ def table(rows: dict[str, Row], settings: dict[str, object]) -> list[str]:
 
 
 def _times(base: Row, row: Row) -> str:
-    if row.seconds_to_target is None or base.seconds_to_target is None:
+    if row.seconds_to_target is None:
         return ""
+    if base.seconds_to_target is None:  # it would have taken more than all of its time
+        return f"> {base.seconds / row.seconds_to_target:.2f}x"
     return f"{base.seconds_to_target / row.seconds_to_target:.2f}x"
 
 
-def measure(bench: Bench, results: Results, only: list[str]) -> list[str]:
+def measure(
+    bench: Bench, results: Results, only: list[str], given_target: float | None
+) -> list[str]:
     """Run the rows that are asked for; return the names of those that failed."""
     failed = []
     for name in (row for row in ROWS if row in only):
         base = results.rows(bench.name).get(REFERENCE)
         if base is None and name != REFERENCE:
             sys.exit("There is no target: measure the reference loop first, or with the others.")
-        target = None if name == REFERENCE else base.accuracy
         try:
-            if name in GRAFT:
+            if name == REFERENCE:  # to its last epoch
+                row = bench.peer(name, given_target, None, stops=False)
+            elif name in GRAFT:
                 how, store = GRAFT[name]
-                row = getattr(bench, how)(name, target, store)
+                row = getattr(bench, how)(name, given_target or base.accuracy, store)
             else:
-                cap = None if name == REFERENCE else CAP * base.seconds
-                row = bench.peer(name, target, cap)
+                row = bench.peer(name, given_target or base.accuracy, CAP * base.seconds)
         except PeerError as error:
             failed.append(name)
             print(f"{bench.name}: {name} failed: {error}", file=sys.stderr, flush=True)
@@ -143,6 +148,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, metavar="ROW")
     parser.add_argument("--epochs", type=int, help="in place of each data set's own number")
     parser.add_argument("--size", type=int, help="px, in place of each data set's own")
+    parser.add_argument("--target", type=float, help="test accuracy, 0 to 1")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--graft", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "mlruns" / "peers.json")
@@ -157,7 +163,8 @@ def compare(name: str, given: argparse.Namespace, results: Results) -> list[str]
     epochs = given.epochs or (QUICK_EPOCHS if given.quick else dataset.epochs)
     size = given.size or (QUICK_SIZE if given.quick else dataset.crop)
     dataset = replace(dataset.sized(size), epochs=epochs)
-    settings = {"px": size, "epochs": epochs, "threads": given.threads, "quick": given.quick}
+    settings = {"px": size, "epochs": epochs, "threads": given.threads}
+    settings |= {"target": given.target or "the reference loop's", "quick": given.quick}
     results.begin(name, settings)
     with tempfile.TemporaryDirectory(prefix="graft-peers-") as folder:
         archive = given.shared / "data" / dataset.archive
@@ -171,7 +178,7 @@ def compare(name: str, given: argparse.Namespace, results: Results) -> list[str]
             most_epochs=epochs if given.quick or given.epochs else None,
             overrides=tuple(given.graft),
         )
-        failed = measure(bench, results, given.only)
+        failed = measure(bench, results, given.only, given.target)
     print("\n".join(["", f"## {name}", "", *table(results.rows(name), settings), ""]), flush=True)
     return failed
 

@@ -35,9 +35,9 @@ class Measured(TrainerCallback):
 class Classifier(nn.Module):
     def __init__(self, weights, classes):
         super().__init__()
-        self.network = models.squeezenet1_0()
-        self.network.load_state_dict(load_file(weights))
-        self.network.classifier[1] = nn.Conv2d(512, classes, kernel_size=1)
+        self.network = models.squeezenet1_0(num_classes=classes)
+        state = {k: v for k, v in load_file(weights).items() if "classifier" not in k}
+        self.network.load_state_dict(state, strict=False)
 
     def forward(self, pixel_values, labels=None):
         logits = self.network(pixel_values)

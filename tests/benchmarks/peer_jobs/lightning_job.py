@@ -36,9 +36,9 @@ class SqueezeNetClassifier(LightningModule):
     def __init__(self, weights, classes, learning_rate=1e-3):
         super().__init__()
         self.save_hyperparameters()
-        network = models.squeezenet1_0()
-        network.load_state_dict(load_file(weights))
-        network.classifier[1] = nn.Conv2d(512, classes, kernel_size=1)
+        network = models.squeezenet1_0(num_classes=classes)
+        state = {k: v for k, v in load_file(weights).items() if "classifier" not in k}
+        network.load_state_dict(state, strict=False)
         self.backbone = network.features
         self.head = nn.Sequential(network.classifier, nn.Flatten())
 
