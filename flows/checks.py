@@ -14,14 +14,15 @@ from tasks.configfile import load_config
 from tasks.download.source import download
 from tasks.errors import GraftError
 from tasks.finetune.device import pick_device
-from tasks.finetune.strategy import describe_stages, frozen_names
+from tasks.finetune.rehearsal import rehearse
+from tasks.finetune.strategy import describe_stages
 from tasks.index import ImageRecord, count_labels, read_index
 from tasks.preprocess.check import check_images
 from tasks.preprocess.leaks import check_leaks
 from tasks.preprocess.splits import assign_splits
 from tasks.preprocess.verdict import ignored_files, refuse_bad, refuse_lost, thin_classes
 from tasks.pretrained.load import input_spec, load_pretrained
-from tasks.register.warm_start import fetch_named
+from tasks.register.warm_start import fetch_named, fetch_teacher
 from tasks.values import Backbone, RawDataset, SplitName
 
 Splits = Mapping[SplitName, list[ImageRecord]]
@@ -131,19 +132,22 @@ def _check_weights(config: RunConfig, raw: RawDataset | None, cache: Path, found
     classes = raw.classes if raw is not None else ("one", "other")
     backbone = load_pretrained(config, classes, registered, cache)
     _describe(backbone, found)
-    frozen_names(config.strategy, backbone)  # refuses more stages than there are
+    with found.keeping():
+        teacher = fetch_teacher(config, cache)
+        rehearse(config, backbone, classes, raw is not None and raw.multi_label, teacher)
 
 
 def _describe(backbone: Backbone, found: Findings) -> None:
-    shown = {"architecture", "source", "sha256", "parameters", "head"}
+    shown = {"architecture", "source", "sha256", "parameters", "head", "other_heads"}
     stages = [
         {"stage": number, "modules": modules}
         for number, modules in enumerate(backbone.stages, start=1)
     ]
     found.data["backbone"] = backbone.model_dump(mode="json", include=shown) | {"stages": stages}
     source = f"{backbone.architecture} from {backbone.source}"
+    heads = ", ".join(backbone.heads)
     found.facts += [
-        ("backbone", f"{source}, {backbone.parameters:,} parameters, head {backbone.head}"),
+        ("backbone", f"{source}, {backbone.parameters:,} parameters, head {heads}"),
         ("stages", describe_stages(backbone)),
     ]
 

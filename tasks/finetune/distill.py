@@ -57,6 +57,13 @@ def load_teacher(
     it gives an image one label or several as the data does, and ``WeightsError`` when its file
     cannot be read or does not fit.
     """
+    check_teacher(registered, classes, multi_label)
+    network = restore_network(registered.architecture, len(classes), registered.weights)
+    return Teacher(network, registered.input, device, precision)
+
+
+def check_teacher(registered: RegisteredModel, classes: tuple[str, ...], multi_label: bool) -> None:
+    """Raise ``ConfigError`` unless the teacher's classes and kind of labels are the data's."""
     if registered.classes != classes:
         raise ConfigError(
             f"strategy.teacher={registered.uri} does not know the classes of the data: "
@@ -69,8 +76,6 @@ def load_teacher(
             f"strategy.teacher={registered.uri} gives an image {kinds[registered.multi_label]}, "
             f"and the data {kinds[multi_label]}.\nName a teacher that was trained on such data."
         )
-    network = restore_network(registered.architecture, len(classes), registered.weights)
-    return Teacher(network, registered.input, device, precision)
 
 
 def _difference(teachers: tuple[str, ...], datas: tuple[str, ...]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+SHIPPED = "model.weights=graft:tiny-cifar10"
 pytestmark = pytest.mark.usefixtures("unchanged")
 
 
@@ -127,3 +128,25 @@ def test_a_device_that_is_not_there_is_not_ready(workspace: Path, graft):
     assert result.code == 8
     assert "training.device" in result.message
     assert "ready" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["strategy.kind=lp_ft", "training.epochs=1"], "training.epochs=2"),
+        (["strategy.kind=full", "training.optimizer=muon"], "matrices"),
+        (["training.epochs=4", "training.warmup_epochs=3", "strategy.kind=lp_ft"], "'probe' has 2"),
+        (["strategy.kind=distill", "strategy.teacher=models:/nobody@champion"], "nobody"),
+        (["strategy.kind=distill", "strategy.teacher=nobody"], "models:/"),
+    ],
+)
+def test_what_a_training_would_refuse_is_not_ready(workspace: Path, graft, settings, words):
+    result = graft("check", "good.yaml", SHIPPED, *settings)
+    assert result.code != 0
+    assert words in result.message
+
+
+@pytest.mark.parametrize("kind", ["gradual_unfreeze", "wise_ft", "soup", "lora", "l2_sp"])
+def test_a_strategy_that_fits_is_ready(workspace: Path, graft, kind):
+    result = graft("check", "good.yaml", SHIPPED, f"strategy.kind={kind}", "training.epochs=3")
+    assert result.code == 0, result.message
