@@ -1,15 +1,13 @@
-"""The main job's figures: against the reference loop, over its own bare work, and run again.
+"""The main job's figures: over its own bare work, and run again; peers.py has those of others.
 
-Run as ``uv run python -m tests.benchmarks.main_job [--epochs N] [--crop PX]`` from the repository's
+Run as ``uv run python -m tests.benchmarks.main_job`` from the repository's
 root with ../shared beside it. Everything is measured in this one call, one after another, on an
 otherwise idle machine; the tables printed are those of docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 from datetime import date
@@ -21,18 +19,6 @@ from tests.benchmarks.measure import Cost, machine, measure
 REPOSITORY = Path(__file__).resolve().parents[2]
 GRAFT = Path(sys.executable).with_name("graft")
 SQUEEZENET, DIGITS = "configs/squeezenet_cifar10.yaml", "configs/digits.yaml"
-REFERENCE_RECIPE = (
-    "training.batch_size=100",
-    "training.optimizer=sgd",
-    "training.learning_rate=0.001",
-    "training.momentum=0.9",
-    "training.weight_decay=0.0",
-    "training.schedule=constant",
-    "training.augment=none",
-    "training.choose=last",
-    "strategy.kind=full",
-    "strategy.frozen_stages=0",
-)
 
 
 class Bench:
@@ -66,53 +52,6 @@ class Bench:
         answer = json.loads(cost.output)
         assert answer["modules"] == ([] if kind == "bare" else ["mlflow"])
         return cost, answer
-
-    def reference(self, answer: dict, epochs: int, weights: Path) -> tuple[Cost, dict]:
-        """Run the plain loop on the very images of graft's splits."""
-        spec = {
-            **answer["input"],
-            **{name: answer[name] for name in ("root", "train", "val", "test")},
-            "weights": str(weights),
-            "classes": 10,
-            "epochs": epochs,
-            "learning_rate": 0.001,
-            "workers": len(os.sched_getaffinity(0)),
-            "seed": 0,
-        }
-        path = self.folder / "reference.json"
-        path.write_text(json.dumps(spec))
-        module = [sys.executable, "-m", "tests.benchmarks.reference_loop", str(path)]
-        cost = measure(module, REPOSITORY)
-        return cost, json.loads(cost.output)
-
-
-def against_reference(bench: Bench, epochs: int, crop: int) -> list[str]:
-    """Compare the whole of ``graft run`` with the plain loop: same images, weights, epochs."""
-    size = (f"preprocess.resize={crop}", f"preprocess.crop={crop}", f"training.epochs={epochs}")
-    # only where the images and their splits are; what is trained here is thrown away
-    probe = (*size, "training.epochs=1", "strategy.kind=linear_probe")
-    _, located = bench.core("bare", "located", "run", SQUEEZENET, *probe)
-    weights = REPOSITORY.parent / "shared/weights/squeezenet1_0-imagenet.safetensors"
-    plain, plain_answer = bench.reference(located, epochs, weights)
-    rows = [("reference loop", plain, plain_answer["test_accuracy"])]
-    for precision in ("float32", "bfloat16"):
-        setting = f"training.precision={precision}"
-        cost, answer = bench.graft(
-            f"against-{precision}", "first", SQUEEZENET, *REFERENCE_RECIPE, *size, setting
-        )
-        rows.append((f"graft run, {precision}", cost, answer["report"]["accuracy"]))
-    lines = [
-        f"cifar10-small, SqueezeNet, {crop} px, {epochs} epochs, batch 100, SGD 0.001/0.9; whole",
-        "command, from an empty cache, registration included:",
-        "",
-        "| | wall s | ratio | CPU s | ratio | peak MiB | test accuracy |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, cost, accuracy in rows:
-        wall = f"{cost.wall_seconds:.1f} | {plain.wall_seconds / cost.wall_seconds:.2f}x"
-        cpu = f"{cost.cpu_seconds:.1f} | {plain.cpu_seconds / cost.cpu_seconds:.2f}x"
-        lines.append(f"| {name} | {wall} | {cpu} | {cost.peak_mib:.0f} | {accuracy:.2%} |")
-    return lines
 
 
 def overhead(bench: Bench, repeats: int = 3) -> list[str]:
@@ -185,20 +124,12 @@ def task_runs(database: Path, run: str) -> list[tuple[str, float, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--crop", type=int, default=224)
-    given = parser.parse_args()
     print(f"Measured on {date.today():%Y-%m-%d}: {machine()}")
     with tempfile.TemporaryDirectory(prefix="graft-bench-") as name:
         bench = Bench(Path(name))
         for title, lines in (
             ("Orchestration and tracking", lambda: overhead(bench)),
             ("A second, unchanged run", lambda: again(bench)),
-            (
-                "Against the reference loop",
-                lambda: against_reference(bench, given.epochs, given.crop),
-            ),
         ):
             print("\n".join(["", f"## {title}", "", *lines()]), flush=True)
 
