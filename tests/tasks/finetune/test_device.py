@@ -27,7 +27,7 @@ def test_auto_takes_the_best_there_is():
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)],
+    [("float32", torch.float32), ("bfloat16", torch.bfloat16)],
 )
 def test_precision_on_a_cpu(name, kind):
     assert pick_precision(name, CPU) == kind
@@ -58,3 +58,14 @@ def test_other_faults_pass_through():
         memory_errors(64, "training.batch_size"),
     ):
         torch.zeros(2).view(3)
+
+
+def test_auto_is_bfloat16_where_the_processor_multiplies_in_it(monkeypatch):
+    for flags, kind in (
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "avx2": True}, torch.float32),
+        ({}, torch.float32),  # not an x86
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
+        assert pick_precision("auto", CPU) == kind
