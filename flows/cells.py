@@ -15,7 +15,7 @@ from tasks.artifacts import new_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.evaluate.evaluate import evaluate
-from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.progress import EpochRecord
 from tasks.finetune.train import finetune
 from tasks.register.facts import public_config
 from tasks.register.nested import child_tags
@@ -59,19 +59,6 @@ class Finished(Value):
     report: EvaluationReport
 
 
-class _Tracked:
-    """Writes epochs to MLflow and says nothing: a line a cell is enough."""
-
-    def __init__(self, tracker: RunTracker) -> None:
-        self._tracker = tracker
-
-    def step(self, progress: StepProgress) -> None:
-        pass
-
-    def epoch(self, record: EpochRecord) -> None:
-        self._tracker.epoch(record)
-
-
 def carry_out(work: Work) -> Finished:
     """Train and score one cell, unless that is on disk, and write its run into MLflow.
 
@@ -105,8 +92,7 @@ def _train(work: Work, tracker: RunTracker) -> Finished:
     config = work.config
     with new_folder(work.parent_folder, work.key) as folder:
         write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
-        watcher = _Tracked(tracker)
-        model = finetune(config, work.prepared, work.backbone, folder, watcher, work.teacher)
+        model = finetune(config, work.prepared, work.backbone, folder, tracker, work.teacher)
         report = evaluate(config, work.prepared, model, folder)
         if not work.keep_weights:
             model.weights.unlink()

@@ -57,19 +57,6 @@ class _Watchers:
             watcher.epoch(record)
 
 
-class _Tracked:
-    """Writes epochs, not steps, to MLflow."""
-
-    def __init__(self, tracker: RunTracker) -> None:
-        self._tracker = tracker
-
-    def step(self, progress: StepProgress) -> None:
-        pass
-
-    def epoch(self, record: EpochRecord) -> None:
-        self._tracker.epoch(record)
-
-
 @flow(
     name="transfer",
     flow_run_name="{config.name}: {config.model.architecture}, {config.strategy.kind}",
@@ -119,7 +106,7 @@ def _train(
     tracker: RunTracker,
     teacher: RegisteredModel | None,
 ) -> tuple[FineTunedModel, EvaluationReport]:
-    watcher = _Watchers(screen.get(), _Tracked(tracker))
+    watcher = _Watchers(screen.get(), tracker)
     model = finetune_model(config, prepared, backbone, folder, watcher, teacher)
     return model, evaluate_model(config, prepared, model, folder)
 

@@ -11,10 +11,11 @@ import torch
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
-from tasks.finetune.distill import Teacher
+from tasks.finetune.device import pick_device, pick_precision, use_threads
+from tasks.finetune.distill import Teacher, load_teacher
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
-from tasks.finetune.ranks import rank
-from tasks.values import Backbone, PreparedDataset
+from tasks.finetune.ranks import local_device, rank
+from tasks.values import Backbone, PreparedDataset, RegisteredModel
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,30 @@ class Course:
         lines = "".join(json.dumps(asdict(r)) + "\n" for r in self.records)
         write_atomic(self.folder / "history.jsonl", lines.encode())
         self.watcher.epoch(record)
+
+
+def open_course(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    backbone: Backbone,
+    folder: Path,
+    watcher: Watcher,
+    teacher: RegisteredModel | None,
+) -> Course:
+    """Set the threads, pick device and precision, and load the teacher, if there is one.
+
+    Raises ``ResourceError`` for a device that is not there, ``ConfigError`` for a teacher that
+    does not fit the data.
+    """
+    recipe = config.training
+    use_threads(recipe.threads)
+    device = local_device(pick_device(recipe.device))
+    precision = pick_precision(recipe.precision, device)
+    known = None
+    if teacher is not None:
+        labels = prepared.multi_label
+        known = load_teacher(teacher, prepared.classes, device, precision, labels)
+    return Course(config, prepared, backbone, folder, watcher, device, precision, known)
 
 
 class Pace:

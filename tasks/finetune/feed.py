@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -41,10 +42,14 @@ class Feed:
     def packed(self, epoch: int) -> Packed:
         """Return the training split for an epoch (from 0) of the phase."""
         if self.cached is None:
-            return PackedImages(self.course.prepared.train)
+            return self._images
         train: PackedFeatures = self.cached.train
         view: PackedFeatures = train.view(epoch % train.views)
         return view
+
+    @cached_property
+    def _images(self) -> PackedImages:
+        return PackedImages(self.course.prepared.train)
 
     def validate(self, network: nn.Module) -> Scores:
         """Score the validation split with ``network``, or with the model behind the cache."""

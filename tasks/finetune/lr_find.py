@@ -12,21 +12,14 @@ from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
 from tasks.errors import TrainingError
 from tasks.evaluate.plots import new_figure, save_figure
-from tasks.finetune.course import Course
-from tasks.finetune.device import (
-    describe,
-    memory_errors,
-    pick_device,
-    pick_precision,
-    use_threads,
-)
-from tasks.finetune.distill import load_teacher
+from tasks.finetune.course import Course, open_course
+from tasks.finetune.device import describe, memory_errors
 from tasks.finetune.feed import Feed
 from tasks.finetune.inputs import Inputs, Share
 from tasks.finetune.loop import Trainer
 from tasks.finetune.lr_range import LrRange, steep, sweep, valley
 from tasks.finetune.phases import plan_phases
-from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.progress import Nobody
 from tasks.finetune.training import build_motion, build_trainer, start_training
 from tasks.preprocess.batches import Batch
 from tasks.values import Backbone, PreparedDataset, RegisteredModel, Value
@@ -67,7 +60,9 @@ def find_learning_rate(
     losses. Raises ``TrainingError`` when the loss grows too soon to tell anything, and as
     ``finetune`` does.
     """
-    course = _course(config, prepared, backbone, folder, teacher)
+    run = _plain(config)
+    course = open_course(run, prepared, backbone, folder, Nobody(), teacher)
+    log.info("trying learning rates on %s", describe(course.device, course.precision))
     with memory_errors(config.training.batch_size, "training.batch_size"):
         found = _sweep(course)
     finding = _finding(config, found)
@@ -76,36 +71,12 @@ def find_learning_rate(
     return finding
 
 
-class _Nobody:
-    """Watches nothing: a range test has no epochs to tell of."""
-
-    def step(self, progress: StepProgress) -> None:
-        pass
-
-    def epoch(self, record: EpochRecord) -> None:
-        pass
-
-
-def _course(
-    config: RunConfig,
-    prepared: PreparedDataset,
-    backbone: Backbone,
-    folder: Path,
-    teacher: RegisteredModel | None,
-) -> Course:
+def _plain(config: RunConfig) -> RunConfig:
+    """Return the config without what would hide what a rate does."""
     plain = {"schedule": "constant", "warmup_epochs": 0.0, "compile": "off"}
-    recipe = config.training.model_copy(update=plain)
     strategy = config.strategy.model_copy(update={"ema_decay": None})  # of no use to a loss
-    use_threads(recipe.threads)
-    device = pick_device(recipe.device)
-    precision = pick_precision(recipe.precision, device)
-    log.info("trying learning rates on %s", describe(device, precision))
-    known = None
-    if teacher is not None:
-        labels = prepared.multi_label
-        known = load_teacher(teacher, prepared.classes, device, precision, labels)
-    run = config.model_copy(update={"training": recipe, "strategy": strategy})
-    return Course(run, prepared, backbone, folder, _Nobody(), device, precision, known)
+    training = config.training.model_copy(update=plain)
+    return config.model_copy(update={"training": training, "strategy": strategy})
 
 
 def _sweep(course: Course) -> LrRange:

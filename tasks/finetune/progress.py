@@ -44,3 +44,13 @@ class Watcher(Protocol):
 
     def epoch(self, record: EpochRecord) -> None:
         """Be told that an epoch is trained and validated."""
+
+
+class Nobody:
+    """The watcher where nobody watches."""
+
+    def step(self, progress: StepProgress) -> None:
+        """Do nothing."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Do nothing."""

@@ -8,19 +8,12 @@ from pathlib import Path
 
 from tasks.artifacts import sha256_bytes, write_atomic
 from tasks.config import RunConfig
-from tasks.finetune.course import Course
-from tasks.finetune.device import (
-    describe,
-    memory_errors,
-    pick_device,
-    pick_precision,
-    use_threads,
-)
-from tasks.finetune.distill import load_teacher
+from tasks.finetune.course import Course, open_course
+from tasks.finetune.device import describe, memory_errors
 from tasks.finetune.distributed import train_together
 from tasks.finetune.mixing import Outcome, train
 from tasks.finetune.progress import Watcher
-from tasks.finetune.ranks import local_device, rank, world
+from tasks.finetune.ranks import rank, world
 from tasks.values import Backbone, FineTunedModel, PreparedDataset, RegisteredModel
 
 log = logging.getLogger(__name__)
@@ -43,31 +36,13 @@ def finetune(
     """
     if config.training.devices > 1 and world() == 1:
         return train_together(config, prepared, backbone, folder, watcher, teacher)
-    course = _course(config, prepared, backbone, folder, watcher, teacher)
+    course = open_course(config, prepared, backbone, folder, watcher, teacher)
+    where = describe(course.device, course.precision)
+    log.info("fine-tuning %s on %s", backbone.architecture, where)
     start = time.perf_counter()
     with memory_errors(config.training.batch_size, "training.batch_size"):
         outcome = train(course)
     return _finish(course, outcome, time.perf_counter() - start)
-
-
-def _course(
-    config: RunConfig,
-    prepared: PreparedDataset,
-    backbone: Backbone,
-    folder: Path,
-    watcher: Watcher,
-    teacher: RegisteredModel | None,
-) -> Course:
-    recipe = config.training
-    use_threads(recipe.threads)
-    device = local_device(pick_device(recipe.device))
-    precision = pick_precision(recipe.precision, device)
-    log.info("fine-tuning %s on %s", backbone.architecture, describe(device, precision))
-    known = None
-    if teacher is not None:
-        labels = prepared.multi_label
-        known = load_teacher(teacher, prepared.classes, device, precision, labels)
-    return Course(config, prepared, backbone, folder, watcher, device, precision, known)
 
 
 def _finish(course: Course, outcome: Outcome, seconds: float) -> FineTunedModel:

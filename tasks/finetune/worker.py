@@ -18,7 +18,7 @@ from tasks import errors
 from tasks.config import RunConfig
 from tasks.errors import GraftError
 from tasks.finetune.device import pick_device
-from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.progress import Nobody
 from tasks.finetune.ranks import local_device, rank
 from tasks.finetune.wire import Address, Sender
 from tasks.values import Backbone, PreparedDataset, RegisteredModel
@@ -37,16 +37,6 @@ class Job(BaseModel):
     teacher: RegisteredModel | None
     address: Address
     scratch: Path  # where a problem is written down
-
-
-class Nobody:
-    """The watcher of the other processes: rank 0 speaks for all."""
-
-    def step(self, progress: StepProgress) -> None:
-        """Say nothing."""
-
-    def epoch(self, record: EpochRecord) -> None:
-        """Say nothing."""
 
 
 def work(words: str) -> str:

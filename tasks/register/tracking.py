@@ -19,7 +19,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.errors import GraftError, TrackingError
-from tasks.finetune.progress import EpochRecord
+from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.register.client import artifact_root, connect, tracking_errors, tracking_uri
 from tasks.register.facts import (
     dataset_inputs,
@@ -59,6 +59,9 @@ class RunTracker:
         self._config = config
         self._waiting: dict[tuple[str, int], Metric] = {}  # by name and step
         self._sent: set[tuple[str, int]] = set()
+
+    def step(self, progress: StepProgress) -> None:
+        """Log nothing: a line a step is too much."""
 
     def epoch(self, record: EpochRecord) -> None:
         """Log one epoch's figures at step ``record.epoch``, in one call.
