@@ -120,7 +120,9 @@ class ModelConfig(Section):
 class EvaluationConfig(Section):
     """How the chosen model is scored."""
 
-    batch_size: int = Field(256, ge=1)
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Images scored at once; auto is 256, on a CPU 64."
+    )
 
 
 class TrackingConfig(Section):

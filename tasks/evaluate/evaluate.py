@@ -14,7 +14,13 @@ from tasks.evaluate.metrics import measure
 from tasks.evaluate.plots import plot_class_confusion, plot_confusion, plot_learning_curve
 from tasks.evaluate.report import markdown, write_predictions
 from tasks.evaluate.score import Scores, score
-from tasks.finetune.device import memory_errors, on_device, pick_device, use_threads
+from tasks.finetune.device import (
+    memory_errors,
+    on_device,
+    pick_device,
+    scoring_batch,
+    use_threads,
+)
 from tasks.finetune.fuse import fused
 from tasks.pretrained.network import restore_network
 from tasks.values import (
@@ -71,7 +77,7 @@ def score_weights(
         )
     use_threads(config.training.threads)
     device = pick_device(config.training.device)
-    batch_size = config.evaluation.batch_size
+    batch_size = scoring_batch(config.evaluation.batch_size, device)
     with memory_errors(batch_size, "evaluation.batch_size"):
         network = restore_network(model.architecture, len(model.classes), model.weights)
         network = on_device(network, device)

@@ -18,6 +18,7 @@ from tasks.finetune.device import (
     memory_errors,
     on_device,
     pick_device,
+    scoring_batch,
     use_threads,
 )
 from tasks.preprocess.batches import PackedImages
@@ -126,7 +127,7 @@ def _features(
 ) -> npt.NDArray[np.float32]:
     use_threads(config.training.threads)
     device = pick_device(config.training.device)
-    size = config.evaluation.batch_size
+    size = scoring_batch(config.evaluation.batch_size, device)
     with memory_errors(size, "base.evaluation.batch_size"):
         network = build_network(backbone, len(prepared.classes), config.seed)
         network = on_device(network, device)

@@ -11,7 +11,7 @@ import torch
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
-from tasks.finetune.device import pick_device, pick_precision, use_threads
+from tasks.finetune.device import pick_device, pick_precision, scoring_batch, use_threads
 from tasks.finetune.distill import Teacher, load_teacher
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.ranks import local_device, rank
@@ -39,6 +39,11 @@ class Course:
     def epochs(self) -> int:
         """How many epochs all trainings of the job have."""
         return self.config.training.epochs * (self.config.strategy.soup or 1)
+
+    @property
+    def scoring_batch(self) -> int:
+        """How many images are scored at once."""
+        return scoring_batch(self.config.evaluation.batch_size, self.device)
 
     def note(self, text: str) -> None:
         """Say what was decided and keep it for the report."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import nn
 
 from tasks.errors import ResourceError
 
+_SCORED_ON_CPU = 64  # images: more cost memory and no less time
+_SCORED = 256
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -72,6 +75,13 @@ def use_threads(threads: int | None) -> None:
     """Let torch use ``threads`` CPU threads; ``None`` leaves torch's choice, OMP_NUM_THREADS."""
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def scoring_batch(size: int | Literal["auto"], device: torch.device) -> int:
+    """Return how many images are scored at once: ``evaluation.batch_size``, resolved."""
+    if size != "auto":
+        return size
+    return _SCORED_ON_CPU if device.type == "cpu" else _SCORED
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Feed:
 
     def validate(self, network: nn.Module) -> Scores:
         """Score the validation split with ``network``, or with the model behind the cache."""
-        course, size = self.course, self.course.config.evaluation.batch_size
+        course, size = self.course, self.course.scoring_batch
         with memory_errors(size, "evaluation.batch_size"):
             if self.cached is None:
                 return validate_images(course, network)
@@ -66,7 +66,7 @@ class Feed:
 
 def validate_images(course: Course, network: nn.Module) -> Scores:
     """Score the validation split from its images."""
-    size = course.config.evaluation.batch_size
+    size = course.scoring_batch
     return score(
         network, course.prepared.val, course.prepared.input, course.device, size, course.precision
     )
@@ -118,5 +118,5 @@ def _request(course: Course) -> FeatureRequest:
         device=course.device,
         precision=course.precision,
         backbone_digest=course.backbone.sha256 or "",
-        evaluation_batch=course.config.evaluation.batch_size,
+        evaluation_batch=course.scoring_batch,
     )

@@ -113,7 +113,7 @@ def _mixed(kept: Outcome, state: State, scores: Scores) -> Outcome:
 
 def _views(course: Course) -> Iterator[Tensor]:
     """Yield training images as evaluation sees them, always the same ones in the same order."""
-    size = course.config.evaluation.batch_size
+    size = course.scoring_batch
     packed = PackedImages(course.prepared.train)
     generator = torch.Generator().manual_seed(course.config.seed)
     order = shuffled(course.prepared.train.n, size, generator)[:_RECALIBRATING]

@@ -11,6 +11,7 @@ from tasks.finetune.device import (
     memory_errors,
     pick_device,
     pick_precision,
+    scoring_batch,
     use_threads,
 )
 
@@ -31,6 +32,13 @@ def test_auto_takes_the_best_there_is():
 )
 def test_precision_on_a_cpu(name, kind):
     assert pick_precision(name, CPU) == kind
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "images"), [("auto", "cpu", 64), ("auto", "cuda", 256), (300, "cpu", 300)]
+)
+def test_as_many_images_are_scored_at_once_as_were_asked_for(asked, device, images):
+    assert scoring_batch(asked, torch.device(device)) == images
 
 
 def test_threads_are_set_and_said():
