@@ -9,15 +9,14 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from flows import commands, compare_answer, studies
-from flows.answer import Answer
 from flows.failures import describe
+from flows.printing import answer, fail, print_answer
 from tasks.errors import GraftError, Terminated
 
 Config = Annotated[
@@ -50,19 +49,19 @@ def _graft(context: typer.Context) -> None:
 @app.command(epilog="Example: graft run configs/digits.yaml training.epochs=3")
 def run(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Fine-tune, evaluate, register and, where it is better, promote a model."""
-    _answer(as_json, lambda: commands.run(config, overrides or ()))
+    answer(as_json, lambda: commands.run(config, overrides or ()))
 
 
 @app.command(epilog="Example: graft check configs/image_folder.yaml data.path=my/photos")
 def check(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Check config, data and weights, decode every image, and train nothing."""
-    _answer(as_json, lambda: commands.check(config, overrides or ()))
+    answer(as_json, lambda: commands.check(config, overrides or ()))
 
 
 @app.command(epilog="Example: graft predict cat.jpg dog.jpg --model models:/image_folder@champion")
 def predict(images: Images, model: Model = "", as_json: Json = False) -> None:
     """Classify images with a registered model: the one named, or the only champion there is."""
-    _answer(as_json, lambda: commands.predict(images, model or None))
+    answer(as_json, lambda: commands.predict(images, model or None))
 
 
 @app.command(epilog="Example: graft evaluate configs/digits.yaml --model models:/digits@champion")
@@ -70,7 +69,7 @@ def evaluate(
     config: Config, model: Model, overrides: Overrides = None, as_json: Json = False
 ) -> None:
     """Score a registered model on the test images of a config."""
-    _answer(as_json, lambda: commands.evaluate(config, overrides or (), model))
+    answer(as_json, lambda: commands.evaluate(config, overrides or (), model))
 
 
 @app.command(epilog="Example: graft models digits")
@@ -79,19 +78,19 @@ def models(
     as_json: Json = False,
 ) -> None:
     """List registered versions with their accuracy and aliases."""
-    _answer(as_json, lambda: commands.models(name))
+    answer(as_json, lambda: commands.models(name))
 
 
 @app.command(epilog="Example: graft ui --port 5001")
 def ui(port: Port = 5000, as_json: Json = False) -> None:
     """Start the MLflow UI and print its address; Ctrl-C stops it."""
-    _answer(as_json, lambda: commands.ui(port, lambda answer: _print(answer, as_json)))
+    answer(as_json, lambda: commands.ui(port, lambda shown: print_answer(shown, as_json)))
 
 
 @app.command(epilog="Example: graft compare configs/compare_strategies.yaml seeds=[0,1] parallel=2")
 def compare(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Run a grid of strategies, backbones and seeds, and put their accuracies side by side."""
-    _answer(as_json, lambda: compare_answer.compare(config, overrides or ()))
+    answer(as_json, lambda: compare_answer.compare(config, overrides or ()))
 
 
 @app.command(epilog="Example: graft rank configs/rank_backbones.yaml base.data.path=my/photos")
@@ -102,7 +101,7 @@ def rank(
     as_json: Json = False,
 ) -> None:
     """Rank backbones for a data set by their features, without training them."""
-    _answer(as_json, lambda: studies.rank(config, overrides or (), verify))
+    answer(as_json, lambda: studies.rank(config, overrides or (), verify))
 
 
 @app.command(
@@ -110,44 +109,13 @@ def rank(
 )
 def lr_find(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Find the range of good learning rates for a run, by trying them all for a step each."""
-    _answer(as_json, lambda: studies.lr_find(config, overrides or ()))
+    answer(as_json, lambda: studies.lr_find(config, overrides or ()))
 
 
 @app.command(epilog="Example: graft pretrain configs/pretrain_tiny_cifar10.yaml")
 def pretrain(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Make the backbone that ships with graft anew, from random weights."""
-    _answer(as_json, lambda: commands.pretrain(config, overrides or ()))
-
-
-def _answer(as_json: bool, make: Callable[[], Answer | None]) -> None:
-    """Print what a command returns; its problem, if it has one, decides the exit code."""
-    try:
-        answer = make()
-        if answer is not None:
-            _print(answer, as_json)
-    except KeyboardInterrupt as error:  # typer would print an empty line and forget which it was
-        raise Terminated(signal.SIGINT) from error
-    if answer is not None and answer.problem is not None:
-        raise typer.Exit(_fail(answer.problem))
-
-
-def _print(answer: Answer, as_json: bool) -> None:
-    try:
-        if as_json:
-            problem = {"error": describe(answer.problem).as_dict()} if answer.problem else {}
-            print(json.dumps(answer.data | problem, default=str))  # noqa: T201
-        else:
-            answer.show()
-        sys.stdout.flush()
-    except BrokenPipeError as error:  # whoever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(128 + signal.SIGPIPE) from error
-
-
-def _fail(error: BaseException) -> int:
-    failure = describe(error)
-    print(f"graft: {failure.message}", file=sys.stderr)  # noqa: T201
-    return failure.exit_code
+    answer(as_json, lambda: commands.pretrain(config, overrides or ()))
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
@@ -167,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BaseException as error:
         if "--json" in given:
             print(json.dumps({"error": describe(error).as_dict()}))  # noqa: T201
-        return _fail(error)
+        return fail(error)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field, ValidationError, model_validator
 
 from tasks.artifacts import sha256_parts
-from tasks.config import Name, RunConfig
+from tasks.config import RunConfig
+from tasks.evaluationconfig import Name
 from tasks.recipe import Section
 
 CELL = "cell:"  # a teacher that is another cell of the same comparison

@@ -7,12 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from tasks.evaluationconfig import (
+    ChecksConfig,
+    EvaluationConfig,
+    Fraction,
+    Name,
+    PromotionConfig,
+)
 from tasks.recipe import Section, StrategyConfig, TrainingConfig
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 Triple = tuple[float, float, float]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
 class DataConfig(Section):
@@ -60,9 +65,10 @@ class DataConfig(Section):
     on_bad_image: Literal["fail", "skip"] = Field(
         "fail", description="fail: stop and list every unreadable image. skip: go on without them."
     )
-    on_leak: Literal["fail", "warn"] = Field(
-        "fail", description="The same image in two splits: fail, or warn and go on."
+    slice_columns: tuple[str, ...] = Field(
+        (), description="Manifest columns whose values are reported on one by one."
     )
+    checks: ChecksConfig = ChecksConfig()
     timeout_seconds: float = Field(60.0, gt=0, description="Longest silence of a download.")
 
     @model_validator(mode="after")
@@ -117,25 +123,10 @@ class ModelConfig(Section):
         return self
 
 
-class EvaluationConfig(Section):
-    """How the chosen model is scored."""
-
-    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Images scored at once; auto is 256, on a CPU 64."
-    )
-
-
 class TrackingConfig(Section):
     """Where the run is written down; MLFLOW_TRACKING_URI names another server."""
 
     experiment: str = Field("graft", min_length=1, max_length=200)
-
-
-class PromotionConfig(Section):
-    """When the new version becomes champion."""
-
-    model: Name = Field("graft", description="The registered model's name.")
-    alpha: Fraction = Field(0.05, description="Level of the exact McNemar test.")
 
 
 class OutputConfig(Section):

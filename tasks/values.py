@@ -12,6 +12,19 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from tasks.config import Sha256, Triple
+from tasks.measures import (
+    Calibration,
+    Corruption,
+    Curve,
+    DataCheck,
+    Estimate,
+    ExplainedImage,
+    Novelty,
+    Rejection,
+    ReliabilityBin,
+    Slice,
+    Speed,
+)
 
 SplitName = Literal["train", "val", "test"]
 
@@ -79,6 +92,7 @@ class PreparedDataset(Value):
     test: PackedSplit
     skipped: tuple[SkippedImage, ...]
     warnings: tuple[str, ...]
+    checks: tuple[DataCheck, ...] = ()
     raw_digest: Sha256
     digest: Sha256
 
@@ -187,6 +201,16 @@ class EvaluationReport(Value):
     micro_f1: float | None = None
     hamming_loss: float | None = None  # share of all labels that are wrong
     class_confusion: tuple[tuple[int, int, int, int], ...] | None = None  # TN, FP, FN, TP
+    estimates: tuple[Estimate, ...] = ()  # every figure with its interval
+    slices: tuple[Slice, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    reliability: tuple[ReliabilityBin, ...] = ()  # after temperature scaling; one label only
+    calibration: Calibration | None = None
+    rejection: Rejection | None = None
+    novelty: Novelty | None = None
+    corruptions: tuple[Corruption, ...] = ()
+    speed: Speed | None = None
+    explained: tuple[ExplainedImage, ...] = ()
     predictions: Path  # predictions.parquet, a row an image
     report: Path  # report.json
     seconds: float

@@ -17,17 +17,17 @@ def check_leaks(
 ) -> tuple[str, ...]:
     """Look for images (by digest) or groups in two splits, and for images with two labels.
 
-    Under ``data.on_leak=warn`` a warning that lists the first of them is returned; under ``fail``
-    any raises a ``DataError`` that does.
+    Under ``data.checks.exact_duplicates=warn`` a warning that lists the first of them is returned;
+    under ``fail`` any raises a ``DataError`` that does.
     """
     found = [*_torn_images(splits), *_torn_groups(splits), *_two_labels(splits, classes)]
     if not found:
         return ()
     text = listed(found, between="; ")
-    if config.on_leak == "fail":
+    if config.checks.exact_duplicates == "fail":
         raise DataError(
             f"{len(found):,} leak(s): an image or group in two splits, or an image with two labels "
-            f"(data.on_leak=warn goes on nevertheless).\n{text}"
+            f"(data.checks.exact_duplicates=warn goes on nevertheless).\n{text}"
         )
     return (f"{len(found):,} leak(s): {text}",)
 

@@ -80,7 +80,7 @@ def _key(config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec) -> str
     carved = missing_splits({split for split, n in raw.counts.items() if n})
     fractions = {"val": config.val_fraction, "test": config.test_fraction}
     split = [f"{name} {fractions[name]!r} {seed}" for name in carved]
-    policies = (config.on_bad_image, config.on_leak)
+    policies = (config.on_bad_image, config.checks.exact_duplicates)
     return sha256_parts(FORMAT, raw.digest, spec.model_dump_json(), *policies, *split)
 
 

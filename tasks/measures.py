@@ -1,0 +1,140 @@
+"""The parts of an evaluation report and of the checks on the data: frozen values, no arithmetic."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Policy = Literal["fail", "warn", "drop"]
+
+
+class Measure(BaseModel):
+    """Common settings of every part."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataCheck(Measure):
+    """One check of the data before training, and what was done about what it found."""
+
+    name: str  # exact_duplicates, near_duplicates, conflicting_labels, group_leakage, ...
+    policy: Policy
+    status: Literal["ok", "warned", "dropped"]  # a failed check is an error, not a row
+    found: int  # images, groups or classes, as ``unit`` says
+    unit: str
+    dropped: int = 0  # images left out because of it
+    statistic: float | None = None  # of a test, class drift's total variation for example
+    p_value: float | None = None
+    examples: tuple[str, ...] = ()  # the first of what was found, in words
+
+
+class Estimate(Measure):
+    """A figure with its percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13)."""
+
+    name: str  # accuracy, balanced_accuracy, macro_f1, micro_f1, log_loss, brier, ece, top_5 ...
+    value: float
+    low: float | None  # None where nothing was resampled
+    high: float | None
+
+
+class Slice(Measure):
+    """The images of the test set that share a value of one manifest column."""
+
+    column: str
+    value: str
+    n: int
+    accuracy: float
+    low: float | None
+    high: float | None
+    balanced_accuracy: float
+    macro_f1: float
+    log_loss: float
+
+
+class Curve(Measure):
+    """ROC and precision-recall of one class against the others; None without both kinds."""
+
+    name: str
+    roc_auc: float | None
+    average_precision: float | None
+    false_positive_rate: tuple[float, ...]  # at most 101 points, thinned, ends kept
+    true_positive_rate: tuple[float, ...]
+    recall: tuple[float, ...]
+    precision: tuple[float, ...]
+
+
+class ReliabilityBin(Measure):
+    """Images whose confidence falls into one of the equal-width bins."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float | None  # mean; None in an empty bin
+    accuracy: float | None
+
+
+class Calibration(Measure):
+    """Temperature scaling (Guo et al. 2017), chosen on validation alone."""
+
+    temperature: float  # logits are divided by it; 1 where it was not asked for
+    val_log_loss_before: float
+    val_log_loss: float
+    val_ece_before: float
+    val_ece: float
+
+
+class Rejection(Measure):
+    """Answer only above a confidence, chosen on validation for an error rate (Geifman 2017)."""
+
+    wanted_error: float
+    threshold: float  # confidence below which no answer is given
+    val_coverage: float  # share of validation images that are answered
+    val_error: float  # among them
+    test_coverage: float
+    test_error: float | None  # None where nothing is answered
+
+
+class Novelty(Measure):
+    """Energy score (Liu et al. 2020): -T logsumexp(logits / T), higher is less like training."""
+
+    threshold: float  # energy that ``kept`` of the validation images stay below
+    kept: float
+    test_flagged: float  # share of test images above it
+    noise_flagged: float  # share of as many images of uniform noise above it
+    noise_auroc: float  # of telling test images from them
+
+
+class Corruption(Measure):
+    """Accuracy under one kind of corruption (after Hendrycks & Dietterich 2019)."""
+
+    name: str
+    severity: int  # 1 to 5
+    accuracy: float
+    n: int
+
+
+class Speed(Measure):
+    """What one prediction costs on the machine that evaluated."""
+
+    device: str
+    latency_p50_ms: float  # one image, network only
+    latency_p95_ms: float
+    images_per_second: float  # in batches of ``batch_size``
+    batch_size: int
+    size_mib: float  # of the weights file
+    parameters: int
+    gflops: float  # multiply-adds of one image times two, over 1e9
+
+
+class ExplainedImage(Measure):
+    """A test image that the model is surely wrong about, and what it looked at."""
+
+    path: str  # as the manifest names it
+    label: str
+    prediction: str
+    confidence: float
+    row: int  # in the test split
+    image: str  # file name in the run folder's ``explained/``
+    overlay: str | None  # the same with the heat map; None where no method fits the network
+    method: str | None  # grad-cam or attention roll-out
