@@ -34,7 +34,7 @@ def worth_caching(
     more floating-point operations are saved than the device does while that byte is read. Where
     the features of unaugmented images lie in ``folder`` already, it pays.
     """
-    reason = _never(recipe)
+    reason = ruled_out(recipe)
     if reason is not None or _are_there(cut, prepared, recipe, folder):
         return reason
     views = views_kept(recipe)
@@ -43,7 +43,8 @@ def worth_caching(
     return _too_large(cut, prepared, recipe, folder) or _quicker_computed(cut, prepared, recipe)
 
 
-def _never(recipe: TrainingConfig) -> str | None:
+def ruled_out(recipe: TrainingConfig) -> str | None:
+    """Return why a recipe rules a cache out whatever the network, or None where it does not."""
     if recipe.feature_cache == "off":
         return "training.feature_cache is off"
     for name in ("mixup", "cutmix"):

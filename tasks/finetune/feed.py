@@ -15,6 +15,7 @@ from tasks.evaluate.score import Scores, score, score_batches
 from tasks.finetune.course import Course
 from tasks.finetune.cut import CannotCut, Cut, cut_network
 from tasks.finetune.device import memory_errors
+from tasks.finetune.feature_worth import ruled_out
 from tasks.finetune.features import (
     CachedFeatures,
     FeatureRequest,
@@ -90,6 +91,9 @@ def _cut(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -
     strategy, recipe = course.config.strategy, course.config.training
     if strategy.ema_decay is not None or strategy.kind == "lora":
         log.info("features are not cached: %s needs the whole network", strategy.kind)
+        return None
+    if (ruling := ruled_out(recipe)) is not None:  # asked before the network is traced
+        log.info("features are not cached: %s", ruling)
         return None
     frozen.train_mode()
     crop = course.prepared.input.crop
