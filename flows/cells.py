@@ -17,7 +17,7 @@ from tasks.configfile import dump_config
 from tasks.evaluate.evaluate import evaluate
 from tasks.finetune.progress import EpochRecord
 from tasks.finetune.train import finetune
-from tasks.register.facts import public_config
+from tasks.public import public_config
 from tasks.register.nested import child_tags
 from tasks.register.tracking import RunTracker, open_run
 from tasks.retry import with_retries

@@ -23,8 +23,8 @@ from tasks.finetune.phases import plan_phases
 from tasks.finetune.task import finetune_model
 from tasks.pretrained.load import input_spec
 from tasks.pretrained.task import load_backbone
+from tasks.public import public_config
 from tasks.rankconfig import RankConfig
-from tasks.register.facts import public_config
 from tasks.register.warm_start import fetch_named, fetch_teacher
 from tasks.retry import with_retries
 from tasks.values import Backbone, InputSpec, PreparedDataset, RegisteredModel

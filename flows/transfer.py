@@ -23,7 +23,7 @@ from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.task import finetune_model
 from tasks.pretrained.load import input_spec
 from tasks.pretrained.task import load_backbone
-from tasks.register.facts import public_config, without_secrets
+from tasks.public import public_config, without_secrets
 from tasks.register.promote import standing_decision
 from tasks.register.task import register_model
 from tasks.register.tracking import RunTracker, open_run

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.utils.mlflow_tags import (
@@ -24,11 +23,11 @@ from mlflow.utils.mlflow_tags import (
 from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE, MAX_PARAM_VAL_LENGTH
 
 from tasks.config import DataConfig, RunConfig
-from tasks.download.https import shown
+from tasks.public import HIDDEN, public_config, without_secrets
+from tasks.recipe import Section
 from tasks.values import EvaluationReport, FineTunedModel, PackedSplit, PreparedDataset
 
 GIT_SECONDS = 10
-HIDDEN = "?…"  # in the place of an address's query
 CONTEXTS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -40,27 +39,6 @@ def graft_version() -> str:
         return "source"
 
 
-def public_config(config: RunConfig) -> RunConfig:
-    """Return ``config`` as it may be shown to all who see a run: without secrets in addresses."""
-    data, model = config.data, config.model
-    if data.path is not None:
-        data = data.model_copy(update={"path": without_secrets(data.path)})
-    if model.weights is not None:
-        model = model.model_copy(update={"weights": without_secrets(model.weights)})
-    return config.model_copy(update={"data": data, "model": model})
-
-
-def without_secrets(source: str) -> str:
-    """Return a web address without credentials and query (a signature, a token); else ``source``.
-
-    Three dots stand for the query, so that nobody takes the address for the whole of it.
-    """
-    parts = urlsplit(source)
-    if parts.scheme not in ("http", "https"):
-        return source
-    return shown(source) + (HIDDEN if parts.query else "")
-
-
 def flat_params(config: RunConfig) -> dict[str, str]:
     """Return the values of ``public_config`` as text under dotted keys, as long as MLflow allows.
 
@@ -70,15 +48,16 @@ def flat_params(config: RunConfig) -> dict[str, str]:
         key: value
         if len(value) <= MAX_PARAM_VAL_LENGTH
         else value[: MAX_PARAM_VAL_LENGTH - 1] + "…"
-        for key, value in _flat("", public_config(config).model_dump(mode="json"))
+        for key, value in _flat("", public_config(config))
     }
 
 
-def _flat(prefix: str, values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(f"{prefix}{key}.", value)
-        else:
+def _flat(prefix: str, section: Section) -> Iterator[tuple[str, str]]:
+    for key, value in section.model_dump(mode="json").items():
+        inner = getattr(section, key)
+        if isinstance(inner, Section):
+            yield from _flat(f"{prefix}{key}.", inner)
+        else:  # a mapping as well: its keys, such as recall[cat], are none that MLflow takes
             yield prefix + key, value if isinstance(value, str) else json.dumps(value)
 
 

@@ -17,8 +17,9 @@ from tasks.compareconfig import CompareConfig
 from tasks.configfile import dump_config
 from tasks.errors import GraftError
 from tasks.evaluate.comparison import Comparison, StrategyRow
+from tasks.public import public_config, without_secrets
 from tasks.register.client import connect, tracking_errors
-from tasks.register.facts import finite_metrics, public_config, run_tags, without_secrets
+from tasks.register.facts import finite_metrics, run_tags
 from tasks.register.tracking import closing, find_experiment
 from tasks.retry import with_retries
 

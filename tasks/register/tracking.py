@@ -20,6 +20,7 @@ from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.errors import GraftError, TrackingError
 from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.public import public_config, without_secrets
 from tasks.register.client import artifact_root, connect, tracking_errors, tracking_uri
 from tasks.register.facts import (
     dataset_inputs,
@@ -27,9 +28,7 @@ from tasks.register.facts import (
     final_values,
     finite_metrics,
     flat_params,
-    public_config,
     run_tags,
-    without_secrets,
 )
 from tasks.retry import with_retries
 from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import math
 import platform
 import subprocess
@@ -8,14 +9,12 @@ import subprocess
 import pytest
 
 from tasks.config import DataConfig, ModelConfig, RunConfig
-from tasks.register.facts import (
-    environment_text,
-    finite_metrics,
-    flat_params,
-    public_config,
-    run_tags,
-    without_secrets,
-)
+from tasks.public import public_config, without_secrets
+from tasks.register.facts import environment_text, finite_metrics, flat_params, run_tags
+
+
+def count_leaves(value):
+    return sum(map(count_leaves, value.values())) if isinstance(value, dict) and value else 1
 
 
 def test_params_are_the_whole_config_under_dotted_keys():
@@ -25,10 +24,17 @@ def test_params_are_the_whole_config_under_dotted_keys():
     assert params["data.kind"] == "digits"
     assert params["data.path"] == "null"
     assert params["training.learning_rate"] == "0.001"
-    leaves = sum(
-        len(v) if isinstance(v, dict) else 1 for v in config.model_dump(mode="json").values()
-    )
+    leaves = count_leaves(config.model_dump(mode="json"))
     assert len(params) == leaves
+
+
+def test_a_mapping_with_the_users_keys_is_one_param():
+    floors = {"recall[cat]": 0.8, "accuracy[site=$A$]": 0.5}
+    config = RunConfig(data=DataConfig(kind="digits"), promotion={"floors": floors})
+    params = flat_params(config)
+    assert json.loads(params["promotion.floors"]) == floors
+    assert params["data.checks.near_distance"] == "4"
+    assert not [key for key in params if "[" in key]
 
 
 def test_a_value_longer_than_mlflow_takes_is_cut():
