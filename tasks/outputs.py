@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from torch.nn.functional import softplus
 
 THRESHOLD = 0.5  # multi-label: what is more probable than this is a label of the image
 
@@ -21,6 +22,17 @@ def probabilities(logits_bk: Tensor, multi_label: bool) -> Tensor:
     """
     exact_bk = logits_bk.cpu().double()
     return exact_bk.sigmoid() if multi_label else exact_bk.softmax(dim=1)
+
+
+def energy(logits_bk: Tensor, multi_label: bool) -> Tensor:
+    """Return float64 (b,) on the CPU, in nats: higher for an image less like those of training.
+
+    -logsumexp of an image's logits (Liu et al. 2020, equation 4, at temperature 1), or with several
+    labels minus the sum of their softplus (JointEnergy; Wang et al. 2021).
+    """
+    exact_bk = logits_bk.cpu().double()
+    likeness_b = softplus(exact_bk).sum(dim=1) if multi_label else exact_bk.logsumexp(dim=1)
+    return -likeness_b
 
 
 def chosen(probabilities_nk: npt.NDArray[np.floating], multi_label: bool) -> npt.NDArray[np.int64]:

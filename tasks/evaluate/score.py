@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tasks.outputs import chosen, probabilities
+from tasks.outputs import chosen, energy, probabilities
 from tasks.preprocess.batches import Batch, Labels, PackedImages
 from tasks.preprocess.views import eval_view
 from tasks.values import InputSpec, PackedSplit
@@ -21,13 +21,15 @@ from tasks.values import InputSpec, PackedSplit
 class Scores:
     """What a network says of n images and c classes.
 
-    With several labels an image, labels and predictions are 0 or 1 of shape (n, c).
+    With several labels an image, labels and predictions are 0 or 1 of shape (n, c). The energy is
+    that of ``tasks.outputs.energy``, of the logits as they are: no temperature divides them.
     """
 
     probabilities_nc: npt.NDArray[np.float32]
     labels_n: npt.NDArray[np.int64]
     predictions_n: npt.NDArray[np.int64]
     seconds: float
+    energy_n: npt.NDArray[np.float64]
     multi_label: bool = False
 
     @property
@@ -94,15 +96,32 @@ def score_batches(
     Labels of shape (n,) are classes; of shape (n, c) they are 0 and 1, several an image.
     """
     start = time.perf_counter()
+    logits_nc = gather(forward, batches, device, precision)
+    return scores_of(logits_nc, labels_n, time.perf_counter() - start)
+
+
+def gather(
+    forward: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return the logits, float32 (n, c) on the CPU, of every row of ``batches`` in turn."""
     enabled = precision != torch.float32
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=enabled):
-        logits = [forward(inputs).float() for inputs, _ in batches]
+        return torch.cat([forward(inputs).float() for inputs, _ in batches]).cpu()
+
+
+def scores_of(logits_nc: Tensor, labels_n: Labels, seconds: float) -> Scores:
+    """Return what logits (n, c) say: of classes for labels (n,), of several labels for (n, c)."""
     multi_label = labels_n.ndim > 1
-    probabilities_nc = probabilities(torch.cat(logits), multi_label).float().numpy()
+    exact_nc = logits_nc.double()
+    probabilities_nc = probabilities(exact_nc, multi_label).float().numpy()
     return Scores(
         probabilities_nc=probabilities_nc,
         labels_n=labels_n.astype(np.int64),
         predictions_n=chosen(probabilities_nc, multi_label),
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
+        energy_n=energy(exact_nc, multi_label).numpy(),
         multi_label=multi_label,
     )

@@ -44,7 +44,7 @@ def random_scores(n: int, c: int, seed: int) -> Scores:
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet(np.full(c, 0.3), size=n).astype(np.float32)
     labels = rng.integers(0, c, size=n)
-    return Scores(probabilities, labels, probabilities.argmax(axis=1), seconds=1.0)
+    return Scores(probabilities, labels, probabilities.argmax(axis=1), 1.0, np.zeros(n))
 
 
 @pytest.mark.parametrize("c", [2, 5, 7])
@@ -76,7 +76,11 @@ def test_interval_is_wilsons():
 
 def test_a_class_without_images_does_not_spoil_the_means():
     scores = Scores(
-        np.eye(3, dtype=np.float32)[[0, 1, 1]], np.array([0, 1, 0]), np.array([0, 1, 1]), 1.0
+        np.eye(3, dtype=np.float32)[[0, 1, 1]],
+        np.array([0, 1, 0]),
+        np.array([0, 1, 1]),
+        1.0,
+        np.zeros(3),
     )
     got = measure(scores, ("a", "b", "absent"))
     assert got.balanced_accuracy == pytest.approx((0.5 + 1.0) / 2)

@@ -38,7 +38,7 @@ def random_scores(n: int, c: int, seed: int) -> Scores:
     p = rng.beta(0.5, 0.5, size=(n, c)).astype(np.float32)
     p[0, 0], p[1, 0] = 0.0, 1.0  # which no logarithm may meet
     labels = (rng.random((n, c)) < 0.3 + 0.4 * p).astype(np.int64)
-    return Scores(p, labels, chosen(p, True), seconds=1.0, multi_label=True)
+    return Scores(p, labels, chosen(p, True), 1.0, np.zeros(n), multi_label=True)
 
 
 @pytest.mark.parametrize("c", [2, 4])
@@ -75,7 +75,7 @@ def test_log_loss_is_torchs_where_no_probability_is_extreme():
     logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(0, 2, (50, 4), generator=torch.Generator().manual_seed(1))
     p = probabilities(logits, multi_label=True).float().numpy()
-    scores = Scores(p, labels.numpy(), chosen(p, True), 1.0, multi_label=True)
+    scores = Scores(p, labels.numpy(), chosen(p, True), 1.0, np.zeros(50), multi_label=True)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
     assert scores.log_loss == pytest.approx(expected.item(), rel=1e-5)
 
@@ -83,7 +83,7 @@ def test_log_loss_is_torchs_where_no_probability_is_extreme():
 def test_a_label_without_images_does_not_spoil_the_means():
     labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
     p = np.array([[0.9, 0.2, 0.1], [0.2, 0.6, 0.7], [0.8, 0.3, 0.1]], dtype=np.float32)
-    scores = Scores(p, labels, chosen(p, True), 1.0, multi_label=True)
+    scores = Scores(p, labels, chosen(p, True), 1.0, np.zeros(3), multi_label=True)
     got = measure(scores, ("a", "b", "absent"))
     assert got.mean_average_precision == 1.0
     assert got.macro_f1 == pytest.approx((1 + 2 / 3) / 2)

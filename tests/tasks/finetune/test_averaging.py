@@ -127,7 +127,7 @@ def validate(threshold: nn.Module) -> Scores:
     """Score a linear network on points of a line, of which those beyond 0.24 are class 1."""
     with torch.no_grad():
         probabilities = threshold(POINTS).softmax(1).numpy()
-    return Scores(probabilities, LABELS.numpy(), probabilities.argmax(1), 0.0)
+    return Scores(probabilities, LABELS.numpy(), probabilities.argmax(1), 0.0, np.zeros(101))
 
 
 def threshold(at: float, steep: float = 1.0) -> dict[str, Tensor]:
@@ -222,7 +222,10 @@ def test_a_soup_of_batch_norm_networks_is_recalibrated():
     def always_better(_: nn.Module) -> Scores:
         always_better.calls += 1
         right = np.arange(10) < always_better.calls
-        return Scores(np.zeros((10, 2), np.float32), np.ones(10, int), right.astype(int), 0.0)
+        predictions = right.astype(int)
+        return Scores(
+            np.zeros((10, 2), np.float32), np.ones(10, int), predictions, 0.0, np.zeros(10)
+        )
 
     always_better.calls = 0
     soup = greedy_soup(mixed, states, always_better, lambda it: recalibrate(it, [images]))
