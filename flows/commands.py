@@ -92,10 +92,19 @@ def predict(images: Sequence[Path], model: str | None) -> Answer:
 
     uri = model or _only_champion()
     rows = classify(uri, list(images)).to_dict("records")
-    table = Cells("image", "label", "confidence")
-    for row in rows:
-        table.add(row["path"], row["label"] or "(no label)", f"{row['confidence']:.1%}")
+    remarks = [_remark(row.get("answered", True), row.get("novel", False)) for row in rows]
+    headers = ["image", "label", "confidence", *(["remark"] if any(remarks) else [])]
+    table = Cells(*headers)
+    for row, remark in zip(rows, remarks, strict=True):
+        cells = (row["path"], row["label"] or "(no label)", f"{row['confidence']:.1%}", remark)
+        table.add(*cells[: len(headers)])
     return Answer({"model": uri, "predictions": rows}, [("model", uri)], table)
+
+
+def _remark(answered: bool, novel: bool) -> str:
+    """Say what a model with thresholds says against its own label."""
+    unsure = [] if answered else ["too unsure for an answer"]
+    return ", ".join([*unsure, "unlike the training images"] if novel else unsure)
 
 
 def _only_champion() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.config import Sha256, Triple
 from tasks.measures import (
@@ -102,7 +102,15 @@ class PreparedDataset(Value):
         return self.train.multi_label
 
 
-class RegisteredModel(Value):
+class Certainty(Value):
+    """How sure a served model is, when it gives no answer, and what it calls novel."""
+
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)  # logits are divided by it
+    reject_below: float | None = Field(None, allow_inf_nan=False)  # confidence; None: it answers
+    novel_above: float | None = Field(None, allow_inf_nan=False)  # energy; None: it does not say
+
+
+class RegisteredModel(Certainty):
     """A version fetched from the registry, its files checked against their digest."""
 
     uri: str  # models:/NAME/VERSION, pinned

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -18,11 +20,11 @@ from tasks.artifacts import sha256_bytes, sha256_file
 from tasks.config import Sha256
 from tasks.errors import DataError, WeightsError
 from tasks.finetune.device import pick_device
-from tasks.outputs import chosen, confidence, named, probabilities
+from tasks.outputs import chosen, confidence, energy, named, probabilities
 from tasks.preprocess.decode import UnreadableImage, decode_rgb
 from tasks.preprocess.views import eval_view, shrink
 from tasks.pretrained.network import restore_network
-from tasks.values import InputSpec, Value
+from tasks.values import Certainty, InputSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 BATCH_SIZE = 64
 LISTED = 10  # bad images named in an error
 LABEL, CONFIDENCE = "label", "confidence"
+ANSWERED, ENERGY, NOVEL = "answered", "energy", "novel"
+AS_IT_IS = Certainty()  # no temperature, no threshold
 
 
 def probability_column(name: str) -> str:
@@ -37,7 +41,7 @@ def probability_column(name: str) -> str:
     return f"p_{name}"
 
 
-class ModelSpec(Value):
+class ModelSpec(Certainty):
     """What weights alone do not say: spec.json beside model.safetensors."""
 
     architecture: str
@@ -49,8 +53,11 @@ class ModelSpec(Value):
     label_separator: str = "|"  # multi-label only
 
     def content(self) -> bytes:
-        """Return spec.json as it is written; one label an image is not worth a word."""
-        unsaid = None if self.multi_label else {"multi_label", "label_separator"}
+        """Return spec.json as it is written; what a model does not have is not worth a word."""
+        fields = Certainty.model_fields.items()
+        unsaid = {name for name, field in fields if getattr(self, name) == field.default}
+        if not self.multi_label:
+            unsaid |= {"multi_label", "label_separator"}
         return self.model_dump_json(indent=2, exclude=unsaid).encode()
 
     @property
@@ -79,11 +86,13 @@ class Classifier:
         classes: tuple[str, ...],
         spec: InputSpec,
         label_separator: str | None = None,
+        certainty: Certainty = AS_IT_IS,
     ) -> None:
         """Take a network; a ``label_separator`` says that an image may have several labels."""
         self.classes = classes
         self.spec = spec
         self.label_separator = label_separator
+        self.certainty = certainty
         self._device = pick_device("auto")
         self._network = network.to(device=self._device).to(memory_format=torch.channels_last).eval()
 
@@ -98,34 +107,48 @@ class Classifier:
             )
         network = restore_network(spec.architecture, len(spec.classes), weights)
         separator = spec.label_separator if spec.multi_label else None
-        return cls(network, spec.classes, spec.input, separator)
+        return cls(network, spec.classes, spec.input, separator, spec)
 
     def predict(self, images: Sequence[bytes | Path]) -> pd.DataFrame:
         """Return one row an image: label, confidence and ``p_<class>`` for every class.
 
         ``images`` are files' bytes or their paths, in any number; 64 go through the network at
         once. Of several labels those above ``tasks.outputs.THRESHOLD`` are given, joined by the
-        separator, and confidence is that in the whole of them. Raises ``DataError`` that names
-        every image (by its row, from 0) that is unreadable.
+        separator, and confidence is that in the whole of them. Probabilities are those of logits
+        divided by the temperature. With a threshold for it there are ``answered``, whether the
+        confidence suffices (the label is given all the same), and ``energy`` (nats, of undivided
+        logits) and ``novel``, whether it is too high. Raises ``DataError`` that names every image
+        (by its row, from 0) that is unreadable.
         """
         import pandas as pd
 
         names = [probability_column(name) for name in self.classes]
-        parts = [self._probabilities(images_bhwc) for images_bhwc in self._decoded(images)]
-        empty = torch.empty((0, len(names)), dtype=torch.float64)
-        probabilities_nc = torch.cat([empty, *parts]).numpy()
-        frame = pd.DataFrame(probabilities_nc, columns=names)
+        parts = [self._logits(images_bhwc) for images_bhwc in self._decoded(images)]
+        logits_nc = torch.cat([torch.empty((0, len(names)), dtype=torch.float64), *parts])
         several = self.label_separator is not None
-        frame.insert(0, CONFIDENCE, confidence(probabilities_nc, several))
+        probabilities_nc = probabilities(logits_nc / self.certainty.temperature, several).numpy()
         labels = named(chosen(probabilities_nc, several), self.classes, self.label_separator)
-        frame.insert(0, LABEL, pd.Series(labels, dtype=object))
-        return frame
+        given = pd.Series(labels, dtype=object)
+        sure = self._certain(confidence(probabilities_nc, several), energy(logits_nc, several))
+        each = dict(zip(names, probabilities_nc.T, strict=True))
+        return pd.DataFrame({LABEL: given, **sure, **each})
 
-    def _probabilities(self, images_bhwc: Tensor) -> Tensor:
+    def _certain(
+        self, confidence_n: npt.NDArray[np.floating], energy_n: Tensor
+    ) -> dict[str, npt.NDArray[Any]]:
+        columns: dict[str, npt.NDArray[Any]] = {CONFIDENCE: confidence_n}
+        if self.certainty.reject_below is not None:
+            columns[ANSWERED] = confidence_n >= self.certainty.reject_below
+        if self.certainty.novel_above is not None:
+            columns[ENERGY] = energy_n.numpy()
+            columns[NOVEL] = columns[ENERGY] > self.certainty.novel_above
+        return columns
+
+    def _logits(self, images_bhwc: Tensor) -> Tensor:
         with torch.inference_mode():
             view_bchw = eval_view(images_bhwc.to(self._device), self.spec)
             logits_bc: Tensor = self._network(view_bchw)
-            return probabilities(logits_bc, self.label_separator is not None)
+            return logits_bc.cpu().double()
 
     def _decoded(self, images: Sequence[bytes | Path]) -> Iterator[Tensor]:
         """Yield uint8 batches (b, crop, crop, 3); after a bad image only look for further ones."""

@@ -23,10 +23,18 @@ from PIL import Image
 import tasks
 from tasks.preprocess.batches import PackedImages
 from tasks.pretrained.timm_networks import is_timm
-from tasks.register.classifier import CONFIDENCE, LABEL, ModelSpec, probability_column
+from tasks.register.classifier import (
+    ANSWERED,
+    CONFIDENCE,
+    ENERGY,
+    LABEL,
+    NOVEL,
+    ModelSpec,
+    probability_column,
+)
 from tasks.register.client import tracking_errors
 from tasks.register.facts import graft_version
-from tasks.values import FineTunedModel, PackedSplit
+from tasks.values import Certainty, EvaluationReport, FineTunedModel, PackedSplit
 
 SCRIPT = Path(__file__).with_name("served_model.py")
 ROOT = Path(tasks.__file__).parent.parent
@@ -51,12 +59,14 @@ def log_model(
     client: MlflowClient,
     run_id: str,
     model: FineTunedModel,
+    report: EvaluationReport,
     examples: PackedSplit,
     label_separator: str,
 ) -> tuple[str, ModelSpec]:
     """Store ``model`` as an MLflow logged model of the run; return its id and its description.
 
-    Of a multi-label model ``label_separator`` joins the labels of an image.
+    ``report`` gives the temperature and the thresholds that it is served with. Of a multi-label
+    model ``label_separator`` joins the labels of an image.
     A logged model is no version of a registered model yet. Raises ``TrackingError`` when MLflow
     refuses, and leaves no logged model behind then.
     """
@@ -68,6 +78,7 @@ def log_model(
         graft_version=graft_version(),
         multi_label=model.multi_label,
         label_separator=label_separator,
+        **certainty(report).model_dump(),
     )
     with tracking_errors("storing the model"), tempfile.TemporaryDirectory() as scratch:
         experiment_id = client.get_run(run_id).info.experiment_id
@@ -85,6 +96,18 @@ def log_model(
             _forget(client, logged.model_id)
             raise
     return logged.model_id, spec
+
+
+def certainty(report: EvaluationReport) -> Certainty:
+    """Return what ``report`` chose on validation, and of what it did not choose the default."""
+    chosen: dict[str, float] = {}
+    if report.calibration is not None:
+        chosen["temperature"] = report.calibration.temperature
+    if report.rejection is not None:
+        chosen["reject_below"] = report.rejection.threshold
+    if report.novelty is not None:
+        chosen["novel_above"] = report.novelty.threshold
+    return Certainty.model_validate(chosen)
 
 
 def _forget(client: MlflowClient, model_id: str) -> None:
@@ -105,24 +128,27 @@ def save_model(folder: Path, facts: Model, weights: Path, spec: ModelSpec, examp
             python_model=SCRIPT,
             code_paths=[str(staged / "code" / "tasks")],
             artifacts={"weights": str(weights.absolute()), "spec": str(staged / "spec.json")},
-            signature=signature(spec.classes),
+            signature=signature(spec),
             input_example=pd.DataFrame({"image": [example]}),
             conda_env=_environment(spec.architecture),
             mlflow_model=facts,
         )
 
 
-def signature(classes: tuple[str, ...]) -> ModelSignature:
-    """Return the schema: one unnamed binary column in, label and probabilities out.
+def signature(spec: ModelSpec) -> ModelSignature:
+    """Return the schema: one unnamed binary column in, what ``Classifier.predict`` gives out.
 
     Unnamed, because MLflow drops a plain list's column when the schema has names.
     """
-    names = [CONFIDENCE, *(probability_column(name) for name in classes)]
+    kinds = {LABEL: DataType.string, CONFIDENCE: DataType.double}
+    if spec.reject_below is not None:
+        kinds[ANSWERED] = DataType.boolean
+    if spec.novel_above is not None:
+        kinds |= {ENERGY: DataType.double, NOVEL: DataType.boolean}
+    kinds |= {probability_column(name): DataType.double for name in spec.classes}
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary)]),
-        outputs=Schema(
-            [ColSpec(DataType.string, LABEL), *(ColSpec(DataType.double, name) for name in names)]
-        ),
+        outputs=Schema([ColSpec(kind, name) for name, kind in kinds.items()]),
     )
 
 

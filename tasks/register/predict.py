@@ -14,7 +14,7 @@ from tasks.register.registry import fetch
 
 
 def predict(uri: str, images: list[Path], cache: Path | None = None) -> pd.DataFrame:
-    """Return path, label, confidence and ``p_<class>`` for every image, in the given order.
+    """Return path and what ``Classifier.predict`` gives for every image, in the given order.
 
     The model is fetched into ``cache`` (null: GRAFT_CACHE or ~/.cache/graft) with its digest
     checked. Several labels of an image are joined by the model's separator. Raises ``DataError``
@@ -28,6 +28,7 @@ def predict(uri: str, images: list[Path], cache: Path | None = None) -> pd.DataF
     model = fetch(uri, cache_folder(cache))
     network = restore_network(model.architecture, len(model.classes), model.weights)
     separator = model.label_separator if model.multi_label else None
-    frame = Classifier(network, model.classes, model.input, separator).predict(images)
+    classifier = Classifier(network, model.classes, model.input, separator, model)
+    frame = classifier.predict(images)
     frame.insert(0, "path", [str(path) for path in images])
     return frame

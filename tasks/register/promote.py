@@ -112,7 +112,7 @@ def _new_version(
     name = config.promotion.model
     with tracking_errors("storing the model"):
         separator = config.data.label_separator
-        model_id, spec = log_model(client, run_id, model, prepared.val, separator)
+        model_id, spec = log_model(client, run_id, model, report, prepared.val, separator)
     draft = Draft(client, name, run_id)
     try:
         with tracking_errors("registering the model"):

@@ -120,6 +120,9 @@ def fetch_version(version: ModelVersion, cache: Path) -> RegisteredModel:
         sha256=spec.sha256,
         multi_label=spec.multi_label,
         label_separator=spec.label_separator,
+        temperature=spec.temperature,
+        reject_below=spec.reject_below,
+        novel_above=spec.novel_above,
     )
 
 
