@@ -47,8 +47,8 @@ class Slice(Measure):
     accuracy: float
     low: float | None
     high: float | None
-    balanced_accuracy: float
-    macro_f1: float
+    balanced_accuracy: float | None  # None where no image has a label, as some of several may
+    macro_f1: float | None
     log_loss: float
 
 
@@ -109,7 +109,7 @@ class Corruption(Measure):
     """Accuracy under one kind of corruption (after Hendrycks & Dietterich 2019)."""
 
     name: str
-    severity: int  # 1 to 5
+    severity: int  # 1 to 5; 0: the same images as they are, called none
     accuracy: float
     n: int
 

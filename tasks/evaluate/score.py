@@ -45,22 +45,28 @@ class Scores:
         return float(np.mean(self.correct_n))
 
     @property
-    def log_loss(self) -> float:
-        """Mean negative log-likelihood in nats; probabilities of 0 count as float32's smallest.
+    def log_losses_n(self) -> npt.NDArray[np.float64]:
+        """Negative log-likelihood of each image in nats; 0 counts as float32's smallest.
 
-        With several labels, the mean over images and labels of the binary cross-entropy, where
-        probabilities keep float32's epsilon from 0 and 1, as in scikit-learn's ``log_loss``.
+        With several labels, the mean over labels of the binary cross-entropy, where probabilities
+        keep float32's epsilon from 0 and 1, as in scikit-learn's ``log_loss``.
         """
         if self.multi_label:
-            return self._binary_log_loss()
+            return self._binary_log_losses_n()
         true_n = self.probabilities_nc[np.arange(len(self.labels_n)), self.labels_n]
-        return float(-np.mean(np.log(np.maximum(true_n, np.finfo(np.float32).tiny))))
+        return -np.log(np.maximum(true_n, np.finfo(np.float32).tiny).astype(np.float64))
 
-    def _binary_log_loss(self) -> float:
+    def _binary_log_losses_n(self) -> npt.NDArray[np.float64]:
         given_nc = self.probabilities_nc.astype(np.float64)
         true_nc = np.where(self.labels_n == 1, given_nc, 1 - given_nc)
         smallest = float(np.finfo(np.float32).eps)
-        return float(-np.mean(np.log(np.clip(true_nc, smallest, 1 - smallest))))
+        losses_n: npt.NDArray[np.float64] = np.log(np.clip(true_nc, smallest, 1 - smallest)).mean(1)
+        return -losses_n
+
+    @property
+    def log_loss(self) -> float:
+        """Mean of ``log_losses_n``."""
+        return float(np.mean(self.log_losses_n))
 
 
 def score(

@@ -1,0 +1,170 @@
+"""Figures that are means over classes, of many weighted test sets at once.
+
+``counts_nb`` is float64 (n, b): how often each of n images is in each of b test sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.evaluate.score import Scores
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Floats = npt.NDArray[np.float64]
+Figure = Callable[[Floats], Floats]  # from counts_nb to the figure of each test set, (b,)
+
+
+@dataclass(frozen=True)
+class Tallies:
+    """Images of each class in each of b test sets, (c, b)."""
+
+    hits: Floats  # of the class, and predicted so
+    truth: Floats
+    predicted: Floats
+    total: Floats  # (b,)
+
+    @property
+    def recall(self) -> Floats:
+        """Share of a class's images that are found; NaN without any."""
+        return _ratio(self.hits, self.truth)
+
+    @property
+    def precision(self) -> Floats:
+        """Share of the predictions that are right, 0 without any; NaN without an image."""
+        return self._of_present(self.hits / np.maximum(self.predicted, 1))
+
+    @property
+    def f1(self) -> Floats:
+        """Harmonic mean of precision and recall; NaN without an image."""
+        return self._of_present(2 * self.hits / np.maximum(self.truth + self.predicted, 1))
+
+    @property
+    def specificity(self) -> Floats:
+        """Share of the images not of a class that are not predicted so; NaN without any."""
+        absent = self.total - self.truth
+        return _ratio(absent - self.predicted + self.hits, absent)
+
+    def _of_present(self, values_cb: Floats) -> Floats:
+        return np.where(self.truth > 0, values_cb, np.nan)
+
+
+def tallier(scores: Scores) -> Callable[[Floats], Tallies]:
+    """Return what counts each class's images, for many chunks of ``counts_nb``.
+
+    Products with sparse one-hot matrices: work and memory grow with the labels, not with n times c.
+    """
+    classes = scores.probabilities_nc.shape[1]
+    truth_cn, predicted_cn = (
+        _membership(values_n, classes) for values_n in (scores.labels_n, scores.predictions_n)
+    )
+    hits_cn = truth_cn.multiply(predicted_cn).tocsr()
+
+    def tally(counts_nb: Floats) -> Tallies:
+        return Tallies(
+            hits=hits_cn @ counts_nb,
+            truth=truth_cn @ counts_nb,
+            predicted=predicted_cn @ counts_nb,
+            total=counts_nb.sum(axis=0),
+        )
+
+    return tally
+
+
+def _membership(values_n: npt.NDArray[np.int64], classes: int) -> csr_array:
+    """Return which images are of which class, sparse (c, n); from (n,), or 0 and 1 (n, c)."""
+    from scipy.sparse import csr_array
+
+    if values_n.ndim > 1:
+        return csr_array(values_n.T.astype(np.float64))
+    n = len(values_n)
+    return csr_array((np.ones(n), (values_n, np.arange(n))), shape=(classes, n))
+
+
+def balanced_accuracy(scores: Scores) -> Figure:
+    """Mean recall of the classes that are in a test set.
+
+    Of several labels, for each label the mean of recall and specificity, those that there are.
+    """
+    tally = tallier(scores)
+
+    def figure(counts_nb: Floats) -> Floats:
+        found = tally(counts_nb)
+        if not scores.multi_label:
+            return mean_of_known(found.recall)
+        both_2cb = np.stack([found.recall, found.specificity])
+        halves_cb = mean_of_known(both_2cb)
+        return mean_of_known(np.where(found.truth > 0, halves_cb, np.nan))
+
+    return figure
+
+
+def macro_f1(scores: Scores) -> Figure:
+    """Mean F1 of the classes that are in a test set."""
+    tally = tallier(scores)
+    return lambda counts_nb: mean_of_known(tally(counts_nb).f1)
+
+
+def micro_f1(scores: Scores) -> Figure:
+    """F1 of all labels taken together; 0 where nothing is predicted and nothing true."""
+    tally = tallier(scores)
+
+    def figure(counts_nb: Floats) -> Floats:
+        found = tally(counts_nb)
+        either_b = (found.truth + found.predicted).sum(axis=0)
+        micro_b: Floats = 2 * found.hits.sum(axis=0) / np.maximum(either_b, 1)
+        return micro_b
+
+    return figure
+
+
+def mean_average_precision(scores: Scores) -> Figure:
+    """Mean over the classes in a test set of the average precision, without interpolation."""
+    rankings = [
+        _ranking(labels_n, given_n)
+        for labels_n, given_n in zip(scores.labels_n.T, scores.probabilities_nc.T, strict=True)
+    ]
+
+    def figure(counts_nb: Floats) -> Floats:
+        return mean_of_known(np.stack([ranking(counts_nb) for ranking in rankings]))
+
+    return figure
+
+
+def _ranking(labels_n: npt.NDArray[np.int64], given_n: npt.NDArray[np.float32]) -> Figure:
+    """Return the average precision of one class: the mean precision at its images.
+
+    Images of equal probability share a threshold, as in scikit-learn.
+    """
+    order_n = np.argsort(-given_n, kind="stable")
+    sorted_n = given_n[order_n]
+    ends = np.append(np.flatnonzero(np.diff(sorted_n)), len(sorted_n) - 1)
+    true_m = np.flatnonzero(labels_n[order_n])
+    end_m = ends[np.searchsorted(ends, true_m)]  # last image at the threshold of each true one
+    last_m = np.searchsorted(true_m, end_m, side="right") - 1  # the last true one there
+
+    def figure(counts_nb: Floats) -> Floats:
+        ranked_nb = counts_nb[order_n]
+        true_mb = ranked_nb[true_m]
+        seen_mb = np.cumsum(ranked_nb, axis=0)[end_m]
+        precision_mb = np.cumsum(true_mb, axis=0)[last_m] / np.maximum(seen_mb, 1)
+        return _ratio((true_mb * precision_mb).sum(axis=0), true_mb.sum(axis=0))
+
+    return figure
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    """Divide; NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+
+
+def mean_of_known(values: Floats) -> Floats:
+    """Return the mean over the first axis of what is not NaN; NaN where all are."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0).astype(np.float64))

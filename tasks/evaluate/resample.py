@@ -1,0 +1,108 @@
+"""Resampled test sets: an image counts as often as it was drawn, and no score is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.evaluate.class_figures import (
+    Figure,
+    Floats,
+    balanced_accuracy,
+    macro_f1,
+    mean_average_precision,
+    micro_f1,
+)
+from tasks.evaluate.image_values import image_values
+from tasks.evaluate.reliability import bin_gaps
+from tasks.evaluate.score import Scores
+
+Counts = npt.NDArray[np.int64]
+CHUNK = 2**21  # counts at once: 16 MiB
+WIDEST = 1000  # resamples at once, since figures of many classes have a row each
+TOP = (2, 3, 5, 10)
+
+
+def draw_counts(n: int, resamples: int, seed: int) -> Iterator[Counts]:
+    """Yield, some resamples at a time, how often each of n images is drawn: int64 (b, n).
+
+    Each row is multinomial and sums to n. With the same seed these are the very resamples of
+    ``scipy.stats.bootstrap``; the same ``n``, ``resamples`` and ``seed`` give the same ones.
+    """
+    rng = np.random.default_rng(seed)
+    step = max(1, min(WIDEST, CHUNK // n))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn_bn = rng.integers(0, n, size=(rows, n))
+        drawn_bn += n * np.arange(rows)[:, None]
+        yield np.bincount(drawn_bn.ravel(), minlength=rows * n).reshape(rows, n)
+
+
+def figure_names(scores: Scores) -> tuple[str, ...]:
+    """Return the name of every figure that these scores have, in the order of the report."""
+    if scores.multi_label:
+        return (
+            *("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision"),
+            *("hamming_loss", "log_loss", "brier"),
+        )
+    tops = (f"top_{k}" for k in TOP if k < scores.probabilities_nc.shape[1])
+    means = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1")
+    return (*means, *tops, "log_loss", "brier", "ece")
+
+
+def figures(scores: Scores, names: Sequence[str], counts_bn: Counts) -> dict[str, Floats]:
+    """Return each named figure of b test sets in which image i is ``counts_bn[:, i]`` times: (b,).
+
+    Counts of one give the plain figure. A mean over classes is over those in the test set; NaN
+    where none is (a multi-label test set without a label). ``ece`` has 15 bins. Raises ``KeyError``
+    for a name that ``figure_names`` does not give.
+    """
+    return weigher(scores, names)(counts_bn)
+
+
+def weigher(scores: Scores, names: Sequence[str]) -> Callable[[Counts], dict[str, Floats]]:
+    """Return ``figures`` as a function of the counts alone.
+
+    For many chunks: what no count changes is worked out once.
+    """
+    prepared = {name: _figure(scores, name) for name in names}
+
+    def weigh(counts_bn: Counts) -> dict[str, Floats]:
+        counts_nb = np.ascontiguousarray(counts_bn.T, dtype=np.float64)
+        return {name: figure(counts_nb) for name, figure in prepared.items()}
+
+    return weigh
+
+
+def _figure(scores: Scores, name: str) -> Figure:
+    if name in ONE_LABEL and not scores.multi_label:
+        return ONE_LABEL[name](scores)
+    if name in SEVERAL_LABELS and scores.multi_label:
+        return SEVERAL_LABELS[name](scores)
+    values_n = image_values(scores, name)
+    return lambda counts_nb: values_n @ counts_nb / counts_nb.sum(axis=0)
+
+
+def _calibration_error(scores: Scores) -> Figure:
+    gaps_mn = bin_gaps(scores)
+
+    def figure(counts_nb: Floats) -> Floats:
+        error_b: Floats = np.abs(gaps_mn @ counts_nb).sum(axis=0) / counts_nb.sum(axis=0)
+        return error_b
+
+    return figure
+
+
+ONE_LABEL: dict[str, Callable[[Scores], Figure]] = {
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "ece": _calibration_error,
+}
+SEVERAL_LABELS: dict[str, Callable[[Scores], Figure]] = {
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "micro_f1": micro_f1,
+    "mean_average_precision": mean_average_precision,
+}

@@ -1,0 +1,100 @@
+"""How the model does on parts of the test set: the images that share a value of a column."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.errors import EvaluationError
+from tasks.evaluate.estimates import intervals
+from tasks.evaluate.resample import figures, weigher
+from tasks.evaluate.score import Scores
+from tasks.index import ImageRecord
+from tasks.measures import Slice
+
+log = logging.getLogger(__name__)
+
+VALUES = 50  # of a column, at most
+FIGURES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+
+
+def slice_table(
+    scores: Scores,
+    records: Sequence[ImageRecord],
+    columns: Sequence[str],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> tuple[Slice, ...]:
+    """Return a row for each value of each column of ``data.slice_columns``, most images first.
+
+    ``records`` are those of the images scored, in order; an empty cell is the value "". The
+    accuracy's interval is a percentile bootstrap within the slice: of a few images, all right, it
+    is 1 to 1. A mean over classes is over those in the slice. Of a column with more than 50 values
+    the log says what is left out. Raises ``EvaluationError`` for records of other columns.
+    """
+    if any(len(record.slices) != len(columns) for record in records):
+        raise EvaluationError(
+            f"The test images' index does not hold data.slice_columns ({', '.join(columns)}).\n"
+            "It was made with other columns: prepare the data again."
+        )
+    rows: list[Slice] = []
+    for position, column in enumerate(columns):
+        values = np.array([record.slices[position] for record in records], dtype=object)
+        for value in _commonest(column, values):
+            part = subset(scores, values == value)
+            rows.append(_slice(column, value, part, (resamples, confidence, seed)))
+    return tuple(rows)
+
+
+def subset(scores: Scores, chosen_n: npt.NDArray[np.bool_]) -> Scores:
+    """Return the scores of some of the images."""
+    return replace(
+        scores,
+        probabilities_nc=scores.probabilities_nc[chosen_n],
+        labels_n=scores.labels_n[chosen_n],
+        predictions_n=scores.predictions_n[chosen_n],
+        energy_n=scores.energy_n[chosen_n],
+    )
+
+
+def _commonest(column: str, values: npt.NDArray[np.object_]) -> Iterator[str]:
+    counts = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
+    if len(counts) > VALUES:
+        log.warning(
+            "slices of %s: its %d most frequent values are reported, %d with %d images are not",
+            column,
+            VALUES,
+            len(counts) - VALUES,
+            sum(n for _, n in counts[VALUES:]),
+        )
+    return (value for value, _ in counts[:VALUES])
+
+
+def _slice(column: str, value: str, part: Scores, repeat: tuple[int, float, int]) -> Slice:
+    n = len(part.labels_n)
+    plain = figures(part, FIGURES, np.ones((1, n), dtype=np.int64))
+    known = {name: float(value_1[0]) for name, value_1 in plain.items()}
+    interval_2 = intervals(weigher(part, ("accuracy",)), n, *repeat).get("accuracy", (None, None))
+    low, high = (None if end is None else float(end) for end in interval_2)
+    return Slice(
+        column=column,
+        value=value,
+        n=n,
+        accuracy=known["accuracy"],
+        low=low,
+        high=high,
+        balanced_accuracy=_number(known["balanced_accuracy"]),
+        macro_f1=_number(known["macro_f1"]),
+        log_loss=known["log_loss"],
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
