@@ -79,6 +79,8 @@ class DataConfig(Section):
             raise ValueError("data.sha256 is needed when data.path is an https address")
         if self.multi_label and self.kind != "manifest":
             raise ValueError("data.multi_label=true needs data.kind=manifest")
+        if len(set(self.slice_columns)) < len(self.slice_columns):
+            raise ValueError("data.slice_columns names a column twice")
         return self
 
 

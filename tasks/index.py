@@ -20,6 +20,7 @@ class ImageRecord(NamedTuple):
     split: str  # train, val, test, or "" where the source declares none
     group: str  # never torn between splits; "" for an image on its own
     sha256: str  # of the file's bytes
+    slices: tuple[str, ...] = ()  # values of data.slice_columns, in their order
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -31,12 +32,15 @@ def write_index(path: Path, records: Iterable[ImageRecord]) -> None:
     """Write ``records`` to ``path`` atomically; raises ``ResourceError``.
 
     A label is a number; the labels of a multi-label record are numbers that each end in ``;``.
+    Values of slice columns follow, one a column, where there are any.
     """
+    records = list(records)
+    slices = len(records[0].slices) if records else 0
     text = io.StringIO()
     # quoted all: csv leaves a bare "\r" in a name unquoted, and then takes it for a line's end
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(ImageRecord._fields)
-    writer.writerows((r.path, _label_text(r), r.split, r.group, r.sha256) for r in records)
+    writer.writerow((*ImageRecord._fields[:-1], *(f"slice_{number}" for number in range(slices))))
+    writer.writerows(_texts(record) for record in records)
     write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
@@ -45,7 +49,10 @@ def read_index(path: Path) -> list[ImageRecord]:
     text = path.read_bytes().decode("utf-8", "surrogateescape")
     rows = csv.reader(io.StringIO(text, newline=""))
     next(rows)
-    return [ImageRecord(p, _label(text), split, group, sha) for p, text, split, group, sha in rows]
+    return [
+        ImageRecord(path, _label(label), split, group, sha256, tuple(slices))
+        for path, label, split, group, sha256, *slices in rows
+    ]
 
 
 def count_labels(records: Iterable[ImageRecord]) -> Counter[int]:
@@ -55,9 +62,14 @@ def count_labels(records: Iterable[ImageRecord]) -> Counter[int]:
 
 def digest_records(classes: Iterable[str], records: Iterable[ImageRecord]) -> str:
     """Digest classes and records, file contents included through their own digests."""
-    rows = ("\0".join((r.path, _label_text(r), r.split, r.group, r.sha256)) for r in records)
+    rows = ("\0".join(_texts(record)) for record in records)
     encoded = (row.encode("utf-8", "surrogateescape").hex() for row in rows)
     return sha256_parts(*classes, "", *encoded)
+
+
+def _texts(record: ImageRecord) -> tuple[str, ...]:
+    path, _, split, group, sha256, slices = record
+    return path, _label_text(record), split, group, sha256, *slices
 
 
 def _label_text(record: ImageRecord) -> str:

@@ -19,6 +19,7 @@ class ListedImage(NamedTuple):
     label: str | tuple[str, ...]  # multi-label: all of them, sorted
     split: str  # train, val, test, or "" where the source declares none
     group: str  # "" for an image on its own
+    slices: tuple[str, ...] = ()  # values of data.slice_columns, in their order
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -57,18 +57,20 @@ def read_manifest(path: Path, config: DataConfig, bounds: Path | None) -> Listin
 
     Paths start at the manifest's folder. With ``bounds`` (an unpacked archive) all must lie inside
     it, and it is the listing's root; without, absolute paths and ``..`` are the user's own. An
-    empty group is an image on its own; a row given twice counts once. Raises ``DataError`` on a
-    missing column, an empty cell, an unknown split, paths that name no file (all of them), and a
-    path with two labels; ``ConfigError`` where ``config`` names splits and there is no column.
+    empty group is an image on its own, an empty cell of a slice column a value like others; a row
+    given twice counts once. Raises ``DataError`` on a missing column, an empty cell, an unknown
+    split, paths that name no file (all of them), and a path with two labels; ``ConfigError`` where
+    ``config`` names splits and there is no column.
     """
     table = _read_table(path)
     paths = _texts(table, config.path_column, path)
     labels = _labels(table, config, path)
     splits = _splits(table, config, path)
     groups = _groups(table, config, path)
+    slices = _slices(table, config, path)
     root = (bounds or path.parent).resolve()
     placed = _place(paths, path, root, inside=bounds is not None)
-    rows = zip(placed, labels, splits, groups, strict=True)
+    rows = zip(placed, labels, splits, groups, slices, strict=True)
     return Listing(root, _unique([ListedImage(*row) for row in rows], path), (), 0)
 
 
@@ -116,7 +118,7 @@ def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
         raise DataError(
             f"The manifest {printable(path)} has no column {name!r}; "
             f"it has: {listed(columns)}.{hint}\n"
-            "Name it in data.path_column, label_column, split_column or group_column."
+            "Name it in data.path_column, label_column, split_column, group_column, slice_columns."
         )
     return table.iloc[:, columns.index(name)]
 
@@ -186,6 +188,12 @@ def _groups(table: pd.DataFrame, config: DataConfig, path: Path) -> list[str]:
     return [cell.strip() for cell in _texts(table, column, path, empty="")]
 
 
+def _slices(table: pd.DataFrame, config: DataConfig, path: Path) -> list[tuple[str, ...]]:
+    columns = (_texts(table, name, path, empty="") for name in config.slice_columns)
+    values = [[cell.strip() for cell in cells] for cells in columns]
+    return list(zip(*values, strict=True)) if values else [()] * len(table)
+
+
 def _chosen(named: str | None, usual: str, table: pd.DataFrame, config: DataConfig) -> str | None:
     """Return the column that the user named, else the usual one if it is there and has no part."""
     if named is not None:
@@ -226,12 +234,12 @@ def _is_file(path: str) -> bool:
 
 
 def _unique(images: list[ListedImage], manifest: Path) -> tuple[ListedImage, ...]:
-    """Sort, and drop rows given twice; refuse an image of two labels, splits or groups."""
+    """Sort, and drop rows given twice; refuse an image of two labels, splits, groups or slices."""
     unique = sorted(set(images))
     torn = [b.path for a, b in pairwise(unique) if a.path == b.path]
     if torn:
         raise DataError(
-            f"The manifest {printable(manifest)} gives two labels, splits or groups to: "
+            f"The manifest {printable(manifest)} gives two labels, splits, groups or slices to: "
             f"{listed(sorted(set(torn)))}.\nKeep one row for each image."
         )
     return tuple(unique)

@@ -36,6 +36,7 @@ READ_BY = (  # every setting that decides what the index holds
     "group_column",
 )
 READ_MULTI_LABEL_BY = ("multi_label", "label_separator")
+READ_SLICES_BY = ("slice_columns",)
 
 
 class Origin(NamedTuple):
@@ -65,7 +66,8 @@ def _download(config: DataConfig, cache: Path) -> RawDataset:
     _check_name(origin.path)
     if origin.sealed is None:
         return _index(_read(origin, config), config, cache, key=None)
-    names = READ_BY + READ_MULTI_LABEL_BY if config.multi_label else READ_BY
+    names = READ_BY + (READ_MULTI_LABEL_BY if config.multi_label else ())
+    names += READ_SLICES_BY if config.slice_columns else ()
     settings = (repr(getattr(config, name)) for name in names)
     key = sha256_parts(FORMAT, str(origin.path), *settings)
     kept = _kept(cache / "raw" / key)
@@ -75,8 +77,8 @@ def _download(config: DataConfig, cache: Path) -> RawDataset:
 def _check_settings(config: DataConfig) -> None:
     if config.kind == "manifest":
         return
-    for name in ("manifest", "split_column", "group_column"):
-        if getattr(config, name) is not None:
+    for name in ("manifest", "split_column", "group_column", "slice_columns"):
+        if getattr(config, name) not in (None, ()):
             raise ConfigError(f"data.{name} goes with data.kind=manifest, not {config.kind}.")
 
 
@@ -164,7 +166,10 @@ def _records(listing: Listing, classes: tuple[str, ...]) -> list[ImageRecord]:
             f"{len(lost):,} images cannot be read: {listed(lost)}.\nCheck their rights."
         )
     rows = zip(listing.images, digests, strict=True)
-    return [ImageRecord(i.path, _positions(i, number), i.split, i.group, d or "") for i, d in rows]
+    return [
+        ImageRecord(i.path, _positions(i, number), i.split, i.group, d or "", i.slices)
+        for i, d in rows
+    ]
 
 
 def _positions(image: ListedImage, number: dict[str, int]) -> int | tuple[int, ...]:
