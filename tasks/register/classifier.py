@@ -6,7 +6,7 @@ torch, torchvision, numpy, pandas, PIL, pydantic and safetensors only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,13 +117,16 @@ class Classifier:
         separator, and confidence is that in the whole of them. Probabilities are those of logits
         divided by the temperature. With a threshold for it there are ``answered``, whether the
         confidence suffices (the label is given all the same), and ``energy`` (nats, of undivided
-        logits) and ``novel``, whether it is too high. Raises ``DataError`` that names every image
-        (by its row, from 0) that is unreadable.
+        logits) and ``novel``, whether it is too high. Raises ``DataError`` as ``decoded``.
         """
+        return self.classify(self.decoded(images))
+
+    def classify(self, batches: Iterable[Tensor]) -> pd.DataFrame:
+        """Return what ``predict`` does for images of ``decoded``: uint8 (b, crop, crop, 3) each."""
         import pandas as pd
 
         names = [probability_column(name) for name in self.classes]
-        parts = [self._logits(images_bhwc) for images_bhwc in self._decoded(images)]
+        parts = [self._logits(images_bhwc) for images_bhwc in batches]
         logits_nc = torch.cat([torch.empty((0, len(names)), dtype=torch.float64), *parts])
         several = self.label_separator is not None
         probabilities_nc = probabilities(logits_nc / self.certainty.temperature, several).numpy()
@@ -150,8 +153,11 @@ class Classifier:
             logits_bc: Tensor = self._network(view_bchw)
             return logits_bc.cpu().double()
 
-    def _decoded(self, images: Sequence[bytes | Path]) -> Iterator[Tensor]:
-        """Yield uint8 batches (b, crop, crop, 3); after a bad image only look for further ones."""
+    def decoded(self, images: Sequence[bytes | Path]) -> Iterator[Tensor]:
+        """Yield uint8 batches (b, crop, crop, 3); after a bad image only look for further ones.
+
+        Raises ``DataError`` at the end, which names every unreadable image by its row, from 0.
+        """
         bad: list[str] = []
         for start in range(0, len(images), BATCH_SIZE):
             batch = []

@@ -11,6 +11,7 @@ from tasks.errors import DataError
 from tasks.pretrained.network import restore_network
 from tasks.register.classifier import LISTED, Classifier
 from tasks.register.registry import fetch
+from tasks.values import RegisteredModel
 
 
 def predict(uri: str, images: list[Path], cache: Path | None = None) -> pd.DataFrame:
@@ -25,10 +26,13 @@ def predict(uri: str, images: list[Path], cache: Path | None = None) -> pd.DataF
     if missing:
         more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
         raise DataError(f"No such image file: {', '.join(missing[:LISTED])}{more}.")
-    model = fetch(uri, cache_folder(cache))
-    network = restore_network(model.architecture, len(model.classes), model.weights)
-    separator = model.label_separator if model.multi_label else None
-    classifier = Classifier(network, model.classes, model.input, separator, model)
-    frame = classifier.predict(images)
+    frame = classifier_of(fetch(uri, cache_folder(cache))).predict(images)
     frame.insert(0, "path", [str(path) for path in images])
     return frame
+
+
+def classifier_of(model: RegisteredModel) -> Classifier:
+    """Build the network of a fetched version; raises ``WeightsError`` for what is none of it."""
+    network = restore_network(model.architecture, len(model.classes), model.weights)
+    separator = model.label_separator if model.multi_label else None
+    return Classifier(network, model.classes, model.input, separator, model)
