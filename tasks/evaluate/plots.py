@@ -55,7 +55,7 @@ def plot_confusion(
     axes = figure.add_subplot()
     axes.imshow(shares_cc, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(classes))
-    names = [_plain(name) for name in classes]
+    names = [plain(name) for name in classes]
     axes.set_xticks(ticks, names, rotation=90)
     axes.set_yticks(ticks, names)
     axes.set_xlabel("predicted")
@@ -81,7 +81,7 @@ def plot_class_confusion(
     axes.imshow(shares_k22.reshape(-1, 4), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     kinds = ("true\nnegative", "false\npositive", "false\nnegative", "true\npositive")
     axes.set_xticks(range(4), kinds)
-    axes.set_yticks(range(len(classes)), [_plain(name) for name in classes])
+    axes.set_yticks(range(len(classes)), [plain(name) for name in classes])
     axes.set_title("Each class by itself, test set")
     if len(classes) <= _MOST_ROWS_WITH_NUMBERS:
         _write_counts(axes, counts_k22.reshape(-1, 4), shares_k22.reshape(-1, 4))
@@ -113,6 +113,7 @@ def plot_learning_curve(history: Path, chosen_epoch: int, stem: Path) -> None:
     save_figure(figure, stem)
 
 
-def _plain(name: str) -> str:
+def plain(name: str, longest: int = 24) -> str:
+    """Return a name as matplotlib writes it out, cut to ``longest`` characters."""
     # matplotlib reads $…$ as mathematics and stops on a class called "$a"
-    return (name if len(name) <= 24 else f"{name[:23]}…").replace("$", r"\$")
+    return (name if len(name) <= longest else f"{name[: longest - 1]}…").replace("$", r"\$")
