@@ -205,7 +205,7 @@ print(model.predict(pandas.DataFrame({{"image": [image]}})).to_json(orient="reco
 
 @pytest.fixture(scope="session")
 def packaged_timm(strong, tmp_path_factory) -> Path:
-    """A model whose network is one of timm's, with random weights."""
+    """A model whose network is one of timm's, with random weights, and that knows its doubts."""
     folder = tmp_path_factory.mktemp("timm")
     weights = folder / "model.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), weights)
@@ -215,6 +215,9 @@ def packaged_timm(strong, tmp_path_factory) -> Path:
         input=strong.model.input,
         sha256=sha256_file(weights),
         graft_version="test",
+        temperature=2.0,
+        reject_below=0.5,
+        novel_above=-1.0,
     )
     save_model(folder / "model", Model(), weights, spec, example_image(strong.prepared.val))
     return folder / "model"
@@ -246,4 +249,6 @@ def test_it_loads_where_neither_this_repository_nor_prefect_is(
     here = mlflow.pyfunc.load_model(str(packaged)).predict([photos[0]])
     there = pd.read_json(io.StringIO(done.stdout), orient="records")
     assert list(there["label"]) == list(here["label"])
-    np.testing.assert_allclose(there[PROBABILITIES], here[PROBABILITIES], atol=1e-5)
+    assert list(there.columns) == list(here.columns)
+    assert ("novel" in here) == (which == "packaged_timm")
+    pd.testing.assert_frame_equal(there, here, check_dtype=False, atol=1e-5)
