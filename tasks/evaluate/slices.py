@@ -53,14 +53,14 @@ def slice_table(
     return tuple(rows)
 
 
-def subset(scores: Scores, chosen_n: npt.NDArray[np.bool_]) -> Scores:
-    """Return the scores of some of the images."""
+def subset(scores: Scores, rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Scores:
+    """Return the scores of some of the images: where ``rows`` (n,) is true, or at these numbers."""
     return replace(
         scores,
-        probabilities_nc=scores.probabilities_nc[chosen_n],
-        labels_n=scores.labels_n[chosen_n],
-        predictions_n=scores.predictions_n[chosen_n],
-        energy_n=scores.energy_n[chosen_n],
+        probabilities_nc=scores.probabilities_nc[rows],
+        labels_n=scores.labels_n[rows],
+        predictions_n=scores.predictions_n[rows],
+        energy_n=scores.energy_n[rows],
     )
 
 

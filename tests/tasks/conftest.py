@@ -10,7 +10,9 @@ import pytest
 
 from tasks.artifacts import sha256_bytes
 from tasks.config import DataConfig, RunConfig
+from tasks.evaluate.score import Scores
 from tasks.index import ImageRecord, write_index
+from tasks.outputs import chosen
 from tasks.pretrained.load import load_pretrained
 from tasks.values import Backbone, InputSpec, PackedSplit, PreparedDataset, SplitName
 
@@ -100,3 +102,44 @@ def make_config(tmp_path: Path) -> Callable[..., RunConfig]:
 def backbone(make_config: Callable[..., RunConfig], tmp_path: Path) -> Backbone:
     """Return graft_tiny with random weights."""
     return load_pretrained(make_config(), CLASSES, None, tmp_path / "cache")
+
+
+def scores_of(probabilities: object, labels: object) -> Scores:
+    """Return scores of given probabilities and labels; rows of labels mean several an image."""
+    probabilities_nc = np.asarray(probabilities, dtype=np.float32)
+    labels_n = np.asarray(labels, dtype=np.int64)
+    multi_label = labels_n.ndim > 1
+    return Scores(
+        probabilities_nc=probabilities_nc,
+        labels_n=labels_n,
+        predictions_n=chosen(probabilities_nc, multi_label),
+        seconds=1.0,
+        energy_n=np.zeros(len(labels_n)),
+        multi_label=multi_label,
+    )
+
+
+@pytest.fixture(name="scores_of")
+def _scores_of() -> Callable[..., Scores]:
+    return scores_of
+
+
+@pytest.fixture
+def random_scores() -> Callable[..., Scores]:
+    """Return a maker of scores of n images and c classes, right more often than by chance.
+
+    ``decimals`` rounds the probabilities, so that many are equal.
+    """
+
+    def make(n: int, c: int, multi_label: bool = False, seed: int = 0, decimals: int = 7) -> Scores:
+        rng = np.random.default_rng(seed)
+        if multi_label:
+            labels = (rng.random((n, c)) < rng.uniform(0.05, 0.6, c)).astype(np.int64)
+            p = 0.3 * labels + 0.7 * rng.beta(0.8, 0.8, (n, c))
+        else:
+            labels = rng.integers(0, c, n)
+            logits = rng.normal(size=(n, c)) + 1.5 * np.eye(c)[labels]
+            p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        return scores_of(p.round(decimals).clip(0.001, 0.999), labels)
+
+    return make

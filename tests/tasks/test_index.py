@@ -44,7 +44,9 @@ def test_it_is_a_csv_with_a_header(tmp_path: Path):
     with (tmp_path / "index.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == NAMES[:-1]
-    assert rows[0] == {key: str(value) for key, value in records[0]._asdict().items()}
+    fields = records[0]._asdict()
+    assert fields.pop("slices") == ()
+    assert rows[0] == {key: str(value) for key, value in fields.items()}
 
 
 def test_an_empty_one_comes_back(tmp_path: Path):
@@ -60,7 +62,8 @@ def test_writing_under_a_file_is_a_resource_error(tmp_path: Path):
 
 def test_digest_sees_every_field_and_the_classes():
     base = record("a", group="g")
-    changed = [base._replace(**{field: 2 if field == "label" else "x"}) for field in base._fields]
+    others = {"label": 2, "slices": ("x",)}
+    changed = [base._replace(**{field: others.get(field, "x")}) for field in base._fields]
     digests = {digest_records(("a", "b"), [each]) for each in (base, *changed)}
     digests |= {digest_records(("a", "c"), [base]), digest_records(("a",), [base])}
     digests |= {digest_records(("a", "b"), []), digest_records(("a", "b"), [base, base])}
@@ -90,4 +93,26 @@ def test_one_label_is_written_and_digested_as_before_there_were_several(tmp_path
 
 def test_digest_tells_one_of_several_from_one_alone():
     cases = [labelled(1), labelled((1,)), labelled(()), labelled((0, 1)), labelled((0,), (1,))]
+    assert len({digest_records(("a", "b"), case) for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize("name", [*NAMES[:-1], ""])
+def test_values_of_slice_columns_come_back(name: str, tmp_path: Path):
+    records = [record("a")._replace(slices=(name, "x")), record("b")._replace(slices=("", name))]
+    write_index(tmp_path / "index.csv", records)
+    assert read_index(tmp_path / "index.csv") == records
+    assert len(set(records)) == 2
+
+
+def test_values_of_slice_columns_have_columns_of_their_own(tmp_path: Path):
+    write_index(tmp_path / "index.csv", [record("a")._replace(slices=("north", "f"))])
+    assert (tmp_path / "index.csv").read_text() == (
+        '"path","label","split","group","sha256","slice_0","slice_1"\n'
+        f'"a","1","train","","{"0" * 64}","north","f"\n'
+    )
+
+
+def test_digest_sees_the_values_of_slice_columns_and_their_order():
+    slices = [(), ("",), ("a", "b"), ("b", "a"), ("ab",), ("a", "b", "")]
+    cases = [[record("a")._replace(slices=values)] for values in slices]
     assert len({digest_records(("a", "b"), case) for case in cases}) == len(cases)

@@ -209,7 +209,13 @@ def test_missing_folder(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "values",
-    [{"sha256": "0" * 64}, {"manifest": "a.csv"}, {"split_column": "s"}, {"group_column": "g"}],
+    [
+        {"sha256": "0" * 64},
+        {"manifest": "a.csv"},
+        {"split_column": "s"},
+        {"group_column": "g"},
+        {"slice_columns": ("s",)},
+    ],
 )
 def test_settings_of_other_kinds_are_refused(tree: Tree, tmp_path: Path, values: dict[str, str]):
     with pytest.raises(ConfigError, match=next(iter(values))):

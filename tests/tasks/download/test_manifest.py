@@ -356,3 +356,68 @@ def test_one_image_with_two_sets_of_labels_is_refused(tree: Tree, tmp_path: Path
     )
     with pytest.raises(DataError, match=r"two labels.*images/0.png"):
         read(manifest, tmp_path / "cache", multi_label=True)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_values_of_slice_columns_are_kept(suffix: str, tree: Tree, tmp_path: Path):
+    folder = tree(*IMAGES)
+    ages = [61.0, 7.0, None, 61.5, 61.0, 7.0]
+    manifest = write(
+        folder / f"labels.{suffix}",
+        path=IMAGES,
+        label=["a", "b"] * 3,
+        group=["g1", "g1", "g2", None, "g3", "g3"],
+        site=[" north", "south ", None, "north", "south", "NA"],
+        age=ages if suffix == "parquet" else [age and f"{age:g}" for age in ages],
+    )
+    columns = ("age", "site", "group", "label")
+    raw, records = read(manifest, tmp_path / "cache", slice_columns=columns)
+    assert [record.slices for record in records] == [
+        ("61", "north", "g1", "a"),
+        ("7", "south", "g1", "b"),
+        ("", "", "g2", "a"),
+        ("61.5", "north", "", "b"),
+        ("61", "south", "g3", "a"),
+        ("7", "NA", "g3", "b"),
+    ]
+    plain, bare = read(manifest, tmp_path / "cache")
+    assert [record._replace(slices=()) for record in records] == bare
+    assert raw.digest != plain.digest
+
+
+def test_other_slice_columns_read_an_archive_anew(tree: Tree, tmp_path: Path, pack, snapshot):
+    folder = tree(*IMAGES)
+    write(folder / "labels.csv", path=IMAGES, label=["a", "b"] * 3, x=range(6), y=["y"] * 6)
+    archive = pack(tmp_path / "data.zip", snapshot(folder).items())
+    for columns in (("x",), (), ("y", "x"), ("x",)):
+        _, records = read(archive, tmp_path / "cache", slice_columns=columns)
+        assert records[3].slices == tuple({"x": "3", "y": "y"}[column] for column in columns)
+
+
+def test_a_slice_column_that_is_not_there_is_named(tree: Tree, tmp_path: Path, snapshot):
+    manifest = write(
+        tree(*IMAGES) / "labels.csv", path=IMAGES, label=["a", "b"] * 3, site=["x"] * 6
+    )
+    before = snapshot(tmp_path)
+    with pytest.raises(DataError, match=r"no column 'sites'; it has: path, label, site\. Did") as e:
+        read(manifest, tmp_path / "cache", slice_columns=("site", "sites"))
+    assert "slice_columns" in str(e.value)
+    assert str(e.value).count("\n") == 1
+    assert snapshot(tmp_path) == before
+
+
+def test_one_image_in_two_slices_is_refused(tree: Tree, tmp_path: Path):
+    manifest = write(
+        tree(*IMAGES) / "labels.csv",
+        path=[*IMAGES, IMAGES[0]],
+        label=["a", "b"] * 3 + ["a"],
+        site=["x"] * 6 + ["y"],
+    )
+    assert len(read(manifest, tmp_path / "cache")[1]) == 6
+    with pytest.raises(DataError, match=r"slices to: images/0.png"):
+        read(manifest, tmp_path / "cache", slice_columns=("site",))
+
+
+def test_a_slice_column_named_twice_is_refused():
+    with pytest.raises(ValueError, match=r"data\.slice_columns names a column twice"):
+        DataConfig(kind="manifest", path="a.csv", slice_columns=("site", "sex", "site"))
