@@ -11,7 +11,7 @@ from typing import Any
 from tasks.artifacts import write_atomic
 from tasks.evaluate.comparison import Comparison, Difference, Outcome, Spread, StrategyRow
 from tasks.evaluate.plots import new_figure, save_figure
-from tasks.evaluate.report import escape_markdown, markdown_table
+from tasks.evaluate.tables import escape_markdown, markdown_table
 
 HEAD = (
     "rank",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tasks.artifacts import write_atomic
 from tasks.evaluate.plots import new_figure, save_figure
 from tasks.evaluate.ranking import SCORES, Ranking
-from tasks.evaluate.report import escape_markdown, markdown_table
+from tasks.evaluate.tables import escape_markdown, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

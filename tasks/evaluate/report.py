@@ -7,10 +7,13 @@ from pathlib import Path
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
+from tasks.evaluate import report_parts as parts
 from tasks.evaluate.score import Scores
+from tasks.evaluate.subject import Model, subject_facts
+from tasks.evaluate.tables import markdown_table
 from tasks.index import read_index
 from tasks.outputs import confidence, named
-from tasks.values import ClassReport, EvaluationReport, FineTunedModel, PreparedDataset
+from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset
 from tasks.words import printable
 
 
@@ -44,12 +47,19 @@ def write_predictions(
 
 
 def markdown(
-    config: RunConfig,
-    prepared: PreparedDataset,
-    model: FineTunedModel,
-    report: EvaluationReport,
+    config: RunConfig, prepared: PreparedDataset, model: Model, report: EvaluationReport
 ) -> str:
-    """Return the report of one run; class names are escaped, since a user chose them."""
+    """Return the report of one run; what a user chose is escaped, what is missing left out."""
+    sections = {
+        "Figures": parts.figure_lines(report),
+        "Classes": parts.class_lines(report),
+        "Slices": parts.slice_lines(report),
+        "Calibration, rejection and novelty": parts.trust_lines(report),
+        "Robustness": parts.robustness_lines(report),
+        "Speed": parts.speed_lines(report),
+        "Notes on the data": parts.data_lines(prepared),
+        "What training decided on its way": _decided(model),
+    }
     lines = [
         f"# {config.name}",
         "",
@@ -57,14 +67,11 @@ def markdown(
         f"{report.accuracy_high:.2%}) on {report.n:,} images that were scored once.",
         *_multi_label_words(report),
         "",
-        *markdown_table(_facts(config, prepared, model, report)),
+        *markdown_table([("what", "value"), *subject_facts(config, prepared, model, report)]),
         "",
-        "## Classes",
-        "",
-        *markdown_table(_class_rows(report)),
-        "",
-        *_notes(prepared),
     ]
+    for title, content in sections.items():
+        lines += [f"## {title}", "", *content] if content else []
     return "\n".join(lines)
 
 
@@ -78,84 +85,5 @@ def _multi_label_words(report: EvaluationReport) -> list[str]:
     ]
 
 
-def _class_rows(report: EvaluationReport) -> list[tuple[str, ...]]:
-    head: tuple[str, ...] = ("class", "images", "precision", "recall", "F1")
-    rows = [_class_row(row) for row in report.classes]
-    if report.class_confusion is None:
-        return [head, *rows]
-    head += ("average precision", "TN", "FP", "FN", "TP")
-    counts = (tuple(f"{n:,}" for n in four) for four in report.class_confusion)
-    precisions = (
-        "-" if c.average_precision is None else f"{c.average_precision:.3f}" for c in report.classes
-    )
-    parts = zip(rows, precisions, counts, strict=True)
-    return [head, *((*row, precision, *four) for row, precision, four in parts)]
-
-
-def _class_row(row: ClassReport) -> tuple[str, ...]:
-    return row.name, str(row.n), f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.f1:.3f}"
-
-
-def _facts(
-    config: RunConfig, prepared: PreparedDataset, model: FineTunedModel, report: EvaluationReport
-) -> list[tuple[str, ...]]:
-    top5 = "" if report.top5_accuracy is None else f", top-5 {report.top5_accuracy:.2%}"
-    return [
-        ("what", "value"),
-        ("backbone", f"{model.architecture}, weights {config.model.weights}"),
-        ("strategy", _strategy(config, model)),
-        (
-            "images",
-            f"train {prepared.train.n:,}, val {prepared.val.n:,}, test {prepared.test.n:,}",
-        ),
-        ("chosen epoch", f"{model.chosen_epoch} of {model.epochs}, by validation accuracy")
-        if config.training.choose == "best"
-        else ("chosen epoch", f"{model.chosen_epoch} of {model.epochs}, the last"),
-        ("validation accuracy", f"{model.val_accuracy:.2%}"),
-        ("balanced accuracy", f"{report.balanced_accuracy:.2%}{top5}"),
-        ("macro F1", f"{report.macro_f1:.4f}"),
-        *_multi_label_facts(report),
-        ("log loss", f"{report.log_loss:.4f} nats"),
-        ("training", f"{model.seconds:.1f} s, {model.images_per_second:,.0f} images/s"),
-        ("device", f"{model.device}, {model.precision}"),
-        ("seed", str(config.seed)),
-        ("model digest", model.sha256),
-        ("test digest", report.test_digest),
-    ]
-
-
-def _multi_label_facts(report: EvaluationReport) -> list[tuple[str, ...]]:
-    if report.micro_f1 is None or report.hamming_loss is None:
-        return []
-    return [
-        ("micro F1", f"{report.micro_f1:.4f}"),
-        ("Hamming loss", f"{report.hamming_loss:.4f}, the share of all labels that are wrong"),
-    ]
-
-
-def _strategy(config: RunConfig, model: FineTunedModel) -> str:
-    frozen = config.strategy.frozen_stages
-    stages = f", first {frozen} stages frozen" if frozen else ""
-    share = f"{model.trainable_parameters:,} of {model.parameters:,} parameters train"
-    return f"{config.strategy.kind}{stages}: {share}"
-
-
-def _notes(prepared: PreparedDataset) -> list[str]:
-    notes = list(prepared.warnings)
-    notes += [f"skipped {skipped.path}: {skipped.reason}" for skipped in prepared.skipped]
-    if not notes:
-        return []
-    return ["## Notes on the data", "", *(f"- {escape_markdown(note)}" for note in notes), ""]
-
-
-def markdown_table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Return the lines of a table whose first row is its head; cells are escaped."""
-    lines = ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in rows]
-    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
-
-
-def escape_markdown(text: str) -> str:
-    """Return ``text`` as one line that Markdown shows as it is."""
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "&#124;")):
-        text = text.replace(character, entity)
-    return text.replace("\n", " ").replace("`", "&#96;")
+def _decided(model: Model) -> list[str]:
+    return parts.bullets(model.notes) if isinstance(model, FineTunedModel) else []

@@ -73,6 +73,15 @@ def timm_weights(architecture: str, source: str, cache: Path) -> Path:
     return path
 
 
+def hub_repository(architecture: str, source: str) -> str | None:
+    """Return the Hugging Face repository of ``timm:TAG``, such as timm/resnet18.a1_in1k.
+
+    None where timm keeps the weights elsewhere. Raises ``WeightsError`` as ``timm_weights`` does.
+    """
+    found: str | None = _published(architecture, source).hf_hub_id
+    return found
+
+
 def _published(architecture: str, source: str) -> Any:  # noqa: ANN401 - timm's PretrainedCfg
     """Return what timm says of the weights that ``source`` names."""
     check_name(architecture)

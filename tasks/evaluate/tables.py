@@ -1,0 +1,24 @@
+"""Words that a user chose, put into Markdown so that they are shown as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tasks.words import printable
+
+# entities, which CommonMark (section 2.5) never takes for markup: a class may be called ![](…)
+_MARKUP = {ord(character): f"&#{ord(character)};" for character in "|`[]*\\$~"}
+_MARKUP |= {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("\n"): " "}
+_EMPHASIS = re.compile(r"(?<!\w)_|_(?!\w)")  # within a word an underscore is just that
+
+
+def markdown_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table whose first row is its head; cells are escaped."""
+    lines = ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
+
+
+def escape_markdown(text: str) -> str:
+    """Return ``text`` as one line that Markdown shows as it is, within a line of its own words."""
+    return _EMPHASIS.sub("&#95;", printable(text.translate(_MARKUP)))
