@@ -10,7 +10,9 @@ from pathlib import Path
 from tasks.artifacts import sha256_file, write_atomic
 from tasks.config import RunConfig
 from tasks.errors import EvaluationError
+from tasks.evaluate.card import model_card
 from tasks.evaluate.metrics import measure
+from tasks.evaluate.page import html_page
 from tasks.evaluate.plots import plot_class_confusion, plot_confusion, plot_learning_curve
 from tasks.evaluate.report import markdown, write_predictions
 from tasks.evaluate.score import Scores, score
@@ -37,7 +39,9 @@ log = logging.getLogger(__name__)
 def evaluate(
     config: RunConfig, prepared: PreparedDataset, model: FineTunedModel, folder: Path
 ) -> EvaluationReport:
-    """Write report.json, report.md, predictions.parquet and the plots into ``folder``.
+    """Write the report into ``folder``: as JSON, Markdown and one HTML page.
+
+    And README.md, a model card, predictions.parquet and the plots.
 
     The network is read back from ``model.safetensors``, so that what is scored is what is
     registered, in float32 on every device. Raises ``EvaluationError`` when the file is not the
@@ -102,4 +106,6 @@ def _write(
         plot_class_confusion(report.class_confusion, prepared.classes, folder / "confusion")
     plot_learning_curve(model.history, model.chosen_epoch, folder / "learning_curve")
     write_atomic(folder / "report.md", markdown(config, prepared, model, report).encode())
+    write_atomic(folder / "report.html", html_page(config, prepared, model, report).encode())
+    write_atomic(folder / "README.md", model_card(config, prepared, model, report).encode())
     write_atomic(report.report, json.dumps(report.model_dump(mode="json"), indent=2).encode())

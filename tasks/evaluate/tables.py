@@ -10,7 +10,7 @@ from tasks.words import printable
 # entities, which CommonMark (section 2.5) never takes for markup: a class may be called ![](…)
 _MARKUP = {ord(character): f"&#{ord(character)};" for character in "|`[]*\\$~"}
 _MARKUP |= {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;", ord("\n"): " "}
-_EMPHASIS = re.compile(r"(?<!\w)_|_(?!\w)")  # within a word an underscore is just that
+_EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")  # within a word an underscore is just that
 
 
 def markdown_table(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -104,6 +104,11 @@ def test_report_and_files(model, prepared, make_config):
     text = (model.folder / "report.md").read_text()
     assert f"{report.accuracy:.2%}" in text
     assert model.sha256 in text
+    card = (model.folder / "README.md").read_text()
+    page = (model.folder / "report.html").read_text()
+    assert f"{report.accuracy:.2%}" in card
+    assert f"{report.accuracy:.2%}" in page
+    assert page.startswith("<!doctype html>")
 
 
 def test_what_is_scored_is_a_plain_forward(model, prepared, backbone, make_config):

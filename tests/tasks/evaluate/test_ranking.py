@@ -110,7 +110,7 @@ def test_a_ranking_is_written_for_people_and_machines(tmp_path: Path, verified: 
     text = (tmp_path / "rank.md").read_text()
     assert text == ranking_markdown(found)
     assert "| best (random) | 0.4000 (1) | 0.9000 (2) | 80.00% (1) | 8 at 32 px | 50 | 0.1" in text
-    assert "a $b&#124;c (random)" in text
+    assert "a &#36;b&#124;c (random)" in text
     assert ("Kendall" in text) == verified
     first = (tmp_path / "rank.svg").read_bytes()
     write_ranking(found)

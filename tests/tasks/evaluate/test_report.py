@@ -1,0 +1,105 @@
+"""report.md: every part that there is, and a user's words as CommonMark shows them."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+
+from tasks.evaluate.report import markdown
+from tasks.evaluate.tables import escape_markdown, markdown_table
+from tasks.evaluate.wording import shown, wording
+
+PARTS = (
+    "## Figures",
+    "## Classes",
+    "## Slices",
+    "## Calibration, rejection and novelty",
+    "## Robustness",
+    "## Speed",
+    "## Notes on the data",
+    "## What training decided on its way",
+)
+MARKUP = (
+    "*a*",
+    "_a_",
+    "__a__",
+    "`a`",
+    "[a](http://b)",
+    "![a](b)",
+    "<b>a</b>",
+    "a|b",
+    "~~a~~",
+    "$a$",
+)
+
+
+def headings(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("## ")]
+
+
+def test_every_part_is_in_it(make_sample):
+    sample = make_sample()
+    text = markdown(*sample.parts())
+    assert headings(text) == list(PARTS)
+    for words in (
+        "| accuracy | ",
+        "| site A 1 | 50 | 62.00% | 57.00% to 67.00% |",
+        "temperature 1.400",
+        "confidence of 0.8000",
+        "above -3.200",
+        "| gaussian noise | 80.00% | 70.00% | 60.00% | 50.00% | 40.00% |",
+        "12.30 ms",
+        "| near duplicates | warn | warned | 2 images |",
+        "- warning of site A",
+        "- note of site A",
+    ):
+        assert words in text
+    assert "secret" not in text
+
+
+def test_what_is_missing_is_left_out(make_sample):
+    text = markdown(*make_sample(whole=False).parts())
+    assert headings(text) == ["## Figures", "## Classes"]
+
+
+def test_several_labels_have_their_counts_and_areas(make_sample):
+    sample = make_sample(multi_label=True)
+    counts = " | ".join(map(str, sample.report.class_confusion[0]))
+    text = markdown(*sample.parts())
+    assert f"| {counts} |" in text
+    assert "| ROC AUC | average precision | TN |" in text
+    plain = markdown(*make_sample(multi_label=True, whole=False).parts())
+    assert "| average precision | TN |" in plain
+
+
+@pytest.mark.parametrize("name", MARKUP)
+def test_a_name_is_shown_as_it_is(name: str):
+    markdown_it = pytest.importorskip("markdown_it")
+    parser = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    page = parser.render("\n".join(markdown_table([("name",), (name,)])))
+    cell = re.search("<td>(.*?)</td>", page)[1]
+    assert "<" not in cell
+    assert html.unescape(cell) == name
+
+
+def test_a_name_is_one_printable_line():
+    assert escape_markdown("a\nb\udce9\x1b") == "a b\\udce9\\x1b"
+    assert escape_markdown("a\\b$") == "a&#92;b&#36;"
+    assert escape_markdown("val_accuracy") == "val_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("accuracy", 0.97224, "97.22%"),
+        ("log_loss", 0.123456, "0.1235"),
+        ("top_5", 0.5, "50.00%"),
+        ("top5_accuracy", 0.5, "50.00%"),
+        ("unheard_of", 0.5, "0.5000"),
+    ],
+)
+def test_a_figure_is_written_by_its_kind(name: str, value: float, text: str):
+    assert shown(name, value) == text
+    assert ("5" in wording(name).label) == name.startswith("top")
