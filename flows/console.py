@@ -107,18 +107,24 @@ class Lines(logging.Handler):
 def shown(quiet: bool = False) -> Iterator[Screen]:
     """Show graft's log lines, and progress where standard error is a terminal."""
     console = Console(stderr=True, quiet=quiet)
+    with lines_shown(console), _screen(console) as shown_screen:
+        token = screen.set(shown_screen)
+        try:
+            yield shown_screen
+        finally:
+            screen.reset(token)
+
+
+@contextmanager
+def lines_shown(console: Console) -> Iterator[None]:
+    """Show graft's log lines."""
     handler = Lines(console)
     loggers = [logging.getLogger(name) for name in OURS]
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     try:
-        with _screen(console) as shown_screen:
-            token = screen.set(shown_screen)
-            try:
-                yield shown_screen
-            finally:
-                screen.reset(token)
+        yield
     finally:
         for logger in loggers:
             logger.removeHandler(handler)

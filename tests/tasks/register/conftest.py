@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -18,9 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from PIL import Image
+from safetensors.torch import save_file
 
+from tasks.artifacts import sha256_file
 from tasks.config import (
     DataConfig,
     ModelConfig,
@@ -36,9 +42,14 @@ from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.finetune.train import finetune
 from tasks.preprocess.prepare import prepare
 from tasks.pretrained.load import input_spec, load_pretrained
+from tasks.pretrained.tiny import GraftTiny
+from tasks.register.classifier import ModelSpec
+from tasks.register.packaging import save_model
+from tasks.register.registry import SHA256, SPEC_SHA256
 from tasks.values import (
     EvaluationReport,
     FineTunedModel,
+    InputSpec,
     PreparedDataset,
     RawDataset,
 )
@@ -223,3 +234,57 @@ def tracking_server(
     )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return process
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """An MLflow model on disk whose random network gives every image the same label."""
+
+    folder: Path
+    spec: ModelSpec
+    label: str
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyModel, TinyModel]:
+    """Return two models of other weights, labels and image sizes: blue 16 px, red 24 px."""
+    folder = tmp_path_factory.mktemp("tiny_models")
+    return tiny_model(folder / "1", "blue", 16), tiny_model(folder / "2", "red", 24)
+
+
+def tiny_model(folder: Path, label: str, crop: int) -> TinyModel:
+    """Write a model that prefers ``label`` by 3 nats and else depends on the image a little."""
+    torch.manual_seed(crop)
+    network = GraftTiny(len(COLOURS))
+    with torch.no_grad():
+        network.fc.weight.mul_(0.1)
+        network.fc.bias.zero_()[COLOURS.index(label)] = 3
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+    save_file(network.state_dict(), weights)
+    spec = ModelSpec(
+        architecture="graft_tiny",
+        classes=COLOURS,
+        input=InputSpec(
+            resize=crop, crop=crop, mean=(0.5,) * 3, std=(0.25,) * 3, interpolation="bilinear"
+        ),
+        sha256=sha256_file(weights),
+        graft_version="test",
+    )
+    file = io.BytesIO()
+    Image.new("RGB", (crop, crop)).save(file, "PNG")
+    save_model(folder / "model", Model(), weights, spec, file.getvalue())
+    return TinyModel(folder / "model", spec, label)
+
+
+@pytest.fixture(scope="session")
+def publish() -> Callable[[MlflowClient, str, TinyModel], int]:
+    """Return what makes a version of a registered model from files; no run, no training."""
+
+    def make(client: MlflowClient, name: str, model: TinyModel) -> int:
+        with suppress(MlflowException):  # it is there already
+            client.create_registered_model(name)
+        tags = {SHA256: model.spec.sha256, SPEC_SHA256: model.spec.digest}
+        return int(client.create_model_version(name, model.folder.as_uri(), tags=tags).version)
+
+    return make

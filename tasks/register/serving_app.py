@@ -1,0 +1,169 @@
+"""The routes of ``graft serve``: MLflow's scoring protocol, and the version in every reply."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import torch
+from fastapi import FastAPI, Request, Response
+from mlflow.exceptions import get_error_code
+from mlflow.protos.databricks_pb2 import ErrorCode
+from mlflow.pyfunc.scoring_server import predictions_to_json
+from mlflow.version import VERSION
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from tasks.errors import DataError, ResourceError
+from tasks.register.serving_body import JSON, Limits, rows_of
+from tasks.register.serving_champion import Champion, Served
+from tasks.register.serving_images import Refusal, Rows, bad_request
+from tasks.register.serving_urls import NotFetched, UrlReader
+from tasks.register.serving_worker import Worker
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION_HEADER = "X-Graft-Version"
+MOST_UNDER_WAY = 256  # requests; their bodies are all in memory
+FETCHERS = 8  # images by address at once
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """What the routes share: the champion, the limits, and who decodes and classifies."""
+
+    def __init__(self, champion: Champion, limits: Limits, urls: UrlReader | None) -> None:
+        """Take ``urls`` to read images by address; without it none is read."""
+        self._champion = champion
+        self._limits = limits
+        self._urls = urls
+        self._worker = Worker()
+        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
+        self._under_way = 0
+
+    async def ping(self) -> Response:
+        """Say that the server is there, as MLflow's does."""
+        return self._reply("\n")
+
+    async def health(self) -> Response:
+        """Say what is served since when, and why no newer version is."""
+        served = self._champion.current
+        state = {
+            "status": "ok",
+            "model": served.name,
+            "version": served.version,
+            "since": served.since.isoformat(timespec="seconds"),
+            "uri": self._champion.uri,
+            "problem": self._champion.problem,
+        }
+        return self._reply(json.dumps(state))
+
+    async def version(self) -> Response:
+        """Say the version of MLflow, whose protocol this is."""
+        return self._reply(VERSION)
+
+    async def invocations(self, request: Request) -> Response:
+        """Classify the images of a request; a reason is all that a wrong one gets."""
+        self._under_way += 1
+        try:
+            return await self._predictions(request)
+        except Exception as error:  # no fault may reach a client as a traceback
+            return self.refused(refusal_of(error))
+        finally:
+            self._under_way -= 1
+
+    async def _predictions(self, request: Request) -> Response:
+        if self._under_way > MOST_UNDER_WAY:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests at once. Try again.")
+        images = await self._fetched(await rows_of(request, self._limits))
+        served = self._champion.current  # to the end of this request
+        loop = asyncio.get_running_loop()
+        pixels_nhwc = await loop.run_in_executor(self._decoders, _decoded, served, images)
+        frame = await asyncio.wrap_future(self._worker.submit(served.classifier, pixels_nhwc))
+        text = await loop.run_in_executor(self._decoders, _as_json, frame, served.version)
+        return self._reply(text, version=served.version)
+
+    async def _fetched(self, rows: Rows) -> list[bytes]:
+        """Return images, those that are addresses fetched one after another."""
+        images, left = [], self._limits.bytes
+        for row, image in enumerate(rows):
+            if isinstance(image, str):
+                image = await asyncio.get_running_loop().run_in_executor(
+                    self._fetchers, self._fetch, row, image, left
+                )
+                left -= len(image)
+            images.append(image)
+        return images
+
+    def _fetch(self, row: int, address: str, most: int) -> bytes:
+        if self._urls is None:
+            raise bad_request("Images by url are not read here: graft serve --allow-url HOST.")
+        try:
+            return self._urls.read(address, most)
+        except NotFetched as error:
+            raise bad_request(f"row {row}: {error}.") from error
+
+    def refused(self, refusal: Refusal) -> Response:
+        """Return the reply to a request that is refused, in the form of MLflow's errors."""
+        code = ErrorCode.Name(get_error_code(refusal.status))
+        text = json.dumps({"error_code": code, "message": str(refusal)})
+        return self._reply(text, refusal.status)
+
+    def _reply(
+        self, text: str, status: HTTPStatus = HTTPStatus.OK, version: int | None = None
+    ) -> Response:
+        said = self._champion.current.version if version is None else version
+        return Response(text, status, {VERSION_HEADER: str(said)}, JSON)
+
+
+def _decoded(served: Served, images: list[bytes]) -> torch.Tensor:
+    """Return uint8 (n, crop, crop, 3); raises ``DataError`` that names every bad row."""
+    crop = served.classifier.spec.crop
+    empty = torch.empty((0, crop, crop, 3), dtype=torch.uint8)
+    return torch.cat([empty, *served.classifier.decoded(images)])
+
+
+def _as_json(frame: pd.DataFrame, version: int) -> str:
+    text = io.StringIO()
+    predictions_to_json(frame, text, {"version": version})
+    return text.getvalue()
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """Return what a client is told about ``error``; what is the server's fault is logged."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, DataError):
+        return bad_request(str(error))
+    if isinstance(error, HTTPException):
+        return Refusal(HTTPStatus(error.status_code), str(error.detail))
+    if isinstance(error, ClientDisconnect):
+        return bad_request("The connection broke off.")
+    log.exception("a request failed: %s: %s", type(error).__name__, error, exc_info=error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | ResourceError):
+        return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Memory ran out. Send fewer images at once.")
+    return Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "A fault of the server; its log says which.")
+
+
+def make_app(service: Service) -> FastAPI:
+    """Return the application: /invocations, /ping, /health and /version, and nothing else."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        return service.refused(refusal_of(error))
+
+    app.add_exception_handler(HTTPException, unknown)
+    app.add_api_route("/invocations", service.invocations, methods=["POST"])
+    app.add_api_route("/ping", service.ping)
+    app.add_api_route("/health", service.health)
+    app.add_api_route("/version", service.version)
+    return app
