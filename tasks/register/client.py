@@ -76,7 +76,7 @@ def connect(create: bool = True) -> MlflowClient:
     with tracking_errors(f"opening {uri}"):
         if not uri.startswith(SQLITE):
             return MlflowClient(uri)
-        database = _database(uri)
+        database = database_file(uri)
         with _one_opener(database, create):
             if not database.exists():
                 _make(database)
@@ -113,7 +113,7 @@ def artifact_root() -> str | None:
     uri = tracking_uri()
     if not uri.startswith(SQLITE):
         return None
-    return (_database(uri).parent / "artifacts").as_uri()
+    return (database_file(uri).parent / "artifacts").as_uri()
 
 
 @contextmanager
@@ -195,7 +195,8 @@ def _ask(uri: str) -> int:
     return int(answer.status_code)
 
 
-def _database(uri: str) -> Path:
+def database_file(uri: str) -> Path:
+    """Return the absolute path of the file that a ``sqlite:///`` address names."""
     return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
 
 

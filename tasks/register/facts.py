@@ -64,7 +64,7 @@ def _flat(prefix: str, section: Section) -> Iterator[tuple[str, str]]:
 def run_tags() -> dict[str, str]:
     """Return who runs which code: user, program, graft's version, and the git commit if any."""
     return {
-        MLFLOW_USER: _user(),
+        MLFLOW_USER: user_name(),
         MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name or "python",
         MLFLOW_SOURCE_TYPE: "LOCAL",
         "graft.version": graft_version(),
@@ -72,7 +72,8 @@ def run_tags() -> dict[str, str]:
     }
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return who runs this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container without a passwd entry

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import RegisteredModel as RegisteredModelEntity
 from mlflow.exceptions import MlflowException
 
 from tasks.artifacts import folder_atomic, sha256_file
@@ -25,6 +26,7 @@ CHAMPION = "champion"
 SHA256 = "graft.sha256"  # version tag: digest of the weights
 SPEC_SHA256 = "graft.spec_sha256"
 PAGE = 100
+GREATEST = 2**31 - 1  # version number that a database holds
 NOTHING_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
@@ -79,6 +81,8 @@ def find_version(client: MlflowClient, uri: str) -> ModelVersion:
             "Write models:/NAME@ALIAS (such as models:/graft@champion) or models:/NAME/VERSION."
         )
     name, alias, version = parts["name"], parts["alias"], parts["version"]
+    if version is not None and int(version) > GREATEST:
+        raise TrackingError(_what_there_is(client, uri, name))
     try:
         if alias is not None:
             return client.get_model_version_by_alias(name, alias)
@@ -99,15 +103,35 @@ def find_champion(client: MlflowClient, name: str) -> ModelVersion | None:
         return None
 
 
+def find_model(client: MlflowClient, name: str) -> RegisteredModelEntity:
+    """Return the registered model ``name``; raises ``TrackingError`` that names what there is."""
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in NOTHING_THERE:
+            raise
+        raise TrackingError(_no_model(name, _model_names(client))) from error
+
+
+def version_numbers(client: MlflowClient, name: str) -> set[int]:
+    """Return the versions of ``name`` that are there."""
+    return {int(version.version) for version in _versions(client, name)}
+
+
 def fetch_version(version: ModelVersion, cache: Path) -> RegisteredModel:
-    """Bring one version's weights into ``cache`` and check them and their description."""
+    """Bring one version's weights into ``cache`` and check them and their description.
+
+    Weights that are in ``cache`` already, with the version's digest, are used as they are: they
+    are what was registered, whatever has become of the registry's own copy;
+    ``tasks.register.verify`` looks at that.
+    """
     name, number = version.name, int(version.version)
-    spec = _description(version)
+    spec = read_description(version)
     weights = cache / "models" / spec.sha256 / "model.safetensors"
     if not weights.is_file() or sha256_file(weights) != spec.sha256:
         shutil.rmtree(weights.parent, ignore_errors=True)  # a damaged copy
         with folder_atomic(weights.parent) as folder:
-            file = _download(version, WEIGHTS_FILE, folder, spec.sha256)
+            file = download(version, WEIGHTS_FILE, folder, spec.sha256)
             file.rename(folder / weights.name)
     return RegisteredModel(
         uri=f"models:/{name}/{number}",
@@ -126,16 +150,17 @@ def fetch_version(version: ModelVersion, cache: Path) -> RegisteredModel:
     )
 
 
-def _description(version: ModelVersion) -> ModelSpec:
+def read_description(version: ModelVersion) -> ModelSpec:
+    """Download spec.json of a version and check it against the version's tags."""
     with tempfile.TemporaryDirectory() as scratch:
-        file = _download(version, SPEC_FILE, Path(scratch), version.tags.get(SPEC_SHA256))
+        file = download(version, SPEC_FILE, Path(scratch), version.tags.get(SPEC_SHA256))
         spec = read_spec(file)
     if spec.sha256 != version.tags.get(SHA256):
         raise TrackingError(_damaged(version, SPEC_FILE))
     return spec
 
 
-def _download(version: ModelVersion, path: str, folder: Path, sha256: str | None) -> Path:
+def download(version: ModelVersion, path: str, folder: Path, sha256: str | None) -> Path:
     """Download one file of a version; raises ``TrackingError`` unless it has that digest."""
     with named_store():
         file = Path(
@@ -168,15 +193,19 @@ def _model_names(client: MlflowClient) -> list[str]:
 
 
 def _rows(client: MlflowClient, name: str) -> list[VersionRow]:
+    aliases = client.get_registered_model(name).aliases  # a search leaves them out
+    return [_row(version, aliases) for version in _versions(client, name)]
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """Return the versions of ``name``, newest first."""
     versions: list[ModelVersion] = []
     token: str | None = None
     while token is None or token:
         page = client.search_model_versions(f"name='{name}'", max_results=PAGE, page_token=token)
         versions += page
         token = page.token or ""
-    aliases = client.get_registered_model(name).aliases  # a search leaves them out
-    versions.sort(key=lambda version: int(version.version), reverse=True)
-    return [_row(version, aliases) for version in versions]
+    return sorted(versions, key=lambda version: int(version.version), reverse=True)
 
 
 def _row(version: ModelVersion, aliases: dict[str, str]) -> VersionRow:

@@ -6,6 +6,7 @@ without it is half-made, and whoever meets it takes it back: the try that made i
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import dataclass
@@ -16,14 +17,17 @@ from mlflow.exceptions import MlflowException
 
 from tasks.config import RunConfig
 from tasks.errors import GraftError, TransientTrackingError
+from tasks.register.aliases import move_champion, name_challenger, take_aliases_back
 from tasks.register.classifier import ModelSpec
 from tasks.register.client import named_store, tracking_errors
-from tasks.register.registry import CHAMPION, SHA256, SPEC_SHA256, find_champion
+from tasks.register.registry import SHA256, SPEC_SHA256
+from tasks.register.verify import verify_version
 from tasks.values import EvaluationReport, FineTunedModel, PromotionDecision
 
 READY_SECONDS = 60.0  # longest wait for a version that the server still copies
 POLL_SECONDS = 0.5
 PENDING = "PENDING_REGISTRATION"
+TEST_DIGEST = "graft.test_digest"  # version tag
 PREFIX = "promotion."
 PROMOTED = f"{PREFIX}promoted"
 DESCRIPTION = "An image classifier fine-tuned with graft; the alias champion is the best one."
@@ -44,7 +48,7 @@ def version_tags(
         "graft.strategy": model.strategy,
         "graft.backbone_sha256": model.backbone_sha256 or "none",
         "graft.data_digest": model.data_digest,
-        "graft.test_digest": report.test_digest,
+        TEST_DIGEST: report.test_digest,
         **({"graft.multi_label": "true"} if spec.multi_label else {}),
     }
 
@@ -122,7 +126,8 @@ def take_back(client: MlflowClient, name: str, run_id: str) -> None:
         if PROMOTED in version.tags:
             kept.add(version.source)
             continue
-        _give_alias_back(client, version)
+        before = version.tags.get(f"{PREFIX}champion_version")
+        take_aliases_back(client, version, None if before is None else int(before))
         client.delete_model_version(name, version.version)
     experiment_id = client.get_run(run_id).info.experiment_id
     for model in client.search_logged_models([experiment_id], f"source_run_id='{run_id}'"):
@@ -130,29 +135,38 @@ def take_back(client: MlflowClient, name: str, run_id: str) -> None:
             client.delete_logged_model(model.model_id)
 
 
-def _give_alias_back(client: MlflowClient, version: ModelVersion) -> None:
-    """Make the former champion champion again, if ``version`` took its place."""
-    champion = find_champion(client, version.name)
-    before = version.tags.get(f"{PREFIX}champion_version")
-    if champion is not None and champion.version == version.version and before is not None:
-        client.set_registered_model_alias(version.name, CHAMPION, before)
-
-
 def write_decision(
     client: MlflowClient, version: ModelVersion, decision: PromotionDecision
 ) -> None:
-    """Put the decision into effect: its numbers as tags, the alias, and that it stands.
+    """Put the decision into effect: its numbers as tags, the aliases, and that it stands.
 
     In this order, so that ``take_back`` finds the former champion in the tags, and no version says
-    promoted that is not. No tag is written for a number that there is none of.
+    promoted that is not. No tag is written for a number that there is none of; what is no number
+    or text is written as JSON. A version to promote has its files checked in the registry first.
+    Raises ``TransientTrackingError`` when the champion is another than the decision was made for.
     """
-    facts = decision.model_dump(exclude={"model", "version", "uri", "run_id", "promoted"})
-    for key, value in facts.items():
-        if value is not None:
-            _tag(client, version, f"{PREFIX}{key}", str(value))
     if decision.promoted:
-        client.set_registered_model_alias(version.name, CHAMPION, version.version)
+        verify_version(client, version)
+    apart = {"model", "version", "uri", "run_id", "promoted"}
+    for key, value in decision.model_dump(mode="json", exclude=apart).items():
+        if value is not None:
+            text = json.dumps(value) if isinstance(value, list | dict) else str(value)
+            _tag(client, version, f"{PREFIX}{key}", text)
+    if decision.promoted:
+        move_champion(
+            client, version, decision.champion_version, decision.reason, decision=decision
+        )
+    else:
+        name_challenger(client, version, "refused", decision)
     _tag(client, version, PROMOTED, str(decision.promoted).lower())
+
+
+def forget_decision(client: MlflowClient, version: ModelVersion) -> None:
+    """Take the tags of a decision away that was not put into effect, as another takes its place."""
+    with tracking_errors("taking a decision back"):
+        written = client.get_model_version(version.name, version.version).tags
+        for key in (key for key in written if key.startswith(PREFIX)):
+            client.delete_model_version_tag(version.name, version.version, key)
 
 
 def _tag(client: MlflowClient, version: ModelVersion, key: str, value: str) -> None:
@@ -161,16 +175,19 @@ def _tag(client: MlflowClient, version: ModelVersion, key: str, value: str) -> N
 
 def read_decision(client: MlflowClient, name: str, run_id: str) -> PromotionDecision | None:
     """Return the decision on a run's version, if one stands."""
-    for version in versions_of(client, name, run_id):
-        if PROMOTED in version.tags:
-            return _decision_on(version, run_id)
-    return None
+    decisions = (decision_on(version) for version in versions_of(client, name, run_id))
+    return next((decision for decision in decisions if decision is not None), None)
 
 
-def _decision_on(version: ModelVersion, run_id: str) -> PromotionDecision:
-    name, number = version.name, version.version
+def decision_on(version: ModelVersion) -> PromotionDecision | None:
+    """Return the decision on a version as its tags tell it, if one stands."""
+    if PROMOTED not in version.tags:
+        return None
+    name, number, run_id = version.name, version.version, version.run_id or ""
     facts = {"model": name, "version": number, "uri": f"models:/{name}/{number}", "run_id": run_id}
     for field in PromotionDecision.model_fields.keys() - facts.keys():
-        if f"{PREFIX}{field}" in version.tags:
-            facts[field] = version.tags[f"{PREFIX}{field}"]
+        text = version.tags.get(f"{PREFIX}{field}")
+        if text is not None:
+            words = PromotionDecision.model_fields[field].annotation is str
+            facts[field] = text if words or text[:1] not in "[{" else json.loads(text)
     return PromotionDecision.model_validate(facts)

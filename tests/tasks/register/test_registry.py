@@ -39,8 +39,8 @@ def test_a_version_is_fetched_by_alias_or_number(registered, strong, tmp_path):
     ("uri", "words"),
     [
         ("models:/nobody@champion", "There is: colours"),
-        ("models:/colours@staging", "Versions of colours: 2, 1 @champion"),
-        ("models:/colours/7", "Versions of colours: 2, 1 @champion"),
+        ("models:/colours@staging", "Versions of colours: 2 @challenger, 1 @champion"),
+        ("models:/colours/7", "Versions of colours: 2 @challenger, 1 @champion"),
         ("colours", "Write models:/NAME@ALIAS"),
         ("models:/colours", "Write models:/NAME@ALIAS"),
     ],
@@ -81,7 +81,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(registered, strong, tmp_pa
 def test_versions_are_listed_newest_first(registered, strong):
     rows = list_versions()
     assert [(r.name, r.version, r.aliases) for r in rows] == [
-        ("colours", 2, ()),
+        ("colours", 2, ("challenger",)),
         ("colours", 1, ("champion",)),
     ]
     assert [r.decision for r in rows] == ["refused", "promoted"]

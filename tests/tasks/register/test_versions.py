@@ -83,7 +83,7 @@ def test_another_try_leaves_nothing_of_one_that_could_not_even_be_taken_back(
     rows = list_versions("colours")
     assert [(row.version, row.aliases, row.decision) for row in rows] == [
         (decision.version, ("champion",), "promoted"),
-        (first.version, (), "promoted"),
+        (first.version, ("previous",), "promoted"),
     ]
     (model,) = models_of(store, run_id)
     source = store.get_model_version("colours", str(decision.version)).source

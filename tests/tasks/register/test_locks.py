@@ -1,0 +1,188 @@
+"""One mover at a time: real processes, a real sqlite store, and a real MLflow server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks.errors import TransientTrackingError
+from tasks.register import locks
+from tasks.register.aliases import read_aliases
+from tasks.register.history import read_events
+from tasks.register.locks import LOCK, locked
+from tasks.register.registry import version_numbers
+
+RACERS = 8
+# a process that has imported all and starts no thread forks those that race: eight imports take
+# half a minute on two cores
+RACE = """
+import json, os, signal, sys, tempfile, time
+from pathlib import Path
+from tasks.errors import GraftError
+from tasks.register.aliases import move_champion
+from tasks.register.client import connect
+from tasks.register.locks import locked
+
+folder, apart, racers = Path(sys.argv[1]), sys.argv[2] == "apart", int(sys.argv[3])
+
+def child(act):
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        act()
+        os._exit(0)
+    except GraftError as error:
+        (folder / f"{os.getpid()}.txt").write_text(str(error))
+        os._exit(error.exit_code)
+    except BaseException as error:
+        (folder / f"{os.getpid()}.txt").write_text(f"unexpected {error!r}")
+        os._exit(99)
+
+def machine(name):  # another machine knows nothing of this one's file locks
+    tempfile.tempdir = str(folder / name)
+    Path(tempfile.tempdir).mkdir()
+
+ready, start = os.pipe(), os.pipe()
+
+def race(number):
+    if apart:
+        machine(f"machine-{number}")
+    client = connect(create=False)
+    version = client.get_model_version("m", str(number))
+    os.write(ready[1], b".")
+    os.read(start[0], 1)
+    move_champion(client, version, 1, "first")
+
+def hold():
+    with locked(connect(create=False), "m"):
+        os.write(ready[1], b".")
+        time.sleep(600)
+
+def wait(pid):
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    words = folder / f"{pid}.txt"
+    return code, words.read_text() if words.exists() else ""
+
+pids = {number: child(lambda: race(number)) for number in range(2, 2 + racers)}
+for _ in pids:
+    os.read(ready[0], 1)
+os.write(start[1], b"." * racers)
+results = {number: wait(pid) for number, pid in pids.items()}
+
+holder = child(hold)
+os.read(ready[0], 1)
+os.kill(holder, signal.SIGKILL)
+wait(holder)
+killed = time.monotonic()
+with locked(connect(create=False), "m"):
+    waited = time.monotonic() - killed
+print(json.dumps({"results": results, "waited": waited}))
+"""
+
+
+def race(client: MlflowClient, folder, place: str) -> None:
+    """Let 8 processes make 8 versions champion at once, and one die while it holds the lock."""
+    client.create_registered_model("m")
+    for _ in range(1 + RACERS):
+        client.create_model_version("m", source=folder.as_uri())
+    client.set_registered_model_alias("m", "champion", "1")
+    done = subprocess.run(
+        [sys.executable, "-c", RACE, str(folder), place, str(RACERS)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    results = {int(number): tuple(result) for number, result in told["results"].items()}
+    winners = [number for number, (code, _) in results.items() if code == 0]
+    assert len(winners) == 1, results
+    for number in results.keys() - winners:
+        code, words = results[number]
+        assert code == 7
+        assert words.startswith(f"Champion of m is version {winners[0]} by now (promoted by ")
+        assert f"while version {number} was to follow version 1." in words
+        assert len(words.splitlines()) == 2
+    model = client.get_registered_model("m")
+    aliases = read_aliases(model)
+    assert (aliases.champion, aliases.previous) == (winners[0], 1)
+    (event,) = read_events(model)
+    assert event.moves == {"champion": (1, winners[0]), "previous": (None, 1)}
+    assert LOCK not in model.tags
+    assert told["waited"] < locks.LEASE_SECONDS / 2  # the dead holder's lock is free at once
+
+
+def test_of_eight_processes_one_wins_in_a_local_store(store, tmp_path):
+    race(store, tmp_path, "together")
+
+
+def test_of_eight_machines_one_wins_on_a_server(tracking_server, tmp_path, monkeypatch):
+    client = MlflowClient(locks.tracking_uri())
+    race(client, tmp_path, "apart")
+    claims_of_others(client, tmp_path, monkeypatch)
+
+
+def claims_of_others(client: MlflowClient, folder, monkeypatch) -> None:
+    """Hold that a claim in the registry is waited for, goes stale, and is never overrun.
+
+    Part of the test of a server, because starting one takes seconds.
+    """
+    monkeypatch.setattr(locks.tempfile, "tempdir", str(folder))
+    owner = json.dumps({"owner": "process 7 on far", "token": "a"})
+    client.set_registered_model_tag("m", LOCK, owner)
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "WAIT_SECONDS", 0.5)
+        words = "locked by process 7 on far;"
+        with pytest.raises(TransientTrackingError, match=words) as caught, locked(client, "m"):
+            pytest.fail("another holds it")
+        assert len(str(caught.value).splitlines()) == 2
+        assert client.get_registered_model("m").tags[LOCK] == owner
+
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 4.0)
+    began = time.monotonic()
+    with locked(client, "m") as confirm:
+        assert 4 < time.monotonic() - began < 30  # stale
+        confirm()
+        client.set_registered_model_tag("m", LOCK, owner)
+        with pytest.raises(TransientTrackingError, match=r"was lost.*\nNothing was moved"):
+            confirm()
+    assert client.get_registered_model("m").tags[LOCK] == owner  # not ours to take away
+    client.delete_registered_model_tag("m", LOCK)
+
+    with monkeypatch.context() as patch:  # no write is in time, so none may be believed
+        patch.setattr(locks, "SETTLE_SECONDS", 0.0)
+        patch.setattr(locks, "WAIT_SECONDS", 0.5)
+        with pytest.raises(TransientTrackingError, match="waited"), locked(client, "m"):
+            pytest.fail("its write was late")
+
+
+def test_the_lock_is_waited_for_and_let_go_on_an_error(store, monkeypatch):
+    store.create_registered_model("m")
+    with pytest.raises(ZeroDivisionError), locked(store, "m"):
+        raise ZeroDivisionError
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.2)
+    with locked(store, "m"), locked(store, "other"):
+        words = r"waited 0\.2 s"
+        with pytest.raises(TransientTrackingError, match=words) as caught, locked(store, "m"):
+            pytest.fail("it is held")
+        assert len(str(caught.value).splitlines()) == 2
+    with locked(store, "m"):
+        pass
+    assert version_numbers(store, "m") == set()
+
+
+def test_one_store_has_one_lock_whichever_way_its_address_is_written(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.2)
+    (tmp_path / "link").symlink_to(tmp_path / "mlruns")
+    monkeypatch.chdir(tmp_path)
+    with locked(store, "m"):
+        for address in ("sqlite:///mlruns/mlflow.db", f"sqlite:///{tmp_path}/link/mlflow.db?x=1"):
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+            with pytest.raises(TransientTrackingError), locked(store, "m"):
+                pytest.fail("it is held")
