@@ -1,0 +1,99 @@
+"""What a client is told when the fault is not his."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import time
+
+import pytest
+import torch
+from fastapi import Request
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from tasks.register import serving_app, serving_body
+from tasks.register.serving_app import Service, make_app
+from tasks.register.serving_body import Limits, rows_of
+from tasks.register.serving_champion import Champion
+from tasks.register.serving_images import Refusal
+
+
+@pytest.fixture
+def champion(store, tiny_models, publish, tmp_path) -> Champion:
+    publish(store, "tiny", tiny_models[0])
+    return Champion("models:/tiny/1", tmp_path / "cache")
+
+
+@pytest.fixture
+def client(champion) -> TestClient:
+    return TestClient(make_app(Service(champion, Limits(), None)))
+
+
+def post(client: TestClient, content: bytes):
+    return client.post("/invocations", content=content, headers={"Content-Type": "image/png"})
+
+
+@pytest.fixture(scope="module")
+def image() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "words"),
+    [
+        (RuntimeError("secret of the house"), 500, "its log says"),
+        (MemoryError(), 503, "Memory ran out"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 503, "Memory ran out"),
+    ],
+)
+def test_a_fault_of_the_server_is_logged_and_said_in_short(
+    client, champion, image, monkeypatch, caplog, fault, status, words
+):
+    def fail(_: object) -> None:
+        raise fault
+
+    assert post(client, image).status_code == 200
+    monkeypatch.setattr(champion.current.classifier, "classify", fail)
+    with caplog.at_level(logging.ERROR):
+        reply = post(client, image)
+    assert reply.status_code == status
+    assert words in reply.json()["message"]
+    assert "secret" not in reply.text
+    assert "Traceback" not in reply.text
+    assert str(fault) in caplog.text
+    monkeypatch.undo()
+    assert post(client, image).status_code == 200
+
+
+def test_more_requests_than_memory_could_hold_are_put_off(client, image, monkeypatch):
+    monkeypatch.setattr(serving_app, "MOST_UNDER_WAY", 0)
+    reply = post(client, image)
+    assert (reply.status_code, reply.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")
+    monkeypatch.undo()
+    assert post(client, image).status_code == 200
+
+
+def test_addresses_are_not_read_where_no_host_is_allowed(client):
+    records = [{"url": "https://example.org/a.png"}]
+    reply = client.post("/invocations", json={"dataframe_records": records})
+    assert reply.status_code == 400
+    assert "--allow-url" in reply.json()["message"]
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(serving_body, "SECONDS", 0.1)
+
+    async def never() -> dict[str, object]:
+        await asyncio.sleep(60)
+        return {}
+
+    scope = {"type": "http", "headers": [(b"content-type", b"image/png")]}
+    begun = time.monotonic()
+    with pytest.raises(Refusal, match=r"within 0\.1 s") as caught:
+        asyncio.run(rows_of(Request(scope, never), Limits()))
+    assert caught.value.status == 408
+    assert time.monotonic() - begun < 5
