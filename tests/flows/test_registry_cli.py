@@ -1,0 +1,116 @@
+"""promote, rollback, history and diff, on a registry whose first version a real run made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks.register.versions import decision_on, write_decision
+
+
+@pytest.fixture
+def registry(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """Return a client of a copy of ``home``'s registry: version 1 and a newer one, refused."""
+    shutil.copy(home / "mlruns" / "mlflow.db", tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(uri)
+    for version in client.search_model_versions("name='small'"):
+        if int(version.version) > 1:  # other tests made it
+            client.delete_model_version("small", version.version)
+    first = client.get_model_version("small", "1")
+    tags = {key: value for key, value in first.tags.items() if key.startswith("graft.")}
+    second = client.create_model_version("small", first.source, first.run_id, tags=tags)
+    decision = decision_on(first)
+    assert decision is not None
+    change = {"promoted": False, "reason": "Not better.", "wins": 3, "champion_version": 1}
+    write_decision(client, second, decision.model_copy(update=change))
+    return client
+
+
+def champion(client: MlflowClient) -> int:
+    return int(client.get_model_version_by_alias("small", "champion").version)
+
+
+@pytest.mark.parametrize("command", ["promote", "rollback", "history", "diff"])
+def test_help_has_an_example_and_json(graft, command: str):
+    result = graft(command, "--help")
+    assert result.code == 0
+    assert f"Example: graft {command}" in result.out
+    assert "--json" in result.out
+
+
+def test_a_person_promotes_and_rolls_back_and_the_history_tells_it(registry, graft):
+    newest = max(int(v.version) for v in registry.search_model_versions("name='small'"))
+    result = graft("promote", "small", "challenger", "--reason", "smaller [sic]")
+    assert result.code == 0, result.err
+    assert f"champion    version {newest} of small" in result.out
+    assert "gate        refused: Not better." in result.out
+    assert champion(registry) == newest
+
+    result = graft("rollback", "small", "--json")
+    assert result.code == 0
+    assert json.loads(result.out) == {
+        "model": "small",
+        "version": 1,
+        "uri": "models:/small/1",
+        "before": newest,
+        "aliases": {"champion": 1, "previous": None, "challenger": None},
+        "decision": json.loads(result.out)["decision"],
+        "reason": "",
+    }
+    assert json.loads(result.out)["decision"]["promoted"] is True
+
+    registry.set_registered_model_alias("small", "champion", str(newest))  # as in MLflow's UI
+    result = graft("history", "small", "--json")
+    told = json.loads(result.out)
+    events = [event for event in told["history"] if event["version"] in (1, newest)]
+    kinds = [event["kind"] for event in events]
+    assert kinds[0] == "promoted"
+    assert kinds[-4:] == ["refused", "promoted by hand", "rolled back", "moved outside graft"]
+    assert events[0]["moves"] == {"champion": [None, 1]}
+    assert events[0]["numbers"]["n"] > 0
+    assert events[-4]["numbers"]["wins"] == 3
+    assert events[-3]["why"] == "smaller [sic]"
+    assert all(event["who"] and event["when"].endswith("Z") for event in events[:-1])
+    assert told["aliases"]["champion"] == newest
+
+    result = graft("history", "small")
+    assert result.code == 0
+    for words in ("smaller [sic]", "not recorded", f"champion {newest} → 1", "wins 3", "UTC"):
+        assert words in result.out
+
+
+def test_what_cannot_be_done_ends_with_seven_and_two_lines(registry, graft):
+    before = registry.get_registered_model("small")
+    for arguments, words in (
+        (("promote", "small", "1"), "Version 1 of small is champion already."),
+        (("promote", "small", "99"), "Versions of small: "),
+        (("promote", "big", "1"), "There is: small."),
+        (("rollback", "small"), "There is no version of small to go back to."),
+        (("history", "big"), "There is: small."),
+        (("diff", "small", "1", "prod"), "There is no models:/small@prod."),
+    ):
+        result = graft(*arguments)
+        assert result.code == 7
+        assert words in result.message
+        assert len(result.message.splitlines()) == 2
+    after = registry.get_registered_model("small")
+    assert (after.aliases, after.tags) == (before.aliases, before.tags)
+    assert graft("promote", "small").code == 2
+
+
+def test_two_versions_of_one_run_do_not_differ(registry, graft):
+    result = graft("diff", "small", "champion", "challenger")
+    assert result.code == 0, result.err
+    for words in ("config      no difference", "data        no difference", "both wrong"):
+        assert words in result.out
+    data = json.loads(graft("diff", "small", "1", "challenger", "--json").out)
+    flips = data["flips"]
+    assert flips["both_right"] + flips["both_wrong"] == data["metrics"]["n"][0] > 0
+    assert (flips["only_first"], flips["only_second"], flips["p_value"]) == (0, 0, 1.0)
+    assert data["notes"] == []
