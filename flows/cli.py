@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import commands, compare_answer, studies
+from flows import commands, compare_answer, serve_cli, studies
 from flows.failures import describe
 from flows.printing import answer, fail, print_answer
 from tasks.errors import GraftError, Terminated
@@ -116,6 +116,9 @@ def lr_find(config: Config, overrides: Overrides = None, as_json: Json = False) 
 def pretrain(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Make the backbone that ships with graft anew, from random weights."""
     answer(as_json, lambda: commands.pretrain(config, overrides or ()))
+
+
+app.command("serve", epilog="Example: graft serve digits --port 5002")(serve_cli.serve)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:
