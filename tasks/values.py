@@ -11,20 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks import measures
 from tasks.config import Sha256, Triple
-from tasks.measures import (
-    Calibration,
-    Corruption,
-    Curve,
-    DataCheck,
-    Estimate,
-    ExplainedImage,
-    Novelty,
-    Rejection,
-    ReliabilityBin,
-    Slice,
-    Speed,
-)
 
 SplitName = Literal["train", "val", "test"]
 
@@ -92,7 +80,7 @@ class PreparedDataset(Value):
     test: PackedSplit
     skipped: tuple[SkippedImage, ...]
     warnings: tuple[str, ...]
-    checks: tuple[DataCheck, ...] = ()
+    checks: tuple[measures.DataCheck, ...] = ()
     raw_digest: Sha256
     digest: Sha256
 
@@ -209,16 +197,16 @@ class EvaluationReport(Value):
     micro_f1: float | None = None
     hamming_loss: float | None = None  # share of all labels that are wrong
     class_confusion: tuple[tuple[int, int, int, int], ...] | None = None  # TN, FP, FN, TP
-    estimates: tuple[Estimate, ...] = ()  # every figure with its interval
-    slices: tuple[Slice, ...] = ()
-    curves: tuple[Curve, ...] = ()
-    reliability: tuple[ReliabilityBin, ...] = ()  # after temperature scaling; one label only
-    calibration: Calibration | None = None
-    rejection: Rejection | None = None
-    novelty: Novelty | None = None
-    corruptions: tuple[Corruption, ...] = ()
-    speed: Speed | None = None
-    explained: tuple[ExplainedImage, ...] = ()
+    estimates: tuple[measures.Estimate, ...] = ()  # every figure with its interval
+    slices: tuple[measures.Slice, ...] = ()
+    curves: tuple[measures.Curve, ...] = ()
+    reliability: tuple[measures.ReliabilityBin, ...] = ()  # one label only, calibrated
+    calibration: measures.Calibration | None = None
+    rejection: measures.Rejection | None = None
+    novelty: measures.Novelty | None = None
+    corruptions: tuple[measures.Corruption, ...] = ()
+    speed: measures.Speed | None = None
+    explained: tuple[measures.ExplainedImage, ...] = ()
     predictions: Path  # predictions.parquet, a row an image
     report: Path  # report.json
     seconds: float
@@ -237,8 +225,21 @@ class PromotionDecision(Value):
     n: int
     accuracy: float
     alpha: float
+    rule: str = "superiority"
+    metric: str = "accuracy"
+    margin: float | None = None  # non_inferiority only
+    test_digest: Sha256 | None = None  # of the images that decided
+    reasons: tuple[str, ...] = ()  # ``reason`` one by one; where refused, the refusals first
+    checks: tuple[str, ...] = ()  # every floor and limit, held or not
     champion_version: int | None = None  # the champion it was compared with
     champion_accuracy: float | None = None
+    value: float | None = None  # of ``metric``
+    champion_value: float | None = None
+    difference: float | None = None  # above 0 is better, also where the metric is a loss
+    difference_low: float | None = None  # its interval at 1 - alpha
+    difference_high: float | None = None
+    detectable: float | None = None  # smallest true difference shown in 80% of cases
     wins: int | None = None  # images only the new version gets right
     losses: int | None = None  # images only the champion gets right
     p_value: float | None = None
+    level: float | None = None  # the p-value must be under it

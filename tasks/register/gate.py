@@ -1,114 +1,163 @@
-"""Whether a challenger beats the champion: pure arithmetic on per-image correctness."""
+"""Whether a challenger becomes champion: one pure decision, with every reason for it in words."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
+
+from tasks.evaluate.score import Scores
+from tasks.evaluationconfig import PromotionConfig
+from tasks.register.figures import check_bounds
+from tasks.register.paired import Comparison, Draws, compare
+from tasks.register.reasons import comparison_words
+
+NAMED = 5  # classes, at most, that a reason names
+FIRST = "There is no champion yet."
+OTHER_IMAGES = "The two were not scored on the same test images."
+WAY_OUT = (
+    "Register under another promotion.model, or name another champion by graft promote or "
+    "graft rollback."
+)
+CLEAN_TEST = "Keep the seed and fractions of its run, or declare a test split (data.test)."
 
 
 @dataclass(frozen=True)
-class Graded:
-    """Which test images one model gets right."""
+class Contender:
+    """A model scored now, by the same code as the other, and what is known of it."""
 
+    version: int
     classes: tuple[str, ...]
-    images: tuple[str, ...]  # digest of every test image's file, in order
-    correct_n: npt.NDArray[np.bool_]
-    multi_label: bool = False  # right is an image whose labels all are
+    multi_label: bool = False
+    images: tuple[str, ...] = ()  # file digest and label of every test image, in order
+    scores: Scores | None = None  # None: its classes rule out that it is scored
+    figures: Mapping[str, float] = field(default_factory=dict)  # for floors and limits
+    test_digest: str = ""  # of the test images, packed for this model ...
+    registered_digest: str | None = None  # ... and of those it was registered with
+    seen: int | None = 0  # test images that it, or its start, learned from; None: not known
 
-    @property
-    def accuracy(self) -> float:
-        """Share of images that are right."""
-        return float(np.mean(self.correct_n))
+
+@dataclass(frozen=True)
+class Unscorable:
+    """A champion that could not be scored, and why."""
+
+    version: int
+    reason: str
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The decision, in words and numbers; the numbers are ``None`` where nothing was compared."""
+    """The decision, with every reason for it; no comparison where none could be made."""
 
     promoted: bool
-    reason: str
-    champion_accuracy: float | None = None
-    wins: int | None = None
-    losses: int | None = None
-    p_value: float | None = None
+    reasons: tuple[str, ...]  # where refused, the refusals first
+    checks: tuple[str, ...] = ()  # every floor and limit
+    comparison: Comparison | None = None
 
 
-WAY_OUT = "Register under another promotion.model, or move the alias by hand."
-FIRST = Verdict(promoted=True, reason="There is no champion yet.")
+@dataclass
+class _Findings:
+    """What speaks against a promotion, and what is said beside it."""
+
+    refusals: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    comparison: Comparison | None = None
 
 
-def mcnemar_exact(wins: int, losses: int) -> float:
-    """Return the two-sided exact p-value of McNemar's test (McNemar 1947, binomial form).
+def decide(
+    challenger: Contender,
+    champion: Contender | Unscorable | None,
+    settings: PromotionConfig,
+    draws: Draws,
+) -> Verdict:
+    """Promote what holds all floors and limits and passes ``promotion.rule`` against the champion.
 
-    ``wins`` are the images that only the challenger gets right, ``losses`` those that only the
-    champion does. If both are equally good, wins follow Binomial(wins + losses, 1/2); with no
-    image that tells them apart p is 1.
+    A first version needs floors, limits and enough test images alone. Refused, each with its
+    reason: a champion that cannot be scored, has other classes, gives an image one label where
+    this one gives several, or was scored on other images; what is not a number; and a challenger
+    that started from a version which learned from test images. A champion that learned from some
+    is flattered: what beats it is better all the same. That, and a test set that is not the one
+    it was registered with, is said.
     """
-    from scipy.stats import binomtest
-
-    if wins + losses == 0:
-        return 1.0
-    return float(binomtest(wins, wins + losses, 0.5).pvalue)
-
-
-def refuse(reason: str) -> Verdict:
-    """Return a refusal where the two models cannot be compared."""
-    return Verdict(promoted=False, reason=reason)
-
-
-def decide(challenger: Graded, champion: Graded | None, alpha: float) -> Verdict:
-    """Promote when there is no champion, or when the challenger is better at level ``alpha``.
-
-    Better: the two-sided exact McNemar p-value is under ``alpha`` and wins exceed losses, so that
-    a challenger that is no better is promoted in at most alpha / 2 of cases. Refused, with the
-    reason, when the two have other classes, when one gives an image one label and the other any
-    number, or when they were not scored on the same images.
-    """
+    checks = check_bounds(challenger.figures, settings.floors, settings.limits)
+    found = _Findings(refusals=list(_faults(challenger, settings)))
+    found.refusals += [check.words for check in checks if not check.held]
+    if challenger.seen is None:
+        found.remarks.append("What the weights it started from had learned from is not known.")
     if champion is None:
-        return FIRST
-    reason = obstacle(challenger, champion)
-    if reason is not None:
-        return refuse(reason)
-    if challenger.images != champion.images:
-        return refuse("The two were not scored on the same test images.")
-    return _compare(challenger, champion, alpha)
-
-
-def _compare(challenger: Graded, champion: Graded, alpha: float) -> Verdict:
-    wins = int(np.sum(challenger.correct_n & ~champion.correct_n))
-    losses = int(np.sum(~challenger.correct_n & champion.correct_n))
-    p_value = mcnemar_exact(wins, losses)
-    promoted = p_value < alpha and wins > losses
+        found.remarks.append(FIRST)
+    elif isinstance(champion, Unscorable):
+        found.refusals.append(
+            f"The champion (version {champion.version}) cannot be scored: {champion.reason} "
+            f"{WAY_OUT}"
+        )
+    else:
+        _face(found, challenger, champion, settings, draws)
     return Verdict(
-        promoted=promoted,
-        reason=_words(promoted, challenger, champion, wins, losses, p_value, alpha),
-        champion_accuracy=champion.accuracy,
-        wins=wins,
-        losses=losses,
-        p_value=p_value,
+        promoted=not found.refusals,
+        reasons=(*found.refusals, *found.remarks),
+        checks=tuple(check.words for check in checks),
+        comparison=found.comparison,
     )
 
 
-def _words(
-    promoted: bool,
-    challenger: Graded,
-    champion: Graded,
-    wins: int,
-    losses: int,
-    p_value: float,
-    alpha: float,
-) -> str:
-    verdict = "Better than the champion" if promoted else "Not shown to be better than the champion"
-    sign = "<" if p_value < alpha else ">="
-    whole = " with all labels right" if challenger.multi_label else ""
-    return (
-        f"{verdict}: {challenger.accuracy:.2%} against {champion.accuracy:.2%} of "
-        f"{len(challenger.images)} test images{whole}; {wins} right only here, "
-        f"{losses} right only there; exact McNemar p = {p_value:.4g} {sign} {alpha:g}."
-    )
+def _faults(challenger: Contender, settings: PromotionConfig) -> Iterator[str]:
+    """Yield what rules the challenger out whoever is champion, floors and limits apart."""
+    n, least = len(challenger.images), settings.minimum_test_images
+    if n < least:
+        yield f"The test set has {n:,} images, fewer than promotion.minimum_test_images={least:,}."
+    if challenger.seen:
+        yield (
+            f"This model started from a version that learned from {challenger.seen:,} of the "
+            f"{n:,} test images, so its figures are flattered. {CLEAN_TEST}"
+        )
+    scores = challenger.scores
+    if scores is not None and not np.isfinite(scores.probabilities_nc).all():
+        yield "Some of its probabilities are not numbers."
+
+
+def _face(
+    found: _Findings,
+    challenger: Contender,
+    champion: Contender,
+    settings: PromotionConfig,
+    draws: Draws,
+) -> None:
+    """Compare with a champion, where that can be done."""
+    reason = obstacle(challenger, champion)
+    ours, theirs = challenger.scores, champion.scores
+    if reason is not None:
+        found.refusals.append(reason)
+    elif challenger.images != champion.images or ours is None or theirs is None:
+        found.refusals.append(OTHER_IMAGES)
+    else:
+        found.comparison = compared = compare(ours, theirs, settings, draws)
+        passed = compared.finite and compared.shown
+        words = comparison_words(compared, champion.version, champion.multi_label, settings)
+        (found.remarks if passed else found.refusals).append(words)
+        found.remarks += _of_champion(champion, passed)
+
+
+def _of_champion(champion: Contender, passed: bool) -> Iterator[str]:
+    named = f"The champion (version {champion.version})"
+    if champion.registered_digest not in (None, champion.test_digest):
+        yield (
+            f"{named} was registered with another test set: it was scored again on this run's, and "
+            "the comparison stands."
+        )
+    if champion.seen is None:
+        yield f"{named} does not say which images it learned from."
+    elif champion.seen:
+        flattered = (
+            f"{named} learned from {champion.seen:,} of the {len(champion.images):,} test images, "
+            "which flatters it"
+        )
+        if passed:
+            yield f"{flattered}: this model passes all the same."
+        else:
+            yield f"{flattered}, so that this refusal says little. {CLEAN_TEST} {WAY_OUT}"
 
 
 class Labelled(Protocol):
@@ -140,8 +189,8 @@ def class_obstacle(ours: tuple[str, ...], theirs: tuple[str, ...]) -> str | None
     if ours == theirs:
         return None
     new, gone = sorted(set(ours) - set(theirs)), sorted(set(theirs) - set(ours))
-    parts = [f"only here {', '.join(new[:5])}"] if new else []
-    parts += [f"only there {', '.join(gone[:5])}"] if gone else []
+    parts = [f"only here {', '.join(new[:NAMED])}"] if new else []
+    parts += [f"only there {', '.join(gone[:NAMED])}"] if gone else []
     return (
         "The champion has other classes, so the two cannot be compared "
         f"({'; '.join(parts) or 'the same ones in another order'}). {WAY_OUT}"

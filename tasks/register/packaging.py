@@ -34,6 +34,7 @@ from tasks.register.classifier import (
 )
 from tasks.register.client import tracking_errors
 from tasks.register.facts import graft_version
+from tasks.register.learned import LEARNED_FILE
 from tasks.values import Certainty, EvaluationReport, FineTunedModel, PackedSplit
 
 SCRIPT = Path(__file__).with_name("served_model.py")
@@ -62,11 +63,13 @@ def log_model(
     report: EvaluationReport,
     examples: PackedSplit,
     label_separator: str,
+    learned: bytes | None = None,
 ) -> tuple[str, ModelSpec]:
     """Store ``model`` as an MLflow logged model of the run; return its id and its description.
 
     ``report`` gives the temperature and the thresholds that it is served with. Of a multi-label
-    model ``label_separator`` joins the labels of an image.
+    model ``label_separator`` joins the labels of an image. ``learned`` lists the images it learned
+    from (``tasks.register.learned``).
     A logged model is no version of a registered model yet. Raises ``TrackingError`` when MLflow
     refuses, and leaves no logged model behind then.
     """
@@ -89,6 +92,8 @@ def log_model(
             folder = Path(scratch) / "model"
             facts = Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id)
             save_model(folder, facts, model.weights, spec, example_image(examples))
+            if learned is not None:
+                (folder / LEARNED_FILE).write_bytes(learned)
             client.log_model_artifacts(logged.model_id, str(folder))
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])

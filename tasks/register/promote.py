@@ -1,50 +1,43 @@
-"""Register a fine-tuned model, and make it champion if it is shown to be better."""
+"""Register a fine-tuned model, and make it champion if the gate says so."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from tasks.artifacts import cache_folder
+from tasks.artifacts import cache_folder, sha256_bytes
 from tasks.config import RunConfig
-from tasks.errors import (
-    DataError,
-    EvaluationError,
-    TrackingError,
-    TransientTrackingError,
-    WeightsError,
-)
-from tasks.evaluate.evaluate import score_weights
-from tasks.index import read_index
-from tasks.preprocess.prepare import prepare
+from tasks.errors import EvaluationError, TransientTrackingError
 from tasks.register.client import connect, tracking_errors
-from tasks.register.gate import FIRST, Graded, Verdict, decide, obstacle, refuse
+from tasks.register.contest import Contest, inherited_images, open_contest
+from tasks.register.gate import Verdict
+from tasks.register.learned import LEARNED, Prefixes, learned_images, to_bytes
 from tasks.register.packaging import log_model
+from tasks.register.paired import Comparison
 from tasks.register.registry import CHAMPION, fetch_version, find_champion
 from tasks.register.versions import (
     Draft,
+    forget_decision,
     read_decision,
     take_back,
     version_tags,
     write_decision,
 )
-from tasks.retry import PASSING
 from tasks.values import (
     EvaluationReport,
     FineTunedModel,
-    PackedSplit,
     PreparedDataset,
     PromotionDecision,
     RawDataset,
-    RegisteredModel,
 )
 
 TRIES = 5  # decisions, while another run keeps moving the alias
-UNUSABLE = (TrackingError, WeightsError, EvaluationError, DataError)  # a champion's own faults
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +53,9 @@ def register(
     """Register ``model`` as a new version of ``config.promotion.model`` and decide on promotion.
 
     The present champion is scored now, on this run's test images, by the code that scores the new
-    version; the alias ``champion`` moves only if the exact McNemar test says so or if there is no
-    champion. The decision and its numbers become ``promotion.`` tags of the version. Whatever is
-    raised, Ctrl-C included, the registry is as it was before: the version is taken back.
+    version; the alias ``champion`` moves only if ``tasks.register.gate`` says so. The decision, its
+    reasons and its numbers become ``promotion.`` tags of the version. Whatever is raised, Ctrl-C
+    included, the registry is as it was before: the version is taken back.
 
     Safe to call again for one run, as Prefect does after a fault that may pass: what an earlier try
     could not take back goes first, and a decision that stands already is returned.
@@ -81,13 +74,12 @@ def register(
         if standing is not None:
             return standing
         take_back(client, config.promotion.model, run_id)
-    with _new_version(client, config, prepared, model, report, run_id) as version:
+    inherited = inherited_images(client, model)
+    with _new_version(client, config, prepared, model, report, run_id, inherited) as version:
         with tracking_errors("reading the new version back"):
             challenger = fetch_version(version, cache_folder(config.output.cache))
-        verdict, opponent = _decide(client, config, raw, prepared, challenger)
-        decision = _decision(config, report, challenger, verdict, opponent, run_id)
-        with tracking_errors("writing the decision down"):
-            write_decision(client, version, decision)
+        contest = open_contest(config, raw, prepared, report, challenger, inherited)
+        decision = _settle(client, contest, version, report, run_id)
     log.info("%s: %s", decision.uri, decision.reason)
     return decision
 
@@ -107,109 +99,109 @@ def _new_version(
     model: FineTunedModel,
     report: EvaluationReport,
     run_id: str,
+    inherited: Prefixes | None,
 ) -> Iterator[ModelVersion]:
     """Yield a version that is READY; take it back if the block fails."""
     name = config.promotion.model
+    learned = None
+    if inherited is not None:
+        learned = to_bytes(np.union1d(learned_images(prepared), inherited))
     with tracking_errors("storing the model"):
         separator = config.data.label_separator
-        model_id, spec = log_model(client, run_id, model, report, prepared.val, separator)
+        model_id, spec = log_model(client, run_id, model, report, prepared.val, separator, learned)
+    tags = version_tags(config, spec, model, report)
+    if learned is not None:
+        tags[LEARNED] = sha256_bytes(learned)
     draft = Draft(client, name, run_id)
     try:
         with tracking_errors("registering the model"):
-            version = draft.create(model_id, version_tags(config, spec, model, report))
+            version = draft.create(model_id, tags)
         yield version
     except BaseException:
         draft.undo()
         raise
 
 
-def _decide(
+def _settle(
     client: MlflowClient,
-    config: RunConfig,
-    raw: RawDataset,
-    prepared: PreparedDataset,
-    challenger: RegisteredModel,
-) -> tuple[Verdict, ModelVersion | None]:
-    """Compare with the champion, again if another run moved the alias meanwhile.
-
-    MLflow's aliases have no compare-and-set; this leaves a window of milliseconds, not minutes.
-    """
-    name = config.promotion.model
+    contest: Contest,
+    version: ModelVersion,
+    report: EvaluationReport,
+    run_id: str,
+) -> PromotionDecision:
+    """Decide and put it into effect, again if another run moved the alias meanwhile."""
     for _ in range(TRIES):
-        with tracking_errors("looking up the champion"):
-            before = find_champion(client, name)
-        verdict = FIRST if before is None else _compare(config, raw, prepared, challenger, before)
-        with tracking_errors("looking up the champion"):
-            after = find_champion(client, name)
-        if _number(before) == _number(after):
-            return verdict, before
+        opponent = _champion(client, version.name)
+        verdict = contest.against(opponent)
+        if _number(_champion(client, version.name)) != _number(opponent):
+            continue
+        decision = _decision(contest, version, report, verdict, opponent, run_id)
+        try:
+            with tracking_errors("writing the decision down"):
+                write_decision(client, version, decision)
+        except TransientTrackingError as error:
+            if _number(_champion(client, version.name)) == _number(opponent):
+                raise
+            log.info("%s is decided on again: %s", decision.uri, error)
+            forget_decision(client, version)
+        else:
+            return decision
     raise TransientTrackingError(
-        f"Other runs keep moving the alias {CHAMPION} of {name}.\nRun again when they are done."
+        f"Other runs keep moving the alias {CHAMPION} of {version.name}.\n"
+        "Run again when they are done."
     )
+
+
+def _champion(client: MlflowClient, name: str) -> ModelVersion | None:
+    with tracking_errors("looking up the champion"):
+        return find_champion(client, name)
 
 
 def _number(version: ModelVersion | None) -> int | None:
     return None if version is None else int(version.version)
 
 
-def _compare(
-    config: RunConfig,
-    raw: RawDataset,
-    prepared: PreparedDataset,
-    challenger: RegisteredModel,
-    opponent: ModelVersion,
-) -> Verdict:
-    cache = cache_folder(config.output.cache)
-    try:
-        with tracking_errors("fetching the champion"):
-            champion = fetch_version(opponent, cache)
-        reason = obstacle(challenger, champion)
-        if reason is not None:
-            return refuse(reason)
-        split = prepared.test
-        if champion.input != prepared.input:
-            split = prepare(config.data, config.seed, raw, champion.input, cache).test
-        graded = _grade(config, champion, split)
-    except PASSING:
-        raise
-    except UNUSABLE as error:
-        reason = str(error).splitlines()[0]
-        return refuse(f"The champion (version {opponent.version}) cannot be scored: {reason}")
-    return decide(_grade(config, challenger, prepared.test), graded, config.promotion.alpha)
-
-
-def _grade(config: RunConfig, model: RegisteredModel, split: PackedSplit) -> Graded:
-    scores = score_weights(config, model, split)
-    records = read_index(split.index)
-    return Graded(
-        classes=model.classes,
-        images=tuple(f"{record.sha256} {record.label}" for record in records),
-        correct_n=scores.correct_n,
-        multi_label=model.multi_label,
-    )
-
-
 def _decision(
-    config: RunConfig,
+    contest: Contest,
+    version: ModelVersion,
     report: EvaluationReport,
-    challenger: RegisteredModel,
     verdict: Verdict,
     opponent: ModelVersion | None,
     run_id: str,
 ) -> PromotionDecision:
+    settings, found = contest.config.promotion, verdict.comparison
     return PromotionDecision(
-        model=challenger.name,
-        version=challenger.version,
-        uri=challenger.uri,
+        model=version.name,
+        version=int(version.version),
+        uri=f"models:/{version.name}/{version.version}",
         run_id=run_id,
         promoted=verdict.promoted,
-        reason=verdict.reason,
+        reason=" ".join(verdict.reasons),
+        reasons=verdict.reasons,
+        checks=verdict.checks,
         n=report.n,
         accuracy=report.accuracy,
-        alpha=config.promotion.alpha,
+        alpha=settings.alpha,
+        rule=settings.rule,
+        metric=settings.metric,
+        margin=settings.margin if settings.rule == "non_inferiority" else None,
+        test_digest=report.test_digest,
         champion_version=_number(opponent),
-        champion_accuracy=verdict.champion_accuracy,
-        wins=verdict.wins,
-        losses=verdict.losses,
-        p_value=verdict.p_value,
+        **({} if found is None else _numbers(found)),
     )
+
+
+def _numbers(found: Comparison) -> dict[str, Any]:
+    return {
+        "champion_accuracy": found.theirs_accuracy,
+        "value": found.ours,
+        "champion_value": found.theirs,
+        "difference": found.gain,
+        "difference_low": found.low,
+        "difference_high": found.high,
+        "detectable": found.detectable,
+        "wins": found.wins,
+        "losses": found.losses,
+        "p_value": found.p_value,
+        "level": found.level,
+    }
