@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tasks.errors import DataError, ResourceError
-from tasks.register.serving_body import JSON, Limits, rows_of
+from tasks.register.serving_body import JSON, Limits, in_time, rows_of
 from tasks.register.serving_champion import Champion, Served
 from tasks.register.serving_images import Refusal, Rows, bad_request
 from tasks.register.serving_urls import NotFetched, UrlReader
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSION_HEADER = "X-Graft-Version"
-MOST_UNDER_WAY = 256  # requests; their bodies are all in memory
+MOST_UNDER_WAY = 128  # requests; their bodies are all in memory
 FETCHERS = 8  # images by address at once
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,8 @@ class Service:
         self._under_way += 1
         try:
             return await self._predictions(request)
+        except asyncio.CancelledError:  # the server stops, and has waited for as long as it may
+            return self.refused(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping."))
         except Exception as error:  # no fault may reach a client as a traceback
             return self.refused(refusal_of(error))
         finally:
@@ -84,7 +86,9 @@ class Service:
     async def _predictions(self, request: Request) -> Response:
         if self._under_way > MOST_UNDER_WAY:
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests at once. Try again.")
-        images = await self._fetched(await rows_of(request, self._limits))
+        rows = await rows_of(request, self._limits)
+        async with in_time("The images"):
+            images = await self._fetched(rows)
         served = self._champion.current  # to the end of this request
         loop = asyncio.get_running_loop()
         pixels_nhwc = await loop.run_in_executor(self._decoders, _decoded, served, images)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -16,7 +17,7 @@ from tasks.register.serving_images import Refusal, Rows, bad_request, check_coun
 JSON, MULTIPART, BYTES = "application/json", "multipart/form-data", "application/octet-stream"
 KINDS = f"{JSON}, image/*, {BYTES}, {MULTIPART}"
 MIB = 1 << 20
-SECONDS = 60.0  # longest time for a body to come, as MLflow's for a whole request
+SECONDS = 60.0  # longest time for a body, or what it names, to come; MLflow's for a request
 DISCARDED = 64 * MIB  # of a body that is too large; one cut off before sees no reply
 
 
@@ -42,7 +43,8 @@ async def rows_of(request: Request, limits: Limits) -> Rows:
     kind, options = parse_options_header(request.headers.get("content-type"))
     name = kind.decode("latin-1")
     _check_kind(request, name, options.get(b"charset", b"utf-8"))
-    body = await _body(request, limits)
+    async with in_time("The body"):
+        body = await _read(request, limits)
     if name == JSON:
         return await asyncio.to_thread(rows_of_json, body, limits.images)
     if name == MULTIPART:
@@ -52,24 +54,23 @@ async def rows_of(request: Request, limits: Limits) -> Rows:
 
 def _check_kind(request: Request, kind: str, charset: bytes) -> None:
     if kind not in (JSON, MULTIPART, BYTES) and not kind.startswith("image/"):
-        raise Refusal(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type must be one of {KINDS}; it is {kind}."
-        )
-    if charset.lower() != b"utf-8" or request.headers.get("content-encoding", "identity") != (
-        "identity"
-    ):
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Type must be one of {KINDS}.")
+    coding = request.headers.get("content-encoding", "identity")
+    if charset.lower() != b"utf-8" or coding != "identity":
         raise Refusal(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be UTF-8 where it is text, and plain."
         )
 
 
-async def _body(request: Request, limits: Limits) -> bytes:
+@asynccontextmanager
+async def in_time(what: str) -> AsyncIterator[None]:
+    """Raise ``Refusal`` when the block has not ended after ``SECONDS``."""
     try:
         async with asyncio.timeout(SECONDS):
-            return await _read(request, limits)
+            yield
     except TimeoutError as error:
         raise Refusal(
-            HTTPStatus.REQUEST_TIMEOUT, f"The body did not come within {SECONDS:g} s."
+            HTTPStatus.REQUEST_TIMEOUT, f"{what} did not come within {SECONDS:g} s."
         ) from error
 
 
