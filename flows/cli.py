@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import commands, compare_answer, serve_cli, studies
+from flows import commands, compare_answer, evaluation, registry_cli, serve_cli, studies
 from flows.failures import describe
 from flows.printing import answer, fail, print_answer
 from tasks.errors import GraftError, Terminated
@@ -66,10 +66,16 @@ def predict(images: Images, model: Model = "", as_json: Json = False) -> None:
 
 @app.command(epilog="Example: graft evaluate configs/digits.yaml --model models:/digits@champion")
 def evaluate(
-    config: Config, model: Model, overrides: Overrides = None, as_json: Json = False
+    config: Config,
+    model: Model,
+    overrides: Overrides = None,
+    report: Annotated[
+        Path | None, typer.Option(help="A new folder for the whole report, report.html first.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Score a registered model on the test images of a config."""
-    answer(as_json, lambda: commands.evaluate(config, overrides or (), model))
+    answer(as_json, lambda: evaluation.evaluate(config, overrides or (), model, report))
 
 
 @app.command(epilog="Example: graft models digits")
@@ -119,6 +125,16 @@ def pretrain(config: Config, overrides: Overrides = None, as_json: Json = False)
 
 
 app.command("serve", epilog="Example: graft serve digits --port 5002")(serve_cli.serve)
+
+
+app.command("promote", epilog="Example: graft promote digits 3 --reason 'fewer missed sevens'")(
+    registry_cli.promote
+)
+app.command("rollback", epilog="Example: graft rollback digits --reason 'slow at noon'")(
+    registry_cli.rollback
+)
+app.command("history", epilog="Example: graft history digits")(registry_cli.history)
+app.command("diff", epilog="Example: graft diff digits champion challenger")(registry_cli.diff)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 from flows.answer import Answer, Cells, Rows
 from flows.console import shown
 from flows.server import start_server, using
-from tasks.artifacts import cache_folder
 from tasks.configfile import load_config
-from tasks.errors import ConfigError, EvaluationError
+from tasks.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tasks.values import EvaluationReport, PromotionDecision, RawDataset, RegisteredModel
+    from tasks.values import EvaluationReport, PromotionDecision
 
 
 def run(path: Path, overrides: Sequence[str]) -> Answer:
@@ -118,63 +117,6 @@ def _only_champion() -> str:
             "Name one, for example --model models:/digits@champion."
         )
     return f"models:/{names[0]}@{CHAMPION}"
-
-
-def evaluate(path: Path, overrides: Sequence[str], uri: str) -> Answer:
-    """Score a registered model on the test images of a config; nothing is written but cache."""
-    config = load_config(path, overrides)
-    from tasks.download.source import download
-    from tasks.evaluate.evaluate import score_weights
-    from tasks.evaluate.metrics import measure
-    from tasks.preprocess.prepare import prepare
-    from tasks.register.registry import fetch
-
-    cache = cache_folder(config.output.cache)
-    model = fetch(uri, cache)
-    raw = download(config.data, cache)
-    _check_classes(model, raw)
-    test = prepare(config.data, config.seed, raw, model.input, cache).test
-    figures = measure(score_weights(config, model, test), model.classes)
-    data = {
-        "model": model.uri,
-        "n": test.n,
-        "test_digest": test.digest,
-        "accuracy": figures.accuracy,
-        "accuracy_low": figures.accuracy_low,
-        "accuracy_high": figures.accuracy_high,
-        "balanced_accuracy": figures.balanced_accuracy,
-        "macro_f1": figures.macro_f1,
-        "log_loss": figures.log_loss,
-    }
-    low, high = 100 * figures.accuracy_low, 100 * figures.accuracy_high
-    facts = [
-        ("model", model.uri),
-        ("accuracy", f"{100 * figures.accuracy:.2f}% of {test.n:,} ({low:.1f} to {high:.1f}%)"),
-        ("balanced", f"{100 * figures.balanced_accuracy:.2f}%"),
-        ("log loss", f"{figures.log_loss:.4f} nats"),
-    ]
-    shown = {"mean_average_precision": "mean AP", "micro_f1": "micro F1", "hamming_loss": "Hamming"}
-    for key, name in shown.items():
-        value = getattr(figures, key)
-        if value is not None:
-            data[key] = value
-            facts.append((name, f"{value:.4f}"))
-    return Answer(data, facts)
-
-
-def _check_classes(model: RegisteredModel, raw: RawDataset) -> None:
-    if model.multi_label != raw.multi_label:
-        given = "any number of labels" if model.multi_label else "one label"
-        raise EvaluationError(
-            f"{model.uri} gives an image {given}.\n"
-            f"Evaluate it with data.multi_label={str(model.multi_label).lower()}."
-        )
-    if model.classes != raw.classes:
-        unknown = sorted(set(raw.classes) ^ set(model.classes))[:5]
-        raise EvaluationError(
-            f"{model.uri} has other classes than the data: {', '.join(unknown)}.\n"
-            "Evaluate on data with the classes it was trained on."
-        )
 
 
 def models(name: str | None) -> Answer:

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows.artifacts import publish
 from flows.console import ready_logs, screen
 from flows.inputs import read_images, say
 from tasks.artifacts import cache_folder, new_folder, user_folder, write_atomic
@@ -81,7 +81,7 @@ def transfer(config: RunConfig) -> PromotionDecision:
             with_retries(tracker.finished, model, report)
             decision = _register(config, raw, prepared, model, report, tracker.run_id)
     screen.get().scored(report)
-    _publish(report, decision)
+    publish(report, decision, tracker)
     return decision
 
 
@@ -153,16 +153,3 @@ def _standing(config: RunConfig, run_id: str) -> PromotionDecision | None:
         return standing_decision(config, run_id)
     except GraftError:  # it must not hide what went wrong first
         return None
-
-
-def _publish(report: EvaluationReport, decision: PromotionDecision) -> None:
-    """Put the report and the figures of each class into the Prefect UI, as far as that is there."""
-    unsaid = None if report.multi_label else {"average_precision"}
-    rows = [row.model_dump(exclude=unsaid) for row in report.classes]
-    verdict = f"\n## Promotion\n\n`{decision.uri}`: {decision.reason}\n"
-    try:
-        text = (report.folder / "report.md").read_text()
-        create_markdown_artifact(text + verdict, key="report", description=decision.uri)
-        create_table_artifact(rows, key="classes", description=f"{decision.uri} on its test images")
-    except Exception as error:  # whatever it is, the run is done and its decision stands
-        log.warning("the report is not in the Prefect UI: %s", error)

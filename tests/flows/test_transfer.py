@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,10 @@ def test_prefect_shows_a_report_and_a_table(workspace: Path, graft):
     assert "Test accuracy" in artifacts["report"].data
     assert artifacts["classes"].type == "table"
     assert "blue" in artifacts["classes"].data
+    assert artifacts["report-page"].type == "markdown"
+    address = re.search(r"\((file://.*report\.html)\)", artifacts["report-page"].data)[1]
+    page = urllib.request.urlopen(address).read().decode()
+    assert page.startswith("<!doctype html>")
 
 
 @pytest.mark.usefixtures("connected", "home")

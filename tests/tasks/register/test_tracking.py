@@ -4,9 +4,11 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sqlite3
 import threading
+import urllib.request
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tasks.errors import GraftError, Terminated, TrackingError, TransientTrackin
 from tasks.finetune.progress import EpochRecord
 from tasks.pretrained.load import load_pretrained
 from tasks.register.facts import flat_params
+from tasks.register.pages import file_page
 from tasks.register.promote import register
 from tasks.register.registry import fetch
 from tasks.register.tracking import open_run
@@ -115,17 +118,29 @@ def test_the_backbone_is_named(store, strong):
     assert params["backbone.sha256"].startswith("none")
 
 
-def test_a_finished_run_has_its_figures_and_every_file(store, strong):
+def files_of(client, run_id, folder=None):
+    """Yield the paths of a run's files, those in folders as well."""
+    for entry in client.list_artifacts(run_id, folder):
+        if entry.is_dir:
+            yield from files_of(client, run_id, entry.path)
+        else:
+            yield entry.path
+
+
+def test_a_finished_run_has_its_figures_and_every_file(store, strong, tmp_path):
+    folder = shutil.copytree(strong.model.folder, tmp_path / "run")
+    (folder / "explained").mkdir(exist_ok=True)
+    (folder / "explained" / "one.png").write_bytes(b"png")
     with open_run(strong.config) as tracker:
-        tracker.finished(strong.model, strong.report)
+        tracker.finished(strong.model.model_copy(update={"folder": folder}), strong.report)
     metrics = store.get_run(tracker.run_id).data.metrics
     assert metrics["test_accuracy"] == strong.report.accuracy
     assert metrics["test_log_loss"] == strong.report.log_loss
     assert metrics["chosen_epoch"] == strong.model.chosen_epoch
     assert "test_top5_accuracy" not in metrics  # three classes
-    stored = {file.path for file in store.list_artifacts(tracker.run_id)}
-    assert {path.name for path in strong.model.folder.iterdir()} <= stored
-    assert {"report.json", "confusion.png", "predictions.parquet", "config.yaml"} <= stored
+    stored = set(files_of(store, tracker.run_id))
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} <= stored
+    assert {"report.html", "README.md", "explained/one.png", "predictions.parquet"} <= stored
 
 
 def test_nothing_mlflow_keeps_shows_the_secrets_of_an_address(store, strong, tmp_path):
@@ -275,6 +290,7 @@ def test_a_whole_run_on_a_real_server(
         )
     assert decision.promoted
     assert capsys.readouterr().out == ""
+    assert_the_page_is_served(tracker, strong.report.folder / "report.html")
     registered = fetch("models:/colours@champion", tmp_path / "other-cache")
     assert registered.sha256 == strong.model.sha256
     assert registered.weights.read_bytes() == strong.model.weights.read_bytes()
@@ -284,6 +300,14 @@ def test_a_whole_run_on_a_real_server(
     with pytest.raises(TransientTrackingError):
         run_while_the_server_dies(tracking_server.pid, strong)
     assert "epoch 1 is not tracked yet" in caplog.text
+
+
+def assert_the_page_is_served(tracker, page):
+    address = file_page(tracker.experiment_id, tracker.run_id, "report.html")
+    server = address.partition("/#/")[0]
+    asked = f"{server}/get-artifact?path=report.html&run_uuid={tracker.run_id}"
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        assert answer.read() == page.read_bytes()
 
 
 def run_while_the_server_dies(pid, strong):
