@@ -90,7 +90,7 @@ def race(client: MlflowClient, folder, place: str) -> None:
     """Let 8 processes make 8 versions champion at once, and one die while it holds the lock."""
     client.create_registered_model("m")
     for _ in range(1 + RACERS):
-        client.create_model_version("m", source=folder.as_uri())
+        client.create_model_version("m", source="s3://nowhere/m")
     client.set_registered_model_alias("m", "champion", "1")
     done = subprocess.run(
         [sys.executable, "-c", RACE, str(folder), place, str(RACERS)],
