@@ -140,7 +140,8 @@ def _settle(
             with tracking_errors("writing the decision down"):
                 write_decision(client, version, decision)
         except TransientTrackingError as error:
-            if _number(_champion(client, version.name)) == _number(opponent):
+            now = _number(_champion(client, version.name))
+            if now in (_number(opponent), int(version.version)):  # nobody came between
                 raise
             log.info("%s is decided on again: %s", decision.uri, error)
             forget_decision(client, version)

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 
 import pytest
 
 from tasks.errors import EvaluationError, TrackingError
 from tasks.evaluate.evaluate import score_weights
-from tasks.register import promote
+from tasks.index import read_index
+from tasks.register import contest, promote
+from tasks.register.contest import read_learned
+from tasks.register.learned import count_seen, learned_images
 from tasks.register.promote import register
 from tasks.register.registry import list_versions
 from tasks.register.tracking import open_run
+from tasks.register.versions import read_decision, write_decision
 
 
 def do(trained, **changes):
@@ -54,6 +59,18 @@ def test_the_champion_goes_only_to_what_is_really_better(store, weak, strong):
     assert tags(store, 3) == {
         "promoted": "true",
         "reason": better.reason,
+        "reasons": json.dumps(better.reasons),
+        "checks": "[]",
+        "rule": "superiority",
+        "metric": "accuracy",
+        "test_digest": strong.prepared.test.digest,
+        "value": str(strong.report.accuracy),
+        "champion_value": str(weak.report.accuracy),
+        "difference": str(better.difference),
+        "difference_low": str(better.difference_low),
+        "difference_high": str(better.difference_high),
+        "detectable": str(better.detectable),
+        "level": "0.05",
         "n": "90",
         "accuracy": str(strong.report.accuracy),
         "alpha": "0.05",
@@ -165,17 +182,113 @@ def test_the_decision_is_made_again_when_another_run_moves_the_alias(
     scored = []
 
     def score_while_another_run_promotes(*arguments):
-        if not scored:
+        if len(scored) == 1:
             store.set_registered_model_alias("colours", "champion", "2")
         scored.append(arguments[1].version)
         return score_weights(*arguments)
 
-    monkeypatch.setattr(promote, "score_weights", score_while_another_run_promotes)
+    monkeypatch.setattr(contest, "score_weights", score_while_another_run_promotes)
     decision = do(strong)
-    assert scored == [1, 3, 2, 3]
+    assert scored == [3, 1, 2]
     assert not decision.promoted
     assert decision.champion_version == 2
     assert champion(store) == 2
+
+
+def test_a_promotion_that_comes_too_late_is_decided_again(store, weak, strong, monkeypatch):
+    do(weak)
+    do(strong)
+    store.set_registered_model_alias("colours", "champion", "1")
+    written = []
+
+    def write_while_another_run_promotes(client, version, decision):
+        written.append(decision.champion_version)
+        if len(written) == 1:
+            store.set_registered_model_alias("colours", "champion", "2")
+        write_decision(client, version, decision)
+
+    monkeypatch.setattr(promote, "write_decision", write_while_another_run_promotes)
+    decision = do(strong)
+    assert written == [1, 2]
+    assert not decision.promoted
+    assert champion(store) == 2
+    assert tags(store, 3)["champion_version"] == "2"
+    assert read_decision(store, "colours", decision.run_id) == decision
+
+
+def learned_from_its_test_images(trained):
+    """Return the parts of a run one of whose training images is every test image."""
+    train = trained.prepared.train.model_copy(update={"index": trained.prepared.test.index})
+    return {"prepared": trained.prepared.model_copy(update={"train": train})}
+
+
+def test_a_champion_that_learned_from_the_test_images_is_said_to_be_flattered(store, weak, strong):
+    do(weak)
+    assert "learned from" not in do(weak).reason
+    do(strong, **learned_from_its_test_images(strong))
+    decision = do(weak)
+    assert not decision.promoted
+    assert "version 3) learned from 90 of the 90 test images" in decision.reason
+    assert "this refusal says little" in decision.reason
+
+
+def test_what_goes_on_from_a_version_that_learned_from_the_test_images_is_refused(
+    store, weak, strong
+):
+    do(weak, **learned_from_its_test_images(weak))
+    onward = strong.model.model_copy(update={"backbone_sha256": weak.model.sha256})
+    decision = do(strong, model=onward)
+    assert not decision.promoted
+    assert "started from a version that learned from 90 of the 90 test images" in decision.reason
+    assert decision.p_value < 0.05
+    listed = read_learned(store.get_model_version("colours", "2"))
+    own = learned_images(strong.prepared)
+    assert set(own) < set(listed)  # what it goes on from counts for what goes on from it
+    assert count_seen(listed, read_index(strong.prepared.test.index)) == 90
+    assert count_seen(own, read_index(strong.prepared.test.index)) == 0
+
+
+def test_a_test_set_that_is_another_than_the_champions_is_said(store, weak, strong):
+    digest = "1" * 64
+    test = weak.prepared.test.model_copy(update={"digest": digest})
+    do(
+        weak,
+        prepared=weak.prepared.model_copy(update={"test": test}),
+        report=weak.report.model_copy(update={"test_digest": digest}),
+    )
+    decision = do(strong)
+    assert decision.promoted
+    assert "registered with another test set: it was scored again" in decision.reason
+    assert decision.champion_accuracy == weak.report.accuracy
+
+
+def test_floors_and_limits_hold_for_the_first_version_too_and_all_are_told(store, strong):
+    bounds = {
+        "floors": {"accuracy": 1.01, "recall[blue]": 0.5, "recall[grey]": 0.5},
+        "limits": {"size_mib": 0.001},
+        "minimum_test_images": 91,
+    }
+    promotion = strong.config.promotion.model_copy(update=bounds)
+    decision = do(strong, config=strong.config.model_copy(update={"promotion": promotion}))
+    assert not decision.promoted
+    few, accuracy, grey, size, first = decision.reasons
+    assert "fewer than promotion.minimum_test_images=91" in few
+    assert "below its floor of 1.01" in accuracy
+    assert "the nearest are recall[green]" in grey
+    assert "above its limit of 0.001" in size
+    assert "no champion yet" in first
+    assert len(decision.checks) == 4
+    assert read_decision(store, "colours", decision.run_id) == decision
+
+
+def test_a_champion_whose_list_of_images_is_damaged_cannot_be_scored(store, weak, strong, tmp_path):
+    do(weak)
+    (listed,) = (tmp_path / "mlruns").rglob("learned_images.bin")
+    listed.write_bytes(listed.read_bytes()[8:])
+    decision = do(strong)
+    assert not decision.promoted
+    assert "version 1) cannot be scored: artifacts/learned_images.bin" in decision.reason
+    assert champion(store) == 1
 
 
 def test_ctrl_c_while_the_first_version_is_decided_leaves_no_model(store, weak, monkeypatch):
