@@ -186,4 +186,6 @@ def test_one_label_has_none_of_this(prepared, backbone, make_config, tmp_path):
     assert not report.multi_label
     assert report.class_confusion is report.micro_f1 is report.mean_average_precision is None
     assert np.sum(report.confusion) == report.n
-    assert "verage precision" not in (model.folder / "report.md").read_text()
+    text = (model.folder / "report.md").read_text()
+    assert "Mean average precision" not in text
+    assert "| TN |" not in text
