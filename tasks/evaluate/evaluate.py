@@ -7,24 +7,16 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from tasks.artifacts import sha256_file, write_atomic
+from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
-from tasks.errors import EvaluationError
+from tasks.evaluate.assess import Subject, assess
 from tasks.evaluate.card import model_card
 from tasks.evaluate.metrics import measure
 from tasks.evaluate.page import html_page
 from tasks.evaluate.plots import plot_class_confusion, plot_confusion, plot_learning_curve
 from tasks.evaluate.report import markdown, write_predictions
-from tasks.evaluate.score import Scores, score
-from tasks.finetune.device import (
-    memory_errors,
-    on_device,
-    pick_device,
-    scoring_batch,
-    use_threads,
-)
-from tasks.finetune.fuse import fused
-from tasks.pretrained.network import restore_network
+from tasks.evaluate.score import Scores
+from tasks.evaluate.scorer import open_scorer
 from tasks.values import (
     EvaluationReport,
     FineTunedModel,
@@ -37,18 +29,22 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(
-    config: RunConfig, prepared: PreparedDataset, model: FineTunedModel, folder: Path
+    config: RunConfig,
+    prepared: PreparedDataset,
+    model: FineTunedModel | RegisteredModel,
+    folder: Path,
 ) -> EvaluationReport:
     """Write the report into ``folder``: as JSON, Markdown and one HTML page.
 
-    And README.md, a model card, predictions.parquet and the plots.
+    And README.md, a model card, predictions.parquet and the plots; of a model from the registry,
+    whose training is over and gone, without its learning curve.
 
     The network is read back from ``model.safetensors``, so that what is scored is what is
     registered, in float32 on every device. Raises ``EvaluationError`` when the file is not the
     one that training wrote, ``ResourceError`` when memory or disk runs out.
     """
-    scores = score_weights(config, model, prepared.test)
-    figures = measure(scores, prepared.classes)
+    with open_scorer(config, model) as scorer:
+        scores, parts = assess(Subject(config, prepared, model, scorer), folder)
     report = EvaluationReport(
         folder=folder,
         model_sha256=model.sha256,
@@ -58,7 +54,8 @@ def evaluate(
         report=folder / "report.json",
         seconds=scores.seconds,
         images_per_second=prepared.test.n / scores.seconds,
-        **asdict(figures),
+        **asdict(measure(scores, prepared.classes)),
+        **parts,
     )
     _write(config, prepared, model, report, scores)
     log.info("test accuracy %.2f%% on %d images", 100 * report.accuracy, report.n)
@@ -68,32 +65,19 @@ def evaluate(
 def score_weights(
     config: RunConfig, model: FineTunedModel | RegisteredModel, split: PackedSplit
 ) -> Scores:
-    """Read a model's weights back, check their digest, and score ``split`` with them.
+    """Read a model's weights back and score ``split`` with them, its logits as they are.
 
-    ``split`` must be packed for ``model.input``. A run's own model and a registered champion both
-    go through here, so that the gate compares like with like. Raises ``EvaluationError`` when the
-    file is missing or has another digest, ``ResourceError`` when memory runs out.
+    Raises ``EvaluationError`` when the file is missing or has another digest, ``ResourceError``
+    when memory runs out.
     """
-    if not model.weights.is_file() or sha256_file(model.weights) != model.sha256:
-        raise EvaluationError(
-            f"{model.weights} is missing or is not the file that was written.\n"
-            "Run again; if it happens twice, check the disk."
-        )
-    use_threads(config.training.threads)
-    device = pick_device(config.training.device)
-    batch_size = scoring_batch(config.evaluation.batch_size, device)
-    with memory_errors(batch_size, "evaluation.batch_size"):
-        network = restore_network(model.architecture, len(model.classes), model.weights)
-        network = on_device(network, device)
-        if device.type == "cpu":  # cuDNN gains little by it
-            network = fused(network)
-        return score(network, split, model.input, device, batch_size)
+    with open_scorer(config, model) as scorer:
+        return scorer.score(split)
 
 
 def _write(
     config: RunConfig,
     prepared: PreparedDataset,
-    model: FineTunedModel,
+    model: FineTunedModel | RegisteredModel,
     report: EvaluationReport,
     scores: Scores,
 ) -> None:
@@ -104,7 +88,8 @@ def _write(
         plot_confusion(report.confusion, prepared.classes, folder / "confusion")
     else:
         plot_class_confusion(report.class_confusion, prepared.classes, folder / "confusion")
-    plot_learning_curve(model.history, model.chosen_epoch, folder / "learning_curve")
+    if isinstance(model, FineTunedModel):
+        plot_learning_curve(model.history, model.chosen_epoch, folder / "learning_curve")
     write_atomic(folder / "report.md", markdown(config, prepared, model, report).encode())
     write_atomic(folder / "report.html", html_page(config, prepared, model, report).encode())
     write_atomic(folder / "README.md", model_card(config, prepared, model, report).encode())

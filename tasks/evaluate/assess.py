@@ -1,0 +1,167 @@
+"""Everything that a report says beyond the plain figures, each part only where it was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from tasks.config import RunConfig
+from tasks.evaluate.calibration import fit_temperature, scaled
+from tasks.evaluate.corruptions import robustness
+from tasks.evaluate.curves import curves
+from tasks.evaluate.estimates import estimate, estimate_classes
+from tasks.evaluate.explain import explain
+from tasks.evaluate.novelty import novelty, score_noise
+from tasks.evaluate.rejection import choose_rejection
+from tasks.evaluate.reliability import reliability
+from tasks.evaluate.score import Scores
+from tasks.evaluate.scorer import Scorer
+from tasks.evaluate.slices import slice_table
+from tasks.evaluate.speed import measure_speed
+from tasks.index import read_index
+from tasks.measures import (
+    Calibration,
+    Corruption,
+    Curve,
+    Estimate,
+    ExplainedImage,
+    Novelty,
+    Rejection,
+    ReliabilityBin,
+    Slice,
+    Speed,
+)
+from tasks.values import FineTunedModel, PreparedDataset, RegisteredModel
+
+NOISE_IMAGES = 200  # of uniform noise, at most
+
+
+class Parts(TypedDict, total=False):
+    """Fields of ``EvaluationReport``."""
+
+    estimates: tuple[Estimate, ...]
+    slices: tuple[Slice, ...]
+    curves: tuple[Curve, ...]
+    reliability: tuple[ReliabilityBin, ...]
+    calibration: Calibration | None
+    rejection: Rejection | None
+    novelty: Novelty | None
+    corruptions: tuple[Corruption, ...]
+    speed: Speed | None
+    explained: tuple[ExplainedImage, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is assessed: a model, its data, and what opens both."""
+
+    config: RunConfig
+    prepared: PreparedDataset
+    model: FineTunedModel | RegisteredModel
+    scorer: Scorer
+
+
+def assess(subject: Subject, folder: Path) -> tuple[Scores, Parts]:
+    """Score the test split once and return its scores, calibrated, with all parts of the report.
+
+    Temperature, rejection threshold and energy threshold come from validation alone. Pictures go
+    into ``folder``. Raises ``ResourceError`` when memory or disk runs out.
+    """
+    settings, prepared = subject.config.evaluation, subject.prepared
+    test, parts = _calibrated(subject)
+    repeat = (settings.bootstrap, settings.confidence, subject.config.seed)
+    columns = subject.config.data.slice_columns
+    records = read_index(prepared.test.index)
+    parts["estimates"] = (
+        *estimate(test, *repeat),
+        *estimate_classes(test, prepared.classes, *repeat),
+    )
+    parts["slices"] = slice_table(test, records, columns, *repeat)
+    parts["curves"] = curves(test, prepared.classes)
+    parts["reliability"] = () if test.multi_label else reliability(test)
+    parts["corruptions"] = _corruptions(subject)
+    parts["speed"] = _speed(subject)
+    parts["explained"] = _explained(subject, test, folder)
+    return test, parts
+
+
+def _calibrated(subject: Subject) -> tuple[Scores, Parts]:
+    """Score test and, where something is chosen by it, validation."""
+    settings, scorer = subject.config.evaluation, subject.scorer
+    test, parts = scorer.score(subject.prepared.test), Parts()
+    if not (settings.calibrate or settings.novelty or settings.rejection_error):
+        return scaled(test, _given_temperature(subject)), parts
+    val = scorer.score(subject.prepared.val)
+    if settings.novelty:
+        parts["novelty"] = novelty(val, test, _noise(subject))
+    temperature = _temperature(subject, val, parts)
+    val, test = scaled(val, temperature), scaled(test, temperature)
+    if settings.rejection_error is not None:
+        parts["rejection"] = choose_rejection(val, test, settings.rejection_error)
+    return test, parts
+
+
+def _temperature(subject: Subject, val: Scores, parts: Parts) -> float:
+    """Return the temperature to score with; a registered model keeps the one it is served with."""
+    if isinstance(subject.model, RegisteredModel) or not subject.config.evaluation.calibrate:
+        return _given_temperature(subject)
+    calibration = parts["calibration"] = fit_temperature(val)
+    return calibration.temperature
+
+
+def _given_temperature(subject: Subject) -> float:
+    model = subject.model
+    return model.temperature if isinstance(model, RegisteredModel) else 1.0
+
+
+def _noise(subject: Subject) -> Scores:
+    scorer = subject.scorer
+    return score_noise(
+        scorer.network,
+        scorer.spec,
+        scorer.device,
+        scorer.batch_size,
+        min(NOISE_IMAGES, subject.prepared.test.n),
+        subject.config.seed,
+        subject.prepared.multi_label,
+    )
+
+
+def _corruptions(subject: Subject) -> tuple[Corruption, ...]:
+    images, scorer = subject.config.evaluation.robustness_images, subject.scorer
+    if not images:
+        return ()
+    return robustness(
+        scorer.network,
+        subject.prepared.test,
+        scorer.spec,
+        scorer.device,
+        scorer.batch_size,
+        images,
+        subject.config.seed,
+    )
+
+
+def _speed(subject: Subject) -> Speed | None:
+    runs, scorer = subject.config.evaluation.latency_runs, subject.scorer
+    if not runs:
+        return None
+    return measure_speed(
+        scorer.network, scorer.spec, scorer.device, scorer.batch_size, runs, subject.model.weights
+    )
+
+
+def _explained(subject: Subject, test: Scores, folder: Path) -> tuple[ExplainedImage, ...]:
+    count = subject.config.evaluation.explained_images
+    if not count:
+        return ()
+    return explain(
+        subject.scorer.network,
+        subject.model.architecture,
+        test,
+        subject.prepared,
+        count,
+        folder,
+        subject.config.data.label_separator,
+    )
