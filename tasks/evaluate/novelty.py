@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 
@@ -15,13 +16,18 @@ from tasks.preprocess.batches import Batch, Labels
 from tasks.preprocess.views import eval_view
 from tasks.values import InputSpec
 
+CHANCE = 0.5  # AUROC of a score that tells nothing
+
+log = logging.getLogger(__name__)
+
 
 def novelty(val: Scores, test: Scores, noise: Scores, kept: float = 0.95) -> Novelty:
     """Return the energy that a share ``kept`` of ``val`` does not exceed, and what is above it.
 
     Energies, in nats, are those of unscaled logits (temperature 1; Liu et al. 2020, equation 4).
-    The threshold is the least energy of a validation image that will do. Raises ``ValueError``
-    where some scores are of one label an image and others of several.
+    The threshold is the least energy of a validation image that will do. A network whose energies
+    do not set noise apart from test images is logged. Raises ``ValueError`` where some scores are
+    of one label an image and others of several.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -30,12 +36,19 @@ def novelty(val: Scores, test: Scores, noise: Scores, kept: float = 0.95) -> Nov
     threshold = float(np.quantile(val.energy_n, kept, method="inverted_cdf"))
     energies = np.concatenate((test.energy_n, noise.energy_n))
     is_noise = np.repeat((0, 1), (len(test.energy_n), len(noise.energy_n)))
+    auroc = float(roc_auc_score(is_noise, energies))
+    if auroc <= CHANCE:
+        log.warning(
+            "the network's energy does not set noise apart from test images (AUROC %.2f): what it "
+            "calls novel may be none, and what it does not may be",
+            auroc,
+        )
     return Novelty(
         threshold=threshold,
         kept=kept,
         test_flagged=float(np.mean(test.energy_n > threshold)),
         noise_flagged=float(np.mean(noise.energy_n > threshold)),
-        noise_auroc=float(roc_auc_score(is_noise, energies)),
+        noise_auroc=auroc,
     )
 
 

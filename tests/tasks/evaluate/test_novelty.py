@@ -52,8 +52,9 @@ def test_shares_and_auroc_are_what_counting_gives():
 @pytest.mark.parametrize(
     ("test", "noise", "auroc"), [([-3, -2], [1, 2], 1.0), ([1, 2], [-3, -2], 0.0), ([1], [1], 0.5)]
 )
-def test_higher_energy_is_noise(test, noise, auroc):
+def test_higher_energy_is_noise(test, noise, auroc, caplog):
     assert novelty(of([0.0]), of(test), of(noise)).noise_auroc == auroc
+    assert ("does not set noise apart" in caplog.text) == (auroc <= 0.5)
 
 
 def test_energies_of_two_kinds_are_not_compared():
