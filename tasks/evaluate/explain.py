@@ -187,5 +187,5 @@ def _facts(
 
 def _save(path: Path, picture: Picture) -> None:
     content = io.BytesIO()
-    Image.fromarray(picture).save(content, "png")
+    Image.fromarray(picture).save(content, "png", compress_level=1)  # of photographs all are alike
     write_atomic(path, content.getvalue())

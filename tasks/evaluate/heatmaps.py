@@ -55,19 +55,21 @@ def find_way(network: nn.Module, image_bchw: Tensor, target: int) -> Way | None:
     """Choose by forward passes of one image (1, 3, h, w); no network is known by name here."""
     with attention_weights(network) as attention:
         places = walk(network, image_bchw)
-    last = True
+    last: Place | None = None
     for place in reversed(places):
+        if last is not None and place.layout.order != last.layout.order:
+            continue  # between tokens, what looks like maps may be attention from each to each
         gradient = gradient_at(network, place, image_bchw, target)
         if gradient is None:
             continue  # a branch that the logit is not made of
-        layout = place.layout
-        if last and layout.order == "blc" and reach_all(attention, gradient.shape[1]):
+        tokens = gradient.shape[1] if place.layout.order == "blc" else 0
+        if last is None and reach_all(attention, tokens):
             return Way("attention roll-out", place, gradient)
-        if layout.to_maps(gradient).any():
+        if place.layout.to_maps(gradient).any():
             return Way("grad-cam", place, gradient)
-        if not gradient.any():
-            return None  # nor has any place before it one
-        last = False
+        if not gradient.any() and last is None:
+            return None  # a head of zeros; otherwise a class token alone is read at the end
+        last = place
     return None
 
 

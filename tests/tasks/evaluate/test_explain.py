@@ -203,5 +203,4 @@ def test_the_grid_holds_every_picture(n: int, tmp_path: Path):
     colours = [np.full((12, 12, 3), (255, 40 * i, 7), dtype=np.uint8) for i in range(n)]
     save_grid(tmp_path / "grid.png", [fact()] * n, colours, [None] * n)
     pixels = np.array(Image.open(tmp_path / "grid.png").convert("RGB")).reshape(-1, 3)
-    found = {tuple(pixel) for pixel in pixels.tolist()}
-    assert {(255, 40 * i, 7) for i in range(n)} <= found
+    assert all((pixels == (255, 40 * i, 7)).all(axis=1).any() for i in range(n))

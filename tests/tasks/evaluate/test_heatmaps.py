@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -136,7 +137,6 @@ FAMILIES = {
     "efficientnet_b0": (64, CAM),
     "densenet121": (64, CAM),
     "googlenet": (64, CAM),
-    "inception_v3": (107, CAM),
     "shufflenet_v2_x0_5": (64, CAM),
     "convnext_tiny": (64, CAM),
     "swin_t": (64, CAM),
@@ -148,7 +148,6 @@ FAMILIES = {
     "timm:mixer_s32_224": (224, CAM),
     "timm:fastvit_t8": (64, CAM),
     "timm:levit_128s": (224, CAM),
-    "timm:pit_ti_224": (224, CAM),
     "timm:xcit_nano_12_p16_224": (224, CAM),
 }
 
@@ -185,6 +184,22 @@ def test_every_family_has_maps_and_is_left_as_it_was(architecture: str):
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_where_a_class_token_is_read_the_last_patches_it_attends_to_are_explained():
+    torch.manual_seed(0)
+    # a class token joins for the last block alone, and so not every block attends to all
+    network = timm.create_model(
+        "convit_tiny", depth=3, local_up_to_layer=2, num_classes=CLASSES
+    ).eval()
+    images = torch.randn(2, 3, 224, 224)
+    way = find_way(network.requires_grad_(False), images[:1], 0)
+    assert way is not None
+    assert (way.place.layout.order, way.place.layout.side) == ("blc", 14)  # not 197 x 197 weights
+    assert way.place.layer is network.blocks[-1].attn.qkv
+    maps, method = heat_maps(network, images, [0, 1])
+    assert method == CAM
+    assert maps.max() == 1
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "googlenet", "densenet121", "graft_tiny"])
