@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -36,7 +36,7 @@ class Answer:
 
     data: dict[str, Any]
     facts: Rows = field(default_factory=list)
-    table: Table | None = None
+    table: RenderableType | None = None
     problem: GraftError | None = None
 
     def show(self) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
+
 from flows.answer import Answer, Cells, Rows
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
@@ -17,15 +19,19 @@ from tasks.finetune.device import pick_device
 from tasks.finetune.rehearsal import rehearse
 from tasks.finetune.strategy import describe_stages
 from tasks.index import ImageRecord, count_labels, read_index
-from tasks.preprocess.check import check_images
-from tasks.preprocess.leaks import check_leaks
-from tasks.preprocess.splits import assign_splits
-from tasks.preprocess.verdict import ignored_files, refuse_bad, refuse_lost, thin_classes
+from tasks.preprocess.check import Looked, check_images
+from tasks.preprocess.checks import (
+    Selection,
+    check_files,
+    check_pictures,
+    dropping,
+    refuse_emptied,
+)
+from tasks.preprocess.findings import Finding, refuse
+from tasks.preprocess.verdict import absent_classes, ignored_files, refuse_bad, refuse_lost
 from tasks.pretrained.load import input_spec, load_pretrained
 from tasks.register.warm_start import fetch_named, fetch_teacher
-from tasks.values import Backbone, RawDataset, SplitName
-
-Splits = Mapping[SplitName, list[ImageRecord]]
+from tasks.values import Backbone, RawDataset
 
 
 class Findings:
@@ -36,7 +42,9 @@ class Findings:
         self.warnings: list[str] = []
         self.data: dict[str, Any] = {}
         self.facts: Rows = []
-        self.table: Cells | None = None
+        # without data any classes show whether the weights are whole
+        self.classes: tuple[str, ...] = ("one", "other")
+        self.tables: list[Cells] = []
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
@@ -65,76 +73,106 @@ def check(path: Path, overrides: Sequence[str]) -> Answer:
 
 
 def _check_data(config: RunConfig, raw: RawDataset, found: Findings) -> None:
-    """Check images, splits and leaks, each for itself: one fault must not hide another."""
+    """Check images, splits and what they hold, each for itself: one fault must not hide another."""
     found.data |= {"digest": raw.digest, "ignored": raw.ignored, "ignored_count": raw.ignored_count}
     found.warnings += ignored_files(raw)
+    found.classes = raw.classes
     records = read_index(raw.index)
-    usable = _check_images(config, raw, records, found)
-    splits: Splits | None = None
-    with found.keeping():
-        splits = assign_splits(records, raw.classes, config.data, config.seed)
-    if splits is None:
-        _count(raw, {"images": usable}, found)
-    else:
-        _check_splits(config, raw, splits, set(usable), found)
+    chosen = _choose(config, raw, records)
+    if isinstance(chosen, GraftError):
+        looked = _check_images(config, raw, records, found)
+        found.problems.append(chosen)
+        _count(raw.classes, {"images": looked.usable}, config.data.multi_label, found)
+        return
+    wanted = {record.path for split in chosen.splits.values() for record in split}
+    looked = _check_images(config, raw, [r for r in records if r.path in wanted], found)
+    _check_splits(config, chosen, looked, found)
+
+
+def _choose(
+    config: RunConfig, raw: RawDataset, records: list[ImageRecord]
+) -> Selection | GraftError:
+    """Return the splits, or why there are none, which is told after what is wrong with images."""
+    try:
+        return check_files(records, raw.classes, config.data, config.seed)
+    except GraftError as error:
+        return error
 
 
 def _check_images(
     config: RunConfig, raw: RawDataset, records: list[ImageRecord], found: Findings
-) -> list[ImageRecord]:
-    """Decode every image, name all that are bad, and return the records of the others."""
-    usable = records
+) -> Looked:
+    """Decode every image that a run would, and name all that are bad."""
+    looked = Looked(records, [], {})
     with found.keeping():
-        usable, bad = check_images(raw)
-        found.data["bad_images"] = [image.model_dump() for image in bad]
+        looked = check_images(raw.root, records, config.data.checks.near_duplicates != "off")
+        found.data["bad_images"] = [image.model_dump() for image in looked.bad]
         what = "bad image" if config.data.on_bad_image == "fail" else "left out"
-        found.facts += [(what, f"{image.path}: {image.reason}") for image in bad]
-        refuse_bad(bad, len(records), config.data)
-    return usable
+        found.facts += [(what, f"{image.path}: {image.reason}") for image in looked.bad]
+        refuse_bad(looked.bad, len(records), config.data)
+    return looked
 
 
-def _check_splits(
-    config: RunConfig, raw: RawDataset, splits: Splits, usable: set[ImageRecord], found: Findings
-) -> None:
-    kept = {name: [r for r in split if r in usable] for name, split in splits.items()}
-    counts = _count(raw, kept, found)
+def _check_splits(config: RunConfig, chosen: Selection, looked: Looked, found: Findings) -> None:
+    """Check what the splits hold, and show what a run would pack."""
+    usable = {record.path for record in looked.usable}
+    readable = {name: [r for r in each if r.path in usable] for name, each in chosen.splits.items()}
     with found.keeping():
-        refuse_lost(splits, counts, raw.classes)
+        refuse_lost(chosen.splits, readable, chosen.classes)
+    hashes = looked.hashes or None  # none where reading them broke off
+    kept = check_pictures(chosen, readable, hashes, config.data)
+    found.classes = kept.classes
+    _count(kept.classes, kept.splits, config.data.multi_label, found)
+    _show(kept.findings, found)
     with found.keeping():
-        found.warnings += check_leaks(splits, raw.classes, config.data)
-    found.warnings += thin_classes(counts, raw.classes)
+        refuse(kept.findings)
+    with found.keeping():
+        refuse_emptied(readable, kept.splits, kept.classes, dropping(kept.findings))
+    found.warnings += absent_classes(kept.splits, kept.classes)
+
+
+def _show(findings: Sequence[Finding], found: Findings) -> None:
+    """Put every check of the data into a table, and into JSON, whatever came of it."""
+    found.data["checks"] = [finding.facts() for finding in findings]
+    table = Cells("check", "policy", "found", "unit", "status", "first example")
+    for each in findings:
+        row = (each.check, each.policy, f"{each.found:,}", each.unit, each.status)
+        table.add(*row, *each.examples[:1])
+        found.warnings += each.warnings()
+    found.tables.append(table)
 
 
 def _count(
-    raw: RawDataset, columns: Mapping[Any, list[ImageRecord]], found: Findings
-) -> dict[Any, list[int]]:
+    classes: tuple[str, ...],
+    columns: Mapping[Any, list[ImageRecord]],
+    multi_label: bool,
+    found: Findings,
+) -> None:
     """Count the images of each class in each column, for the table and for JSON."""
     labels = {name: count_labels(records) for name, records in columns.items()}
-    counts = {name: [n[label] for label in range(len(raw.classes))] for name, n in labels.items()}
-    found.table = Cells("class", *counts)
+    counts = {name: [n[label] for label in range(len(classes))] for name, n in labels.items()}
+    table = Cells("class", *counts)
     found.data["classes"] = {}
-    for name, *numbers in zip(raw.classes, *counts.values(), strict=True):
+    for name, *numbers in zip(classes, *counts.values(), strict=True):
         found.data["classes"][name] = dict(zip(counts, numbers, strict=True))
-        found.table.add(name, *(f"{n:,}" for n in numbers))
-    if raw.multi_label:
+        table.add(name, *(f"{n:,}" for n in numbers))
+    if multi_label:
         none = {name: sum(not r.labels for r in records) for name, records in columns.items()}
         found.data["no_label"] = none
-        found.table.add("(no label)", *(f"{n:,}" for n in none.values()))
-    found.table.add("all", *(f"{len(records):,}" for records in columns.values()))
-    return counts
+        table.add("(no label)", *(f"{n:,}" for n in none.values()))
+    table.add("all", *(f"{len(records):,}" for records in columns.values()))
+    found.tables.append(table)
 
 
 def _check_weights(config: RunConfig, raw: RawDataset | None, cache: Path, found: Findings) -> None:
     registered = fetch_named(config, cache)
     spec = input_spec(config.model, config.preprocess, registered)
     found.data["input"] = spec.model_dump(mode="json")
-    # without data any number of classes shows whether the weights are whole
-    classes = raw.classes if raw is not None else ("one", "other")
-    backbone = load_pretrained(config, classes, registered, cache)
+    backbone = load_pretrained(config, found.classes, registered, cache)
     _describe(backbone, found)
     with found.keeping():
         teacher = fetch_teacher(config, cache)
-        rehearse(config, backbone, classes, raw is not None and raw.multi_label, teacher)
+        rehearse(config, backbone, found.classes, raw is not None and raw.multi_label, teacher)
 
 
 def _describe(backbone: Backbone, found: Findings) -> None:
@@ -163,4 +201,4 @@ def _answer(found: Findings) -> Answer:
         "warnings": found.warnings,
         "problems": [str(problem) for problem in found.problems],
     }
-    return Answer(data, facts, found.table, first)
+    return Answer(data, facts, Group(*found.tables) if found.tables else None, first)

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from tasks.index import ImageRecord, read_index
-from tasks.preprocess.reading import read_images
-from tasks.values import RawDataset, SkippedImage
+from pathlib import Path
+from typing import NamedTuple
+
+from tasks.index import ImageRecord
+from tasks.preprocess.near import perceptual_hash
+from tasks.preprocess.reading import Pixels, read_images
+from tasks.values import SkippedImage
 
 
-def check_images(raw: RawDataset) -> tuple[list[ImageRecord], list[SkippedImage]]:
-    """Decode every image of ``raw``; return the records of those that can be used, and the others.
+class Looked(NamedTuple):
+    """Images that were all decoded once, in the order of their records."""
 
-    Both come in the index's order. Raises ``DataError`` for a file that is no longer what the index
-    says.
+    usable: list[ImageRecord]
+    bad: list[SkippedImage]
+    hashes: dict[str, int]  # perceptual hash by path, where asked for
+
+
+def check_images(root: Path, records: list[ImageRecord], hashed: bool) -> Looked:
+    """Decode every image below ``root`` and say which can be used; with ``hashed`` hash them too.
+
+    Raises ``DataError`` for a file that is no longer what the index says.
     """
-    usable: list[ImageRecord] = []
-    bad: list[SkippedImage] = []
-    # One pixel is kept of each image, so that memory stays flat.
-    found = read_images(raw.root, read_index(raw.index), lambda pixels: pixels[:1, :1].copy())
-    for record, image in found:
-        if isinstance(image, SkippedImage):
-            bad.append(image)
-        else:
-            usable.append(record)
-    return usable, bad
+
+    # of the pixels nothing is kept, so that memory stays flat
+    def view(pixels: Pixels) -> int | None:
+        return perceptual_hash(pixels) if hashed else None
+
+    looked = Looked([], [], {})
+    for record, seen in read_images(root, records, view):
+        if isinstance(seen, SkippedImage):
+            looked.bad.append(seen)
+            continue
+        looked.usable.append(record)
+        if seen is not None:
+            looked.hashes[record.path] = seen
+    return looked

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +20,13 @@ from tasks.artifacts import sha256_bytes, sha256_parts, write_atomic
 from tasks.errors import ResourceError
 from tasks.index import ImageRecord, count_labels, write_index
 from tasks.preprocess.decode import UnreadableImage, header_size
+from tasks.preprocess.near import perceptual_hash
 from tasks.preprocess.reading import Pixels, read_images
 from tasks.preprocess.views import shrink
 from tasks.presence import CHANNELS, is_present
 from tasks.values import InputSpec, PackedSplit, PreparedDataset, SkippedImage, SplitName
 
-FORMAT = "graft pack 2"
+FORMAT = "graft pack 3"
 MANIFEST = "prepared.json"
 
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.uint8]
@@ -37,6 +38,17 @@ class Layout(NamedTuple):
     height: int  # px
     width: int
     native: bool
+
+
+class Decoded(NamedTuple):
+    """One split's readable images, as rows of a file, before it is settled which of them stay."""
+
+    name: SplitName
+    layout: Layout
+    records: list[ImageRecord]  # in the order of the rows
+    skipped: list[SkippedImage]
+    hashes: dict[str, int]  # perceptual hash by path, where asked for
+    digest: str  # SHA-256 of the file
 
 
 def choose_layouts(
@@ -87,35 +99,76 @@ def check_space(
         )
 
 
-def pack_split(
+def decode_split(
     folder: Path,
     name: SplitName,
     root: Path,
     records: list[ImageRecord],
     layout: Layout,
     spec: InputSpec,
-    classes: int,
-    multi_label: bool = False,
-) -> tuple[PackedSplit, list[SkippedImage]]:
-    """Decode ``records`` into ``folder`` in their order; return the split and what was left out.
+    hashed: bool,
+) -> Decoded:
+    """Decode ``records`` into ``folder`` in their order, what cannot be read left out.
 
-    The split's files are named relative to ``folder``. Raises ``DataError`` for files that changed
-    since the index was made, and ``OSError`` when the disk is full.
+    ``hashed`` asks for each picture's ``perceptual_hash`` as well, of all its pixels. Raises
+    ``DataError`` for files that changed since the index was made, and ``OSError`` when the disk is
+    full.
     """
+
+    def view(pixels: Pixels) -> tuple[Pixels, int | None]:
+        return _row(pixels, layout, spec), perceptual_hash(pixels) if hashed else None
+
     kept: list[ImageRecord] = []
     skipped: list[SkippedImage] = []
+    hashes: dict[str, int] = {}
     content = hashlib.sha256()
     with (folder / f"{name}.u8").open("wb") as file:
-        for record, image in read_images(root, records, lambda px: _row(px, layout, spec)):
-            if isinstance(image, SkippedImage):
-                skipped.append(image)
+        for record, seen in read_images(root, records, view):
+            if isinstance(seen, SkippedImage):
+                skipped.append(seen)
                 continue
-            row = image.tobytes()
-            file.write(row)
-            content.update(row)
+            row, code = seen
+            content.update(row.tobytes())
+            file.write(row.tobytes())
             kept.append(record._replace(split=name))
+            if code is not None:
+                hashes[record.path] = code
+    return Decoded(name, layout, kept, skipped, hashes, content.hexdigest())
+
+
+def pack_split(
+    folder: Path,
+    decoded: Decoded,
+    kept: Sequence[ImageRecord],
+    classes: int,
+    multi_label: bool = False,
+) -> PackedSplit:
+    """Make a split of the decoded images that are ``kept``, with their labels, in their order.
+
+    The split's files are named relative to ``folder``.
+    """
+    content = decoded.digest
+    if len(kept) < len(decoded.records):
+        paths = {record.path for record in kept}
+        rows = [row for row, record in enumerate(decoded.records) if record.path in paths]
+        content = _keep_rows(folder / f"{decoded.name}.u8", rows, decoded.layout)
     labels = _indicators(kept, classes) if multi_label else _positions(kept)
-    return _describe(folder, name, kept, labels, layout, content.hexdigest(), classes), skipped
+    return _describe(folder, decoded.name, kept, labels, decoded.layout, content, classes)
+
+
+def _keep_rows(path: Path, rows: Sequence[int], layout: Layout) -> str:
+    """Cut a file of images down, in place, to some of its rows, ascending; return its digest."""
+    size = layout.height * layout.width * CHANNELS
+    content = hashlib.sha256()
+    with path.open("r+b") as file:
+        for to, row in enumerate(rows):
+            file.seek(row * size)
+            image = file.read(size)
+            file.seek(to * size)
+            file.write(image)
+            content.update(image)
+        file.truncate(len(rows) * size)
+    return content.hexdigest()
 
 
 def _row(pixels: Pixels, layout: Layout, spec: InputSpec) -> Pixels:
@@ -128,12 +181,12 @@ def _row(pixels: Pixels, layout: Layout, spec: InputSpec) -> Pixels:
     return row
 
 
-def _positions(records: list[ImageRecord]) -> Labels:
+def _positions(records: Sequence[ImageRecord]) -> Labels:
     """Return the label of each record, int64 (n,)."""
     return np.array([record.label for record in records], dtype=np.int64)
 
 
-def _indicators(records: list[ImageRecord], classes: int) -> Labels:
+def _indicators(records: Sequence[ImageRecord], classes: int) -> Labels:
     """Return which labels each record has, uint8 (n, classes)."""
     labels_nk = np.zeros((len(records), classes), dtype=np.uint8)
     for row, record in zip(labels_nk, records, strict=True):
@@ -144,7 +197,7 @@ def _indicators(records: list[ImageRecord], classes: int) -> Labels:
 def _describe(
     folder: Path,
     name: SplitName,
-    kept: list[ImageRecord],
+    kept: Sequence[ImageRecord],
     labels: Labels,
     layout: Layout,
     content: str,

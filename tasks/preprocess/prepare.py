@@ -9,23 +9,32 @@ from tasks.artifacts import folder_atomic, sha256_parts
 from tasks.config import DataConfig
 from tasks.errors import DataError
 from tasks.index import read_index
-from tasks.preprocess.leaks import check_leaks
+from tasks.preprocess.checks import (
+    Selection,
+    check_files,
+    check_pictures,
+    dropping,
+    refuse_early,
+    refuse_emptied,
+)
+from tasks.preprocess.findings import refuse
 from tasks.preprocess.pack import (
     FORMAT,
+    Decoded,
     check_space,
     choose_layouts,
+    decode_split,
     load_prepared,
     pack_split,
     save_prepared,
 )
-from tasks.preprocess.splits import SPLITS, assign_splits, missing_splits
+from tasks.preprocess.splits import SPLITS, missing_splits
 from tasks.preprocess.verdict import (
-    Splits,
+    absent_classes,
     bad_images,
     ignored_files,
     refuse_bad,
     refuse_lost,
-    thin_classes,
 )
 from tasks.values import (
     InputSpec,
@@ -43,10 +52,11 @@ def prepare(
     """Split, decode and pack ``raw`` for ``spec``, or return the pack that is in ``cache``.
 
     Splits are made by ``assign_splits``; images are decoded as ``decode_rgb`` says and cut by
-    ``shrink``. Nothing is left in ``cache`` when an error is raised: ``DataError`` for images that
-    cannot be used (all of them listed at once, unless ``data.on_bad_image=skip``), leaks between
-    splits and classes without images; ``ConfigError`` for fractions that leave no training
-    images; ``ResourceError`` for a full disk.
+    ``shrink``. What ``data.checks`` finds is in the pack's ``checks``; where its policy is drop,
+    the pack holds neither those images nor, of tiny classes, the name. Nothing is left in ``cache``
+    when an error is raised: ``DataError`` for images that cannot be used (all of them listed at
+    once, unless ``data.on_bad_image=skip``), checks that fail and classes without images;
+    ``ConfigError`` for fractions that leave no training images; ``ResourceError`` for a full disk.
     """
     folder = cache / "prepared" / _key(config, seed, raw, spec)
     prepared = load_prepared(folder) or _make(folder, config, seed, raw, spec)
@@ -58,15 +68,20 @@ def prepare(
 def _make(
     folder: Path, config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec
 ) -> PreparedDataset:
-    splits = assign_splits(read_index(raw.index), raw.classes, config, seed)
-    leaks = check_leaks(splits, raw.classes, config)
+    chosen = check_files(read_index(raw.index), raw.classes, config, seed)
+    refuse_early(chosen, config)
     with folder_atomic(folder) as scratch:
-        packed, skipped = _pack(scratch, raw, splits, spec)
-        counts = {name: split.counts for name, split in packed.items()}
-        refuse_bad(skipped, sum(map(len, splits.values())), config)
-        refuse_lost(splits, counts, raw.classes)
-        warnings = (*leaks, *bad_images(skipped), *thin_classes(counts, raw.classes))
-        save_prepared(_describe(raw, spec, packed, skipped, warnings), scratch)
+        decoded = _decode(scratch, config, raw, chosen, spec)
+        skipped = tuple(bad for split in decoded.values() for bad in split.skipped)
+        refuse_bad(skipped, sum(map(len, chosen.splits.values())), config)
+        kept = _keep(config, chosen, decoded)
+        packed = {
+            name: pack_split(
+                scratch, decoded[name], kept.splits[name], len(kept.classes), raw.multi_label
+            )
+            for name in SPLITS
+        }
+        save_prepared(_describe(raw, spec, packed, skipped, kept), scratch)
         if folder.exists() and load_prepared(folder) is None:
             shutil.rmtree(folder)  # damaged; a whole one was made by another process meanwhile
     prepared = load_prepared(folder)
@@ -80,30 +95,32 @@ def _key(config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec) -> str
     carved = missing_splits({split for split, n in raw.counts.items() if n})
     fractions = {"val": config.val_fraction, "test": config.test_fraction}
     split = [f"{name} {fractions[name]!r} {seed}" for name in carved]
-    policies = (config.on_bad_image, config.checks.exact_duplicates)
+    # every setting of a check stands in its row, or in what is left
+    policies = (config.on_bad_image, config.checks.model_dump_json())
     return sha256_parts(FORMAT, raw.digest, spec.model_dump_json(), *policies, *split)
 
 
-def _pack(
-    folder: Path, raw: RawDataset, splits: Splits, spec: InputSpec
-) -> tuple[dict[SplitName, PackedSplit], tuple[SkippedImage, ...]]:
+def _decode(
+    folder: Path, config: DataConfig, raw: RawDataset, chosen: Selection, spec: InputSpec
+) -> dict[SplitName, Decoded]:
+    splits, hashed = chosen.splits, config.checks.near_duplicates != "off"
     layouts = choose_layouts(raw.root, splits, spec)
     check_space(folder, splits, layouts)
-    packed: dict[SplitName, PackedSplit] = {}
-    skipped: list[SkippedImage] = []
-    for name in SPLITS:
-        packed[name], bad = pack_split(
-            folder,
-            name,
-            raw.root,
-            splits[name],
-            layouts[name],
-            spec,
-            len(raw.classes),
-            raw.multi_label,
-        )
-        skipped += bad
-    return packed, tuple(skipped)
+    return {
+        name: decode_split(folder, name, raw.root, splits[name], layouts[name], spec, hashed)
+        for name in SPLITS
+    }
+
+
+def _keep(config: DataConfig, chosen: Selection, decoded: dict[SplitName, Decoded]) -> Selection:
+    """Settle which of the readable images stay, or raise what is wrong with them."""
+    readable = {name: split.records for name, split in decoded.items()}
+    hashes = {path: code for split in decoded.values() for path, code in split.hashes.items()}
+    refuse_lost(chosen.splits, readable, chosen.classes)
+    kept = check_pictures(chosen, readable, hashes, config)
+    refuse(kept.findings)
+    refuse_emptied(readable, kept.splits, kept.classes, dropping(kept.findings))
+    return kept
 
 
 def _describe(
@@ -111,18 +128,21 @@ def _describe(
     spec: InputSpec,
     packed: dict[SplitName, PackedSplit],
     skipped: tuple[SkippedImage, ...],
-    warnings: tuple[str, ...],
+    kept: Selection,
 ) -> PreparedDataset:
     digests = (packed[name].digest for name in SPLITS)
+    said = (warning for finding in kept.findings for warning in finding.warnings())
+    warnings = (*bad_images(skipped), *said, *absent_classes(kept.splits, kept.classes))
     return PreparedDataset(
         folder=Path(),
-        classes=raw.classes,
+        classes=kept.classes,
         input=spec,
         train=packed["train"],
         val=packed["val"],
         test=packed["test"],
         skipped=skipped,
         warnings=warnings,
+        checks=tuple(finding.row() for finding in kept.findings),
         raw_digest=raw.digest,
-        digest=sha256_parts(*raw.classes, spec.model_dump_json(), *digests),
+        digest=sha256_parts(*kept.classes, spec.model_dump_json(), *digests),
     )

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,13 @@ from tasks.values import SkippedImage
 from tasks.words import printable
 
 Pixels = npt.NDArray[np.uint8]  # (h, w, 3)
+View = TypeVar("View")
 AHEAD = 128  # images decoded before they are asked for
 
 
 def read_images(
-    root: Path, records: list[ImageRecord], view: Callable[[Pixels], Pixels]
-) -> Iterator[tuple[ImageRecord, Pixels | SkippedImage]]:
+    root: Path, records: list[ImageRecord], view: Callable[[Pixels], View]
+) -> Iterator[tuple[ImageRecord, View | SkippedImage]]:
     """Yield every record with ``view`` of its decoded image, or with why there is none.
 
     Threads, not processes: Pillow decodes and torch resizes without the interpreter's lock. On 2
@@ -35,7 +37,7 @@ def read_images(
     ``view`` may raise ``UnreadableImage`` as well. Raises ``DataError`` for a file that cannot be
     read, or is no longer what the index says.
     """
-    waiting: deque[tuple[ImageRecord, Future[Pixels | SkippedImage]]] = deque()
+    waiting: deque[tuple[ImageRecord, Future[View | SkippedImage]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for record in records:
             waiting.append((record, pool.submit(_read, root, record, view)))
@@ -46,9 +48,7 @@ def read_images(
             yield rest, future.result()
 
 
-def _read(
-    root: Path, record: ImageRecord, view: Callable[[Pixels], Pixels]
-) -> Pixels | SkippedImage:
+def _read(root: Path, record: ImageRecord, view: Callable[[Pixels], View]) -> View | SkippedImage:
     _check_unchanged(root / record.path, record)
     try:
         return view(decode_rgb(root / record.path))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tasks.config import DataConfig
 from tasks.errors import DataError
-from tasks.index import ImageRecord, count_labels
+from tasks.index import count_labels
+from tasks.preprocess.findings import Splits
 from tasks.preprocess.splits import SPLITS
-from tasks.values import RawDataset, SkippedImage, SplitName
+from tasks.values import RawDataset, SkippedImage
 from tasks.words import listed
-
-FEW = 10  # training images of a class
-
-Splits = Mapping[SplitName, list[ImageRecord]]
-Counts = Mapping[SplitName, Sequence[int]]  # usable images of each class
 
 
 def refuse_bad(bad: Sequence[SkippedImage], n: int, config: DataConfig) -> None:
@@ -26,8 +22,9 @@ def refuse_bad(bad: Sequence[SkippedImage], n: int, config: DataConfig) -> None:
         )
 
 
-def refuse_lost(splits: Splits, counts: Counts, classes: tuple[str, ...]) -> None:
+def refuse_lost(splits: Splits, readable: Splits, classes: tuple[str, ...]) -> None:
     """Raise ``DataError`` for splits that lost a class: none of its images can be used."""
+    counts = {name: count_labels(readable[name]) for name in SPLITS}
     lost = [
         f"{classes[label]!r} in {name}"
         for name in SPLITS
@@ -56,20 +53,15 @@ def ignored_files(raw: RawDataset) -> tuple[str, ...]:
     return (f"{raw.ignored_count:,} file(s) are not images by name and were left out: {names}.",)
 
 
-def thin_classes(counts: Counts, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Warn of classes with few training images, and of those that val or test do not have."""
-    few = (
-        f"Class {name!r} has only {n} training image(s)."
-        for name, n in zip(classes, counts["train"], strict=True)
-        if n < FEW
-    )
-    none = (
+def absent_classes(splits: Splits, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Warn of classes that val or test do not have."""
+    counts = {name: count_labels(splits[name]) for name in SPLITS}
+    return tuple(
         f"No {split} image of class {name!r}."
         for split in SPLITS[1:]
-        for name, n in zip(classes, counts[split], strict=True)
-        if n == 0
+        for label, name in enumerate(classes)
+        if counts[split][label] == 0
     )
-    return (*few, *none)
 
 
 def _listed(bad: Sequence[SkippedImage]) -> str:

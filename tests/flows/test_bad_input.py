@@ -138,7 +138,7 @@ CASES: dict[str, tuple[Make, int, list[str]]] = {
     "a class with one image": (photos(one_image), 3, ["red"]),
     "no readable image": (photos(none_readable), 3, ["40 of 40 images"]),
     "all bad images at once": (photos(bad_ones), 3, ["truncated.jpg", "zero.png", "text.jpg"]),
-    "the same image in train and test": (photos(leak), 3, ["leak", "again.png"]),
+    "the same image in train and test": (photos(leak), 3, ["exact_duplicates", "again.png"]),
     "manifest names no file": (manifest, 3, ["nowhere/a.png"]),
     "archive has another digest": (
         lambda folder: [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 SHIPPED = "model.weights=graft:tiny-cifar10"
 pytestmark = pytest.mark.usefixtures("unchanged")
@@ -54,10 +55,10 @@ def test_bad_images_hide_neither_a_leak_nor_a_missing_device(photos: Path, graft
     assert result.code == 3
     assert "1 of 80 images cannot be used" in result.message
     assert f"bad image   train/red/{bad.name}: " in result.out
-    assert "leak(s)" in result.out
+    assert "exact_duplicates: 39 image(s) are in two splits: " in result.out
     assert "resnet999" in result.out
     problems = json.loads(graft("check", "good.yaml", folder, "--json").out)["problems"]
-    assert ["cannot be used" in problems[0], "leak(s)" in problems[1]] == [True, True]
+    assert ["cannot be used" in problems[0], "exact_duplicates" in problems[1]] == [True, True]
 
 
 def test_bad_images_are_named_and_classes_counted_where_no_split_can_be_made(photos: Path, graft):
@@ -103,6 +104,53 @@ def test_files_that_are_no_images_by_name_are_shown(photos: Path, graft):
     assert result.code == 0
     assert "warning     1 file(s) are not images by name and were left out: " in result.out
     assert "notes.txt" in result.out
+
+
+def test_every_check_of_the_data_is_a_row_whatever_came_of_it(photos: Path, graft):
+    for split, first in (("train", 0), ("val", 10), ("test", 15)):
+        for name in ("red", "blue"):
+            (photos.parent / "split" / split / name).mkdir(parents=True)
+            for path in sorted((photos / name).iterdir())[first : first + (10 if not first else 5)]:
+                shutil.copy(path, photos.parent / "split" / split / name)
+    source = photos.parent / "split"
+    near = sorted((source / "train" / "red").iterdir())[0]
+    Image.open(near).resize((64, 64)).save(source / "test" / "red" / "near.png")
+    held = sorted((source / "val" / "blue").iterdir())[0]
+    same = shutil.copy(held, source / "test" / "blue" / "same.png")
+    arguments = ("check", "good.yaml", f"data.path={source}", "data.checks.near_duplicates=drop")
+    result, answer = graft(*arguments), json.loads(graft(*arguments, "--json").out)
+    assert result.code == 3
+    assert result.message.startswith("graft: exact_duplicates: 1 image(s) are in two splits: ")
+    rows = {row["name"]: row for row in answer["checks"]}
+    assert {name: (row["status"], row["found"]) for name, row in rows.items()} == {
+        "exact_duplicates": ("failed", 1),
+        "near_duplicates": ("dropped", 1),
+        "conflicting_labels": ("ok", 0),
+        "group_leakage": ("ok", 0),
+        "class_drift": ("ok", 0),
+        "tiny_classes": ("warned", 1),
+    }
+    assert answer["classes"]["red"]["train"] == 9
+    assert rows["exact_duplicates"]["examples"][0].endswith(f"test/blue/{Path(same).name} (test)")
+    for name, row in rows.items():
+        (line,) = (line for line in result.out.splitlines() if line.strip().startswith(name))
+        assert line.split()[:2] == [name, row["policy"]]
+        assert all(example in line for example in row["examples"][:1])
+
+
+def test_a_class_that_is_dropped_is_no_class_of_the_data(photos: Path, graft):
+    """The champion knows two classes; a third with one image is no reason to refuse the data."""
+    (photos / "zebra").mkdir()
+    Image.effect_noise((32, 32), 90).convert("RGB").save(photos / "zebra" / "0.png")
+    Image.effect_noise((32, 32), 90).convert("RGB").save(photos / "zebra" / "1.png")
+    settings = ("good.yaml", f"data.path={photos}", "data.checks.tiny_class=3")
+    drop = (*settings, "data.checks.tiny_classes=drop")
+    assert "Too few training images" in graft("check", *settings).message
+    answer = json.loads(graft("check", *drop, "--json").out)
+    assert answer["classes"].keys() == {"blue", "red"}
+    evaluated = graft("evaluate", *drop, "--model", "models:/small@champion", "--json")
+    assert evaluated.code == 0, evaluated.message
+    assert json.loads(evaluated.out)["n"] == sum(n["test"] for n in answer["classes"].values())
 
 
 def test_the_stages_are_listed_from_one_on(workspace: Path, graft):

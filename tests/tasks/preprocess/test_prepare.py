@@ -12,6 +12,7 @@ import pytest
 from tasks.config import DataConfig
 from tasks.download.source import download
 from tasks.errors import DataError
+from tasks.evaluationconfig import ChecksConfig
 from tasks.index import read_index
 from tasks.preprocess.check import check_images
 from tasks.preprocess.decode import UnreadableImage, decode_rgb
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarn
 
 FAIL = DataConfig(path="images")
 SKIP = DataConfig(path="images", on_bad_image="skip")
+WARN = DataConfig(
+    path="images", checks=ChecksConfig(exact_duplicates="warn", conflicting_labels="warn")
+)
 IMAGENET = InputSpec(
     resize=256,
     crop=224,
@@ -82,7 +86,7 @@ def test_check_finds_the_same_images_and_writes_nothing(
 ) -> None:
     raw, bad = mixed
     before = files_in(tmp_path)
-    _, found = check_images(raw)
+    found = check_images(raw.root, read_index(raw.index), hashed=True).bad
     assert {image.path for image in found} == bad.keys()
     assert files_in(tmp_path) == before
     prepared = prepare(SKIP, 0, raw, spec, tmp_path / "cache")
@@ -100,37 +104,36 @@ def test_the_first_twenty_bad_images_are_named_and_the_rest_counted(
     assert listed.endswith(") and 3 more")
 
 
-@pytest.mark.parametrize("policy", [FAIL, SKIP])
+@pytest.mark.parametrize("policy", ["fail", "skip"])
 def test_a_split_that_loses_a_class_is_refused_and_nothing_is_kept(
     make_raw: MakeRaw,
     photographs: dict[str, bytes],
     spec: InputSpec,
     tmp_path: Path,
-    policy: DataConfig,
+    policy: str,
 ) -> None:
     files = {f"train/{path}": content for path, content in photographs.items()}
     files |= {f"test/cats/{i}.png": content for i, content in enumerate([b"no", b"image"])}
     files |= {"test/dogs/1.png": next(iter(photographs.values()))}
     bad_cats = make_raw(files)
-    config = policy.model_copy(update={"on_leak": "warn"})
-    expected = "2 of 27 images" if policy is FAIL else "No readable image is left of class 'cats'"
+    config = WARN.model_copy(update={"on_bad_image": policy})
+    expected = "2 of 27 images" if policy == "fail" else "No readable image is left of class 'cats'"
     with pytest.raises(DataError, match=expected):
         prepare(config, 0, bad_cats, spec, tmp_path / "cache")
     assert files_in(tmp_path / "cache") == {}
 
 
-def test_leaks_are_refused_or_kept_as_warnings(
+def test_equal_files_are_refused_or_kept_with_a_warning(
     make_raw: MakeRaw, photographs: dict[str, bytes], spec: InputSpec, tmp_path: Path
 ) -> None:
     files = {f"train/{path}": content for path, content in photographs.items()}
     files |= {f"test/{path}": photographs[path] for path in list(photographs)[10:14]}
     raw = make_raw(files)
-    with pytest.raises(DataError, match=r"4 leak\(s\)"):
+    with pytest.raises(DataError, match=r"exact_duplicates: 4 image\(s\) are in two splits: "):
         prepare(FAIL, 0, raw, spec, tmp_path / "cache")
     assert files_in(tmp_path / "cache") == {}
-    warn = FAIL.model_copy(update={"on_leak": "warn"})
-    prepared = prepare(warn, 0, raw, spec, tmp_path / "cache")
-    assert prepared.warnings[0].startswith("4 leak(s): same image: ")
+    prepared = prepare(WARN, 0, raw, spec, tmp_path / "cache")
+    assert prepared.warnings[0].startswith("4 image(s) are in two splits: train/cats/10.png (")
 
 
 def test_classes_with_few_images_or_none_are_warned_of(
@@ -172,6 +175,19 @@ def test_a_second_run_reads_nothing_and_writes_nothing(
     assert PreparedDataset.model_validate_json(first.model_dump_json()) == first
 
 
+OTHER_CHECKS: list[dict[str, object]] = [
+    {"exact_duplicates": "warn"},
+    {"near_duplicates": "off"},
+    {"near_distance": 3},
+    {"conflicting_labels": "drop"},
+    {"group_leakage": "warn"},
+    {"class_drift": "fail"},
+    {"drift_alpha": 0.01},
+    {"tiny_class": 5},
+    {"tiny_class": 5, "tiny_classes": "drop"},
+]
+
+
 def test_every_setting_that_matters_makes_another_pack_and_no_other_does(
     make_raw: MakeRaw, photographs: dict[str, bytes], spec: InputSpec, tmp_path: Path
 ) -> None:
@@ -186,11 +202,14 @@ def test_every_setting_that_matters_makes_another_pack_and_no_other_does(
         folder(val_fraction=0.2),
         folder(test_fraction=0.3),
         folder(on_bad_image="skip"),
-        folder(on_leak="warn"),
+        *(folder(checks=FAIL.checks.model_copy(update=changes)) for changes in OTHER_CHECKS),
         folder(spec=spec.model_copy(update={"resize": 40})),
         folder(spec=spec.model_copy(update={"mean": (0.5, 0.5, 0.5)})),
     ]
-    assert len({base, *others}) == 8
+    assert len({base, *others}) == 7 + len(OTHER_CHECKS)
+    assert {
+        name for changes in OTHER_CHECKS for name in changes
+    } == ChecksConfig.model_fields.keys()
     assert folder(path="elsewhere", timeout_seconds=5.0) == base
 
 
@@ -261,7 +280,7 @@ def test_real_photographs_pass_the_check_and_cut_off_ones_do_not(
 ) -> None:
     _, raw, _ = hymenoptera
     records = read_index(raw.index)
-    assert check_images(raw) == (records, [])
+    assert check_images(raw.root, records, hashed=False) == (records, [], {})
     for record in read_index(raw.index)[::40]:
         content = (raw.root / record.path).read_bytes()
         with pytest.raises(UnreadableImage, match="damaged"):

@@ -1,0 +1,114 @@
+"""Whether the splits hold the classes in the same shares, but for chance."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.config import DataConfig
+from tasks.index import count_labels
+from tasks.preprocess.findings import Finding, Splits
+from tasks.preprocess.splits import SPLITS
+from tasks.words import SHOWN
+
+Table = npt.NDArray[np.int64]
+
+
+class _Shares(NamedTuple):
+    """The images of each split: how many there are, and how many of each class."""
+
+    names: list[str]  # of the splits that have images
+    sizes_s: npt.NDArray[np.int64]
+    counts_sk: Table
+
+    @property
+    def fractions_sk(self) -> npt.NDArray[np.float64]:
+        fractions: npt.NDArray[np.float64] = self.counts_sk / self.sizes_s[:, None]
+        return fractions
+
+
+def class_drift(splits: Splits, classes: tuple[str, ...], config: DataConfig) -> Finding:
+    """Test whether class and split are independent: Pearson's chi-square on the counts.
+
+    ``statistic`` is the greatest total variation distance, 0 to 1, between two splits' shares: how
+    many of one's images would have to change class to look like the other. With several labels an
+    image each class is tested alone, present against absent, at ``drift_alpha`` over all by Holm's
+    step-down procedure (1979): ``p_value`` is the smallest adjusted one, ``found`` counts classes.
+    Where counts of under 5 are expected the p value is rough (Cochran 1954).
+    """
+    shares = _count(splits, len(classes))
+    if config.multi_label:
+        tables = [_present(shares, label) for label in range(len(classes))]
+        p_values = holm([p_value(table) for table in tables])
+        distance = max((total_variation(table) for table in tables), default=0.0)
+        found, unit = sum(p < config.checks.drift_alpha for p in p_values), "class"
+    else:
+        p_values, distance = [p_value(shares.counts_sk)], total_variation(shares.counts_sk)
+        found, unit = int(p_values[0] < config.checks.drift_alpha), "distribution"
+    least = min(p_values, default=1.0)
+    return Finding(
+        "class_drift",
+        config.checks.class_drift,
+        found,
+        unit,
+        "The shares of the classes differ between splits beyond chance (total variation "
+        f"{distance:.3f}, chi-square test p = {least:.2g})",
+        _examples(shares, classes) if found else (),
+        statistic=distance,
+        p_value=least,
+    )
+
+
+def p_value(table_sk: Table) -> float:
+    """Return the chi-square test's p value; 1 where one split, or one class, is left to compare."""
+    from scipy.stats import chi2_contingency
+
+    table = table_sk[:, table_sk.sum(axis=0) > 0]
+    if min(table.shape) < 2:
+        return 1.0
+    return float(chi2_contingency(table).pvalue)
+
+
+def total_variation(table_sk: Table) -> float:
+    """Return the greatest distance, half the sum of |p - q|, between two rows' shares."""
+    fractions = table_sk / table_sk.sum(axis=1, keepdims=True)
+    pairs = combinations(fractions, 2)
+    return max((float(np.abs(one - other).sum() / 2) for one, other in pairs), default=0.0)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Return Holm's adjusted p values, in the order given (Holm 1979, Scand. J. Stat. 6, p. 67)."""
+    order = np.argsort(p_values, kind="stable")
+    steps = np.array(p_values)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return [float(p) for p in adjusted]
+
+
+def _count(splits: Splits, classes: int) -> _Shares:
+    filled = [name for name in SPLITS if count_labels(splits[name])]
+    counts = [count_labels(splits[name]) for name in filled]
+    table = np.array([[n[label] for label in range(classes)] for n in counts], dtype=np.int64)
+    sizes = np.array([len(splits[name]) for name in filled], dtype=np.int64)
+    return _Shares(list(filled), sizes, table.reshape(len(filled), classes))
+
+
+def _present(shares: _Shares, label: int) -> Table:
+    present = shares.counts_sk[:, label]
+    return np.stack((present, shares.sizes_s - present), axis=1)
+
+
+def _examples(shares: _Shares, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the classes whose shares are furthest apart, and the shares."""
+    spread = np.ptp(shares.fractions_sk, axis=0)
+    return tuple(
+        f"{classes[label]!r} is "
+        + ", ".join(
+            f"{share:.1%} of {name}"
+            for share, name in zip(shares.fractions_sk[:, label], shares.names, strict=True)
+        )
+        for label in np.argsort(-spread, kind="stable")[:SHOWN]
+    )
