@@ -14,7 +14,7 @@ from tasks.evaluate.card_data import base_model, card_data, dataset_name
 from tasks.evaluate.page_parts import mean_corrupted, weakest_class
 from tasks.evaluate.subject import Model, input_words, subject_facts
 from tasks.evaluate.tables import escape_markdown, markdown_table
-from tasks.evaluate.wording import percent, whole_figures, wording
+from tasks.evaluate.wording import counted, percent, whole_figures, wording
 from tasks.public import public_config
 from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset
 from tasks.words import listed
@@ -81,8 +81,8 @@ def _uses(prepared: PreparedDataset, report: EvaluationReport) -> list[str]:
     noticed = (
         ""
         if novelty is None
-        else f" Its energy score, above {novelty.threshold:.3f}, is a sign of such an image, but "
-        "no proof of the contrary."
+        else f" An energy above {novelty.threshold:.3f} is a sign of such an image, no more: "
+        f"it marked {percent(novelty.noise_flagged)} of images of noise."
     )
     return [
         *("## Uses", "", "### Direct Use", ""),
@@ -130,13 +130,13 @@ def _known_limits(prepared: PreparedDataset, report: EvaluationReport) -> Iterat
         yield f"On images damaged by noise, blur and the like mean accuracy is {percent(damaged)}."
     for check in prepared.checks:
         if check.status != "ok":
-            found = f"{check.found:,} {check.unit}"
+            found = counted(check.found, check.unit)
             yield f"The data had {check.name.replace('_', ' ')} ({found}): {check.status}."
 
 
 def _recommendations(report: EvaluationReport) -> list[str]:
     found = report.rejection
-    if found is None:
+    if found is None or found.threshold > 1:
         return []
     return [
         *("### Recommendations", ""),

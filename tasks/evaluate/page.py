@@ -73,7 +73,8 @@ def _content(
         "slice_groups": page_parts.slice_groups(report.slices),
         "shown_pictures": page_parts.pictures(report),
         "corruption_rows": page_parts.corruption_rows(report.corruptions),
-        "severities": sorted({one.severity for one in report.corruptions}),
+        "severities": sorted({one.severity for one in report.corruptions} - {0}),
+        "undamaged": page_parts.undamaged(report.corruptions),
         "mean_corrupted": page_parts.mean_corrupted(report.corruptions),
         **_charts(model, report),
     }
@@ -131,6 +132,7 @@ def _environment() -> Environment:
     environment.globals["most_rows"] = page_parts.MOST_ROWS  # macros see no other variable
     environment.filters |= {
         "percent": wording.percent,
+        "counted": wording.counted,
         "shown": wording.shown,
         "interval": wording.interval,
         "wording": wording.wording,

@@ -136,16 +136,23 @@ def slice_groups(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
 
 
 def corruption_rows(corruptions: Sequence[Corruption]) -> dict[str, dict[int, float]]:
-    """Return the accuracy of each kind of corruption by severity."""
+    """Return the accuracy of each kind of corruption by severity, from 1 on."""
     rows: dict[str, dict[int, float]] = {}
     for one in corruptions:
-        rows.setdefault(one.name, {})[one.severity] = one.accuracy
+        if one.severity > 0:
+            rows.setdefault(one.name, {})[one.severity] = one.accuracy
     return rows
 
 
 def mean_corrupted(corruptions: Sequence[Corruption]) -> float | None:
     """Return the mean accuracy over kinds and severities; None without any."""
-    return float(np.mean([one.accuracy for one in corruptions])) if corruptions else None
+    found = [one.accuracy for one in corruptions if one.severity > 0]
+    return float(np.mean(found)) if found else None
+
+
+def undamaged(corruptions: Sequence[Corruption]) -> float | None:
+    """Return the accuracy on the same images as they are: severity 0."""
+    return next((one.accuracy for one in corruptions if one.severity == 0), None)
 
 
 def epochs(model: FineTunedModel) -> list[dict[str, float]]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from tasks.evaluate.page_parts import corruption_rows, mean_corrupted, slice_groups
+from tasks.evaluate.page_parts import (
+    corruption_rows,
+    mean_corrupted,
+    slice_groups,
+    undamaged,
+)
 from tasks.evaluate.tables import escape_markdown, markdown_table
 from tasks.evaluate.wording import (
     NOTHING,
+    counted,
     decimals,
     interval,
     percent,
@@ -106,6 +112,12 @@ def _rejection(report: EvaluationReport) -> list[str]:
     found = report.rejection
     if found is None:
         return []
+    if found.threshold > 1:
+        return [
+            "Rejection: no confidence was shown on validation to keep the error rate among "
+            f"answered images at {percent(found.wanted_error)}; no image would be answered.",
+            "",
+        ]
     return [
         f"Rejection: answering only from a confidence of {found.threshold:.4f} on, chosen on "
         f"validation for an error rate of {percent(found.wanted_error)}, "
@@ -131,7 +143,7 @@ def robustness_lines(report: EvaluationReport) -> list[str]:
     """Return a table of the accuracy under each corruption by severity."""
     if not report.corruptions:
         return []
-    severities = sorted({one.severity for one in report.corruptions})
+    severities = sorted({one.severity for one in report.corruptions} - {0})
     head: Row = ("corruption", *(f"severity {severity}" for severity in severities))
     rows: list[Row] = [
         (name.replace("_", " "), *(percent(row.get(severity)) for severity in severities))
@@ -139,7 +151,8 @@ def robustness_lines(report: EvaluationReport) -> list[str]:
     ]
     return [
         f"Mean accuracy {percent(mean_corrupted(report.corruptions))} on "
-        f"{report.corruptions[0].n:,} test images that were damaged on purpose.",
+        f"{report.corruptions[0].n:,} test images that were damaged on purpose; as they are, "
+        f"{percent(undamaged(report.corruptions))}.",
         "",
         *markdown_table([head, *rows]),
         "",
@@ -175,7 +188,7 @@ def _checks(prepared: PreparedDataset) -> list[str]:
             one.name.replace("_", " "),
             one.policy,
             one.status,
-            f"{one.found:,} {one.unit}",
+            counted(one.found, one.unit),
             f"{one.dropped:,}",
             NOTHING if one.p_value is None else f"{one.p_value:.2g}",
             "; ".join(one.examples),

@@ -81,6 +81,12 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.2f}%"
 
 
+def counted(n: int, unit: str) -> str:
+    """Return a number of things, of which ``unit`` names one."""
+    many = f"{unit}es" if unit.endswith("s") else f"{unit}s"
+    return f"{n:,} {unit if n == 1 else many}"
+
+
 def interval(name: str, low: float | None, high: float | None) -> str:
     """Return an interval in words, or nothing where none was computed."""
     return "" if low is None or high is None else f"{shown(name, low)} to {shown(name, high)}"

@@ -47,6 +47,7 @@ from tasks.values import (
 SPEC = InputSpec(
     resize=256, crop=224, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bilinear"
 )
+KINDS = ("gaussian_noise", "jpeg")
 DIGESTS = {name: f"{k:x}" * 64 for k, name in enumerate(("train", "val", "test", "model", "raw"))}
 
 
@@ -191,12 +192,12 @@ def prepared_of(
         for name, images in (("train", 4 * n), ("val", n), ("test", n))
     )
     checks = (
-        DataCheck(name="near_duplicates", policy="warn", status="warned", found=2, unit="images",
+        DataCheck(name="near_duplicates", policy="warn", status="warned", found=2, unit="image",
                   examples=(f"{words} is {words}",)),
-        DataCheck(name="exact_duplicates", policy="fail", status="ok", found=0, unit="images"),
-        DataCheck(name="class_drift", policy="warn", status="ok", found=0, unit="splits",
+        DataCheck(name="exact_duplicates", policy="fail", status="ok", found=0, unit="image"),
+        DataCheck(name="class_drift", policy="warn", status="ok", found=0, unit="distribution",
                   statistic=0.01, p_value=0.42),
-        DataCheck(name="tiny_classes", policy="drop", status="dropped", found=1, unit="classes",
+        DataCheck(name="tiny_classes", policy="drop", status="dropped", found=1, unit="class",
                   dropped=9, examples=(str(words),)),
     )  # fmt: skip
     return PreparedDataset(
@@ -286,7 +287,7 @@ def whole_parts(folder: Path, scores: Scores, names: tuple[str, ...], words: str
         ),
         "corruptions": tuple(
             Corruption(name=name, severity=k, accuracy=0.9 - 0.1 * k, n=100)
-            for name in ("gaussian_noise", "jpeg") for k in (1, 2, 3, 4, 5)
+            for name, k in (("none", 0), *itertools.product(KINDS, range(1, 6)))
         ),
         "speed": Speed(
             device="cpu", latency_p50_ms=12.3, latency_p95_ms=15.0, images_per_second=110.0,

@@ -7,9 +7,11 @@ import re
 
 import pytest
 
+from tasks.evaluate.card import model_card
+from tasks.evaluate.page import html_page
 from tasks.evaluate.report import markdown
 from tasks.evaluate.tables import escape_markdown, markdown_table
-from tasks.evaluate.wording import shown, wording
+from tasks.evaluate.wording import counted, shown, wording
 
 PARTS = (
     "## Figures",
@@ -49,6 +51,8 @@ def test_every_part_is_in_it(make_sample):
         "temperature 1.400",
         "confidence of 0.8000",
         "above -3.200",
+        "Mean accuracy 60.00% on 100 test images",
+        "as they are, 90.00%.",
         "| gaussian noise | 80.00% | 70.00% | 60.00% | 50.00% | 40.00% |",
         "12.30 ms",
         "| near duplicates | warn | warned | 2 images |",
@@ -103,3 +107,21 @@ def test_a_name_is_one_printable_line():
 def test_a_figure_is_written_by_its_kind(name: str, value: float, text: str):
     assert shown(name, value) == text
     assert ("5" in wording(name).label) == name.startswith("top")
+
+
+def test_a_threshold_that_nothing_reaches_is_told_in_words(make_sample):
+    sample = make_sample()
+    nothing = sample.report.rejection.model_copy(update={"threshold": 2.0, "test_error": None})
+    report = sample.report.model_copy(update={"rejection": nothing})
+    parts = (sample.config, sample.prepared, sample.model, report)
+    assert "no image would be answered" in markdown(*parts)
+    assert "no image would be answered" in html_page(*parts)
+    assert "### Recommendations" not in model_card(*parts)
+
+
+@pytest.mark.parametrize(
+    ("n", "unit", "words"),
+    [(1, "class", "1 class"), (0, "class", "0 classes"), (2000, "image", "2,000 images")],
+)
+def test_things_are_counted_in_their_plural(n: int, unit: str, words: str):
+    assert counted(n, unit) == words
