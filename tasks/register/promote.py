@@ -20,6 +20,7 @@ from tasks.register.gate import Verdict
 from tasks.register.learned import LEARNED, Prefixes, learned_images, to_bytes
 from tasks.register.packaging import log_model
 from tasks.register.paired import Comparison
+from tasks.register.reasons import fitting
 from tasks.register.registry import CHAMPION, fetch_version, find_champion
 from tasks.register.versions import (
     Draft,
@@ -53,7 +54,8 @@ def register(
     """Register ``model`` as a new version of ``config.promotion.model`` and decide on promotion.
 
     The present champion is scored now, on this run's test images, by the code that scores the new
-    version; the alias ``champion`` moves only if ``tasks.register.gate`` says so. The decision, its
+    version; the alias ``champion`` moves only if ``tasks.register.gate`` says so, and under
+    ``promotion.approval`` not before a person has agreed. The decision, its
     reasons and its numbers become ``promotion.`` tags of the version. Whatever is raised, Ctrl-C
     included, the registry is as it was before: the version is taken back.
 
@@ -171,15 +173,17 @@ def _decision(
     run_id: str,
 ) -> PromotionDecision:
     settings, found = contest.config.promotion, verdict.comparison
+    reasons = fitting(verdict.reasons)
     return PromotionDecision(
         model=version.name,
         version=int(version.version),
         uri=f"models:/{version.name}/{version.version}",
         run_id=run_id,
-        promoted=verdict.promoted,
-        reason=" ".join(verdict.reasons),
-        reasons=verdict.reasons,
-        checks=verdict.checks,
+        promoted=verdict.promoted and not settings.approval,
+        waiting=verdict.promoted and settings.approval,
+        reason=" ".join(reasons),
+        reasons=reasons,
+        checks=fitting(verdict.checks),
         n=report.n,
         accuracy=report.accuracy,
         alpha=settings.alpha,

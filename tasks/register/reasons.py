@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from tasks.evaluationconfig import PromotionConfig
 from tasks.register.paired import LOWER_IS_BETTER, Comparison
+
+LONGEST_TAG = 5000  # characters that every MLflow store takes
 
 
 def comparison_words(
@@ -29,6 +33,15 @@ def comparison_words(
         f"here, {found.losses:,} right only there; {found.method} p = {found.p_value:.4g} {sign} "
         f"{found.level:.4g}. {_power(found)}"
     )
+
+
+def fitting(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Return as many of ``lines`` as a tag holds as JSON, and how many more there are."""
+    kept, found = len(lines), lines
+    while len(json.dumps(found)) > LONGEST_TAG:
+        kept -= 1
+        found = (*lines[:kept], f"And {len(lines) - kept} more.")
+    return found
 
 
 def _headline(found: Comparison, champion: int, settings: PromotionConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from tasks.evaluate.score import Scores
 from tasks.evaluationconfig import PromotionConfig
 from tasks.register.gate import Contender, Unscorable, class_obstacle, decide, obstacle
 from tasks.register.paired import enough_draws
+from tasks.register.reasons import LONGEST_TAG, fitting
 
 CLASSES = ("cat", "dog")
 N = 40
@@ -344,6 +346,15 @@ def test_checks_are_told_held_or_not():
         "accuracy is 0.8, within its floor of 0.5.",
         "recall[cat] is 0.7, below its floor of 0.9.",
     )
+
+
+def test_reasons_are_as_many_as_a_tag_holds():
+    lines = tuple(f"recall[{i}] is 0.1, below its floor of 0.5." for i in range(1000))
+    found = fitting(lines)
+    assert 4900 < len(json.dumps(found)) <= LONGEST_TAG
+    assert found[-1] == f"And {1001 - len(found)} more."
+    assert found[:-1] == lines[: len(found) - 1]
+    assert fitting(lines[:9]) == lines[:9]
 
 
 def test_what_differs_between_label_sets_is_named():

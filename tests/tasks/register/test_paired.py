@@ -13,6 +13,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 from tasks.evaluate.score import Scores
 from tasks.evaluationconfig import PromotionConfig
 from tasks.register.paired import (
+    Draws,
     compare,
     enough_draws,
     mcnemar_exact,
@@ -113,6 +114,7 @@ def brier(scores: Scores, rows: np.ndarray) -> float:
     return float(np.square(scores.probabilities_nc[rows] - truth).sum(axis=1).mean())
 
 
+RESAMPLES = 80
 PLAIN = {
     "balanced_accuracy": lambda s, i: balanced_accuracy_score(s.labels_n[i], s.predictions_n[i]),
     "macro_f1": lambda s, i: f1_score(s.labels_n[i], s.predictions_n[i], average="macro"),
@@ -125,7 +127,7 @@ PLAIN = {
 def test_the_paired_bootstrap_is_scipys(metric):
     ours, theirs = noisy(1, 2.0), noisy(2, 1.8)
     settings = PromotionConfig(metric=metric, alpha=0.5)
-    found = compare(ours, theirs, settings, enough_draws(0.5, 0, seed=3))
+    found = compare(ours, theirs, settings, Draws(RESAMPLES, seed=3))
 
     def gain(rows: np.ndarray) -> float:
         return PLAIN[metric](ours, rows) - PLAIN[metric](theirs, rows)
@@ -134,7 +136,7 @@ def test_the_paired_bootstrap_is_scipys(metric):
     same = bootstrap(
         (whole,),
         gain,
-        n_resamples=400,
+        n_resamples=RESAMPLES,
         confidence_level=1 - 2 * found.level,
         method="percentile",
         vectorized=False,
@@ -142,7 +144,7 @@ def test_the_paired_bootstrap_is_scipys(metric):
     )
     assert found.gain == pytest.approx(gain(whole), abs=1e-6)
     assert (found.low, found.high) == pytest.approx(tuple(same.confidence_interval), abs=1e-6)
-    share = (1 + np.sum(same.bootstrap_distribution <= 0)) / 401
+    share = (1 + np.sum(same.bootstrap_distribution <= 0)) / (RESAMPLES + 1)
     assert found.p_value == pytest.approx(share)
     assert found.shown == (found.low > 0)
 

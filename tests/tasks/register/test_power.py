@@ -158,7 +158,7 @@ def test_of_1000_null_retrains_no_more_are_promoted_than_the_level_allows(null, 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "log_loss"])
 def test_of_1000_null_retrains_a_bootstrap_promotes_no_more_than_its_level_allows(null, metric):
     settings = PromotionConfig(metric=metric, alpha=0.2)  # a bootstrap of 1,000 resamples
-    recipe = null.Recipe(n=90, classes=3, rarest=0.4)
+    recipe = null.Recipe(n=60, classes=3, rarest=0.4)
     count = null.promotions(recipe, settings, RETRAINS, seed=0)
     assert count <= binom.isf(0.002, RETRAINS, 0.1)
     if metric == "log_loss":
