@@ -54,8 +54,7 @@ class Scores:
         if self.multi_label:
             return self._binary_log_losses_n()
         true_n = self.probabilities_nc[np.arange(len(self.labels_n)), self.labels_n]
-        # 0 - log, not -log: a loss of 0 is no "-0"
-        return 0 - np.log(np.maximum(true_n, np.finfo(np.float32).tiny).astype(np.float64))
+        return -np.log(np.maximum(true_n, np.finfo(np.float32).tiny).astype(np.float64))
 
     def _binary_log_losses_n(self) -> npt.NDArray[np.float64]:
         given_nc = self.probabilities_nc.astype(np.float64)
