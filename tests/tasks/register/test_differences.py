@@ -152,8 +152,7 @@ def test_what_a_run_has_not_left_is_said(store, version, tmp_path):
         "The run of version 2 has no predictions.parquet.",
     )
     assert (
-        compare_versions(NAME, "3", "3").notes
-        == ("There is no run of version 3 in MLflow.",) * 2
+        compare_versions(NAME, "3", "3").notes == ("There is no run of version 3 in MLflow.",) * 2
     )
     (kept / "predictions.parquet").write_bytes(b"broken")
     words = r"predictions.parquet of version 2 cannot be read.*\nIts run's files are damaged"
