@@ -41,7 +41,7 @@ def test_run_prints_where_to_look(workspace: Path, graft, monkeypatch):
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")  # as uv run sets it
     result = graft("run", "good.yaml")
     assert result.code == 0
-    for word in ("accuracy", "report.md", "uv run graft ui", "--model models:/small@champion"):
+    for word in ("accuracy", "report.html", "uv run graft ui", "--model models:/small@champion"):
         assert word in result.out
     assert "promotion   not promoted: Not shown to be better" in result.out
     for room in ("download", "preprocess", "pretrained", "finetune", "evaluate", "register"):
@@ -71,7 +71,10 @@ def test_run_as_json_is_one_object(workspace: Path, graft):
         "config.yaml",
         "history.jsonl",
         "model.safetensors",
+        "report.html",
         "report.json",
+        "report.md",
+        "README.md",
         "predictions.parquet",
         "confusion.png",
         "confusion.svg",
@@ -91,6 +94,34 @@ def test_predict_and_evaluate_use_the_champion(workspace: Path, graft):
     listed = json.loads(graft("models", "small", "--json").out)["versions"]
     champion = next(row for row in listed if "champion" in row["aliases"])
     assert evaluated["accuracy"] == pytest.approx(champion["accuracy"])
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_evaluate_writes_a_whole_report_where_it_is_asked_to(workspace: Path, graft, tmp_path):
+    named = ("evaluate", "good.yaml", "--model", "models:/small/1", "evaluation.latency_runs=1")
+    target = tmp_path / "new" / "report"
+    answer = json.loads(graft(*named, "--report", str(target), "--json").out)
+    assert answer["report"] == str(target)
+    assert {path.name for path in target.iterdir()} >= {"report.html", "README.md", "report.json"}
+    written = json.loads((target / "report.json").read_text())
+    assert written["accuracy"] == answer["accuracy"]
+    assert written["folder"] == str(target)
+    assert "models:/small/1" in (target / "report.html").read_text()
+    before = sorted(path.read_bytes() for path in target.rglob("*") if path.is_file())
+    again = graft(*named, "--report", str(target))
+    assert again.code == 2
+    assert (
+        again.message == f"graft: {target} is there already.\nName a new folder for the report.\n"
+    )
+    assert sorted(path.read_bytes() for path in target.rglob("*") if path.is_file()) == before
+
+
+def test_a_report_that_fails_leaves_no_folder(workspace: Path, graft, tmp_path):
+    named = ("evaluate", "good.yaml", "--model", "models:/small/1")
+    (tmp_path / "file").write_text("")
+    result = graft(*named, "--report", str(tmp_path / "file" / "report"))
+    assert result.code == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_reader_that_leaves_is_no_fault(workspace: Path):
