@@ -14,7 +14,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import commands, compare_answer, evaluation, registry_cli, serve_cli, studies
+from flows import (
+    approve_cli,
+    commands,
+    compare_answer,
+    evaluation,
+    registry_cli,
+    serve_cli,
+    studies,
+)
 from flows.failures import describe
 from flows.printing import answer, fail, print_answer
 from tasks.errors import GraftError, Terminated
@@ -127,6 +135,9 @@ def pretrain(config: Config, overrides: Overrides = None, as_json: Json = False)
 app.command("serve", epilog="Example: graft serve digits --port 5002")(serve_cli.serve)
 
 
+app.command("approve", epilog="Example: graft approve digits 3 --reason 'looked at the errors'")(
+    approve_cli.approve
+)
 app.command("promote", epilog="Example: graft promote digits 3 --reason 'fewer missed sevens'")(
     registry_cli.promote
 )

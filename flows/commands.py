@@ -51,15 +51,22 @@ def _ran(decision: PromotionDecision, report: EvaluationReport | None) -> Answer
     facts: Rows = []
     if report is not None:
         data["report"] = report.model_dump(mode="json")
-        facts = [("accuracy", _accuracy(report)), ("report", str(report.folder / "report.md"))]
+        facts = [("accuracy", _accuracy(report)), ("report", str(report.folder / "report.html"))]
     champion = f"models:/{decision.model}@champion"
     facts += [
         ("registered", decision.uri),
-        ("promotion", f"{'champion' if decision.promoted else 'not promoted'}: {decision.reason}"),
+        ("promotion", f"{_standing(decision)}: {decision.reason}"),
         ("look", f"{as_typed()} ui  (MLflow's pages of runs and models)"),
         ("predict", f"{as_typed()} predict IMAGE --model {champion}"),
     ]
     return Answer(data, facts)
+
+
+def _standing(decision: PromotionDecision) -> str:
+    if decision.waiting:
+        approve = f"{as_typed()} approve {decision.model} {decision.version}"
+        return f"waits for approval ({approve})"
+    return "champion" if decision.promoted else "not promoted"
 
 
 def as_typed() -> str:

@@ -110,16 +110,21 @@ def start_server() -> LocalServer | None:
 
     Must run before prefect is imported: it decides which PREFECT_HOME prefect reads.
     """
-    if os.environ.get("PREFECT_API_URL"):
+    if server_is_named():
         return None
-    configured = os.environ.get("PREFECT_HOME")
-    if _profile_names_server(Path(configured or "~/.prefect").expanduser()):
-        return None
-    home = Path(configured or "mlruns/prefect").absolute()
+    home = Path(os.environ.get("PREFECT_HOME") or "mlruns/prefect").absolute()
     for name in ("PREFECT_PROFILES_PATH", "PREFECT_PROFILE"):
         os.environ.pop(name, None)
     os.environ["PREFECT_HOME"] = str(home)
     return _server(home)
+
+
+def server_is_named() -> bool:
+    """Say whether the user's settings name a Prefect server."""
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    home = os.environ.get("PREFECT_HOME") or "~/.prefect"
+    return _profile_names_server(Path(home).expanduser())
 
 
 @cache

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.approval import ask
 from flows.artifacts import publish
 from flows.console import ready_logs, screen
 from flows.inputs import read_images, say
@@ -82,6 +83,7 @@ def transfer(config: RunConfig) -> PromotionDecision:
             decision = _register(config, raw, prepared, model, report, tracker.run_id)
     screen.get().scored(report)
     publish(report, decision, tracker)
+    ask(decision)
     return decision
 
 

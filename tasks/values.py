@@ -221,6 +221,7 @@ class PromotionDecision(Value):
     uri: str
     run_id: str
     promoted: bool
+    waiting: bool = False  # the gate would promote it, and a person has to agree
     reason: str
     n: int
     accuracy: float

@@ -29,6 +29,8 @@ Kind = Literal[
     "promoted",  # by the gate
     "refused",
     "waiting",  # for a person
+    "approved",  # by a person, after the gate
+    "rejected",
     "promoted by hand",
     "rolled back",
     "taken back",  # a run that failed left nothing

@@ -29,6 +29,7 @@ PAGE = 100
 GREATEST = 2**31 - 1  # version number that a database holds
 NOTHING_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
+_WORDS = {"true": "promoted", "false": "refused"}
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
 
@@ -42,7 +43,7 @@ class VersionRow:
     accuracy: float | None  # on its test set
     created: datetime  # UTC
     run_id: str
-    decision: str  # promoted, refused, or "" where none was made
+    decision: str  # promoted, refused, waiting, or "" where none was made
     reason: str
 
 
@@ -211,7 +212,7 @@ def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
 def _row(version: ModelVersion, aliases: dict[str, str]) -> VersionRow:
     tags = version.tags
     accuracy = tags.get("promotion.accuracy")
-    promoted = tags.get("promotion.promoted")
+    promoted, waiting = tags.get("promotion.promoted"), tags.get("promotion.waiting")
     return VersionRow(
         name=version.name,
         version=int(version.version),
@@ -219,7 +220,7 @@ def _row(version: ModelVersion, aliases: dict[str, str]) -> VersionRow:
         accuracy=None if accuracy is None else float(accuracy),
         created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
         run_id=version.run_id or "",
-        decision={"true": "promoted", "false": "refused"}.get(promoted or "", ""),
+        decision=_WORDS.get(promoted or "", "") if waiting != "True" else "waiting",
         reason=tags.get("promotion.reason", ""),
     )
 

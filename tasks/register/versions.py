@@ -20,6 +20,7 @@ from tasks.errors import GraftError, TransientTrackingError
 from tasks.register.aliases import move_champion, name_challenger, take_aliases_back
 from tasks.register.classifier import ModelSpec
 from tasks.register.client import named_store, tracking_errors
+from tasks.register.history import Kind
 from tasks.register.registry import SHA256, SPEC_SHA256
 from tasks.register.verify import verify_version
 from tasks.values import EvaluationReport, FineTunedModel, PromotionDecision
@@ -157,8 +158,17 @@ def write_decision(
             client, version, decision.champion_version, decision.reason, decision=decision
         )
     else:
-        name_challenger(client, version, "refused", decision)
+        kind: Kind = "waiting" if decision.waiting else "refused"
+        name_challenger(client, version, kind, decision)
     _tag(client, version, PROMOTED, str(decision.promoted).lower())
+
+
+def write_verdict(
+    client: MlflowClient, version: ModelVersion, decision: PromotionDecision
+) -> None:
+    """Write down that a decision waits for nobody any more, and what became of it."""
+    _tag(client, version, PROMOTED, str(decision.promoted).lower())
+    _tag(client, version, f"{PREFIX}waiting", str(decision.waiting))
 
 
 def forget_decision(client: MlflowClient, version: ModelVersion) -> None:

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -36,12 +37,13 @@ def test_parameters_are_those_of_the_config(name: str, config: str):
 
 
 def test_deployments_are_described_scheduled_and_portable():
-    assert set(DEPLOYMENTS) == {"digits", "folder"}
+    assert set(DEPLOYMENTS) == {"digits", "folder", "approval"}
     schedules = []
     for deployment in DEPLOYMENTS.values():
         assert deployment["description"]
         assert "graft" in deployment["tags"]
-        assert deployment["entrypoint"] == "flows/transfer.py:transfer"
+        flow = "approval" if deployment["name"] == "approval" else "transfer"
+        assert deployment["entrypoint"] == f"flows/{flow}.py:{flow}"
         assert deployment["work_pool"]["name"] == "graft"
         schedules += deployment["schedules"]
     assert [schedule["active"] for schedule in schedules] == [False]
@@ -101,9 +103,12 @@ class Site:
         return done.stdout + done.stderr
 
     def ask(self, path: str, **filters: object) -> list[dict]:
+        return self.post(f"{path}/filter", filters)
+
+    def post(self, path: str, content: object) -> Any:
         request = urllib.request.Request(
-            f"{self.url}/{path}/filter",
-            json.dumps(filters).encode(),
+            f"{self.url}/{path}",
+            json.dumps(content).encode(),
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request) as answer:
@@ -151,14 +156,16 @@ def test_a_worker_runs_the_digits_deployment(site: Site):
     # epochs and folder alone differ from the deployment, to be quick and to leave no run behind
     config = DEPLOYMENTS["digits"]["parameters"]["config"]
     config["training"]["epochs"] = 1
+    config["promotion"]["approval"] = True
     config["output"]["folder"] = str(site.folder / "runs")
     output = site.call(
         *("deployment", "run", "transfer/digits", "--watch"),
         *("--params", json.dumps({"config": config})),
     )
     assert "Completed" in output
-    (run,) = site.ask("flow_runs")
-    assert (run["state_type"], run["name"]) == ("COMPLETED", "digits: graft_tiny, full")
+    runs = {run["name"]: run for run in site.ask("flow_runs")}
+    assert runs.keys() == {"digits: graft_tiny, full", "approve models:/digits/1"}
+    assert runs["digits: graft_tiny, full"]["state_type"] == "COMPLETED"
     assert {artifact["key"] for artifact in site.ask("artifacts")} >= {"report", "classes"}
     with sqlite3.connect(site.folder / "mlflow.db") as database:
         versions = database.execute("select name, version from model_versions").fetchall()
@@ -166,3 +173,37 @@ def test_a_worker_runs_the_digits_deployment(site: Site):
     assert (site.folder / "runs").is_dir()
     messages = [entry["message"] for entry in site.ask("logs", limit=200)]
     assert any(message.startswith("epoch 1/1") for message in messages), messages
+    _approve(site, runs["approve models:/digits/1"]["id"])
+
+
+def _approve(site: Site, run_id: str) -> None:
+    """Resume the flow run that asks, as the form in Prefect's pages does."""
+    _wait_until(site, run_id, "PAUSED")
+    assert _champions(site) == []
+    bad = {"run_input": {"approve": "perhaps"}}
+    assert site.post(f"flow_runs/{run_id}/resume", bad)["status"] == "REJECT"
+    answer = {"run_input": {"approve": True, "reason": "looked at the errors"}}
+    assert site.post(f"flow_runs/{run_id}/resume", answer)["status"] == "ACCEPT"
+    _wait_until(site, run_id, "COMPLETED")
+    assert _champions(site) == [("digits", 1)]
+    with sqlite3.connect(site.folder / "mlflow.db") as database:
+        events = database.execute("select value from registered_model_tags").fetchall()
+    assert any("looked at the errors" in value for (value,) in events)
+
+
+def _champions(site: Site) -> list[tuple[str, int]]:
+    with sqlite3.connect(site.folder / "mlflow.db") as database:
+        return database.execute(
+            "select name, version from registered_model_aliases where alias = 'champion'"
+        ).fetchall()
+
+
+def _wait_until(site: Site, run_id: str, state: str) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        (run,) = site.ask("flow_runs", flow_runs={"id": {"any_": [run_id]}})
+        if run["state_type"] == state:
+            return
+        assert run["state_type"] not in ("FAILED", "CRASHED"), run
+        time.sleep(0.5)
+    pytest.fail(f"{run['state_name']}\n{(site.folder / 'worker.log').read_text()[-4000:]}")

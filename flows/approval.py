@@ -1,0 +1,100 @@
+"""A person's yes or no to a promotion, as a Prefect flow that is suspended until it comes.
+
+Apart from the flow ``transfer``, so that no process and no GPU waits with it. It is approved from
+Prefect's pages (Resume, and a form), or by ``graft approve``.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from prefect import flow, suspend_flow_run
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_runs import resume_flow_run
+from prefect.input import RunInput
+from pydantic import Field
+
+from flows.console import ready_logs
+from tasks.register import approval as registry
+from tasks.retry import with_retries
+from tasks.values import PromotionDecision
+
+DEPLOYMENT = "approval/approval"
+ASKING = "approve models:/"
+RUN_NAME = ASKING + "{model}/{version}"
+SECONDS = 30 * 24 * 3600  # a suspended run fails after this; graft approve works all the same
+
+log = logging.getLogger(__name__)
+
+
+class Verdict(RunInput):
+    """What the form in Prefect's pages asks."""
+
+    approve: bool = Field(description="Make the version champion.")
+    reason: str = Field("", description="Why, for the history.")
+
+
+@flow(name="approval", flow_run_name=RUN_NAME)
+def approval(model: str, version: int) -> PromotionDecision:
+    """Wait, suspended, for a person's verdict on a version, and put it into effect.
+
+    Returns at once where the version does not wait: ``graft approve`` was quicker. Raises
+    ``TrackingError`` as ``tasks.register.approval`` does.
+    """
+    ready_logs()
+    decision = with_retries(registry.standing, model, str(version))
+    if not decision.waiting:
+        return decision
+    form = Verdict.with_initial_data(description=_question(decision), approve=False)
+    verdict = suspend_flow_run(wait_for_input=form, timeout=SECONDS)
+    settle = registry.approve if verdict.approve else registry.reject
+    return with_retries(settle, model, str(version), verdict.reason)
+
+
+def _question(decision: PromotionDecision) -> str:
+    champion = decision.champion_version
+    place = "there is no champion" if champion is None else f"in the place of version {champion}"
+    return f"Make `{decision.uri}` champion ({place})?\n\n{decision.reason}"
+
+
+def ask(decision: PromotionDecision) -> None:
+    """Start the flow where the Prefect server has a deployment of it; else say what to type."""
+    if not decision.waiting:
+        return
+    parameters = {"model": decision.model, "version": decision.version}
+    name = RUN_NAME.format(**parameters)  # at once, not only when a worker starts the run
+    try:
+        run_deployment(
+            DEPLOYMENT, parameters=parameters, flow_run_name=name, timeout=0, as_subflow=False
+        )
+    except ObjectNotFound:
+        log.info("%s waits for graft approve %s %s", decision.uri, *parameters.values())
+    except Exception as error:  # the decision stands, and can be approved by hand
+        log.warning("nobody is asked in Prefect to approve %s: %s", decision.uri, error)
+
+
+def answer(decision: PromotionDecision, reason: str) -> int:
+    """Resume the flow runs that wait for a verdict that is in effect; return how many did."""
+    told = {"approve": decision.promoted, "reason": reason}
+    asked = [run for run in _suspended() if _is_about(run, decision)]
+    for run in asked:
+        resume_flow_run(run.id, run_input=told)
+    return len(asked)
+
+
+def _is_about(run: FlowRun, decision: PromotionDecision) -> bool:
+    given: dict[str, Any] = run.parameters
+    return (given.get("model"), given.get("version")) == (decision.model, decision.version)
+
+
+def _suspended() -> list[FlowRun]:
+    wanted = FlowRunFilter.model_validate(
+        {"state": {"name": {"any_": ["Suspended"]}}, "name": {"like_": ASKING}}
+    )
+    with get_client(sync_client=True) as client:
+        return list(client.read_flow_runs(flow_run_filter=wanted))

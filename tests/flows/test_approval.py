@@ -1,0 +1,149 @@
+"""Promotions that wait for a person, on a registry whose first version a real run made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks.errors import TrackingError
+from tasks.register import approval
+from tasks.register.moves import promote, story
+from tasks.register.versions import decision_on, read_decision, write_decision
+
+
+@pytest.fixture
+def registry(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """Return a client of a copy of ``home``'s registry: version 1 and a newer one that waits."""
+    shutil.copy(home / "mlruns" / "mlflow.db", tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(uri)
+    for version in client.search_model_versions("name='small'"):
+        if int(version.version) > 1:  # other tests made it
+            client.delete_model_version("small", version.version)
+    wait(client)
+    return client
+
+
+def wait(client: MlflowClient) -> int:
+    """Register version 1's files once more, as the gate leaves what a person must approve."""
+    first = client.get_model_version("small", "1")
+    tags = {key: value for key, value in first.tags.items() if key.startswith("graft.")}
+    version = client.create_model_version("small", first.source, first.run_id, tags=tags)
+    decision = decision_on(first)
+    assert decision is not None
+    change = {"promoted": False, "waiting": True, "reason": "Better.", "champion_version": 1}
+    write_decision(client, version, decision.model_copy(update=change))
+    return int(version.version)
+
+
+def aliases(client: MlflowClient) -> dict[str, str]:
+    found = client.get_registered_model("small").aliases
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def newest(client: MlflowClient) -> str:
+    return str(max(int(v.version) for v in client.search_model_versions("name='small'")))
+
+
+def test_what_waits_is_challenger_and_not_champion(registry):
+    assert aliases(registry) == {"champion": "1", "challenger": newest(registry)}
+    decision = approval.standing("small", "challenger")
+    assert (decision.waiting, decision.promoted) == (True, False)
+    assert story("small").events[-1].kind == "waiting"
+
+
+def test_approved_it_is_champion_and_the_history_says_by_whom_and_why(registry, graft):
+    version = newest(registry)
+    listed = graft("models", "small", "--json")
+    rows = json.loads(listed.out)["versions"]
+    assert [row["decision"] for row in rows if str(row["version"]) == version] == ["waiting"]
+    result = graft("approve", "small", version, "--reason", "looked at the errors", "--json")
+    assert result.code == 0, result.err
+    told = json.loads(result.out)
+    assert (told["decision"]["promoted"], told["decision"]["waiting"]) == (True, False)
+    assert told["resumed"] == 0
+    assert aliases(registry) == {"champion": version, "previous": "1"}
+    last = story("small").events[-1]
+    assert (last.kind, last.why, last.version) == (
+        "approved",
+        "looked at the errors",
+        int(version),
+    )
+    assert last.who
+    assert decision_on(registry.get_model_version("small", version)).promoted
+    again = graft("approve", "small", version)
+    assert (again.code, len(again.message.splitlines())) == (7, 2)
+    assert "it was promoted" in again.message
+
+
+def test_rejected_it_stays_challenger(registry, graft):
+    version = newest(registry)
+    result = graft("approve", "small", "challenger", "--reject", "--reason", "odd errors")
+    assert result.code == 0, result.err
+    assert aliases(registry) == {"champion": "1", "challenger": version}
+    last = story("small").events[-1]
+    assert (last.kind, last.why) == ("rejected", "odd errors")
+    again = graft("approve", "small", version)
+    assert again.code == 7
+    assert "it was not promoted" in again.message
+    assert aliases(registry) == {"champion": "1", "challenger": version}
+
+
+def test_a_champion_that_came_between_stops_the_approval(registry, graft):
+    first, second = newest(registry), str(wait(registry))
+    promote("small", first, "by hand")
+    before = aliases(registry)
+    result = graft("approve", "small", second)
+    assert (result.code, len(result.message.splitlines())) == (7, 2)
+    assert "with version 1" in result.message
+    assert f"champion is version {first} by now" in result.message
+    assert aliases(registry) == before
+    assert approval.standing("small", second).waiting
+
+
+def test_an_approval_that_was_cut_off_after_the_alias_is_brought_to_its_end(registry):
+    version = newest(registry)
+    registry.set_registered_model_alias("small", "champion", version)
+    assert approval.approve("small", version).promoted
+    assert aliases(registry)["champion"] == version
+
+
+def test_damaged_files_are_not_approved(registry, monkeypatch: pytest.MonkeyPatch):
+    version = newest(registry)
+    registry.set_model_version_tag("small", version, "graft.sha256", "0" * 64)
+    with pytest.raises(TrackingError, match="not the file that was registered"):
+        approval.approve("small", version)
+    assert aliases(registry)["champion"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("nothing", "1"), "no registered model nothing"), (("small", "99"), "There is no")],
+)
+def test_what_is_not_there_is_said(registry, graft, arguments: tuple[str, str], words: str):
+    result = graft("approve", *arguments)
+    assert result.code == 7
+    assert words in result.message
+
+
+def test_a_run_whose_promotion_needs_approval_only_waits(workspace, graft, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    result = graft(
+        *("run", "good.yaml", "promotion.approval=true", f"output.folder={tmp_path}/runs"),
+        *("evaluation.explained_images=0", "evaluation.latency_runs=0"),
+    )
+    assert result.code == 0, result.err
+    assert "waits for approval (" in result.out
+    assert "approve small 1)" in result.out
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert aliases(client) == {"challenger": "1"}
+    run_id = client.get_model_version("small", "1").run_id
+    assert read_decision(client, "small", run_id).waiting
+    assert "waits for graft approve small 1" in result.err + result.out
+    assert approval.approve("small", "1", "the first").promoted
+    assert aliases(client) == {"champion": "1"}
