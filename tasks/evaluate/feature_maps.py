@@ -151,11 +151,12 @@ def walk(network: nn.Module, image_bchw: Tensor) -> list[Place]:
 
 
 def _enlarged(given: tuple[Any, ...], result: Tensor) -> bool:
-    """Tell whether a layer gives a larger map than it was given, as VGG's pooling may."""
+    """Tell whether a layer gives the same channels on a larger map, as VGG's pooling may."""
     before = given[0] if given else None
-    if not isinstance(before, Tensor):
+    if not isinstance(before, Tensor) or not before.ndim == result.ndim == 4:
         return False
-    return before.ndim == result.ndim == 4 and before.shape[2:] < result.shape[2:]
+    (*before_bc, height, width), (*after_bc, higher, wider) = before.shape, result.shape
+    return before_bc == after_bc and higher > height and wider > width
 
 
 class Tap(nn.Module):

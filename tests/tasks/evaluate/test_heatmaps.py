@@ -19,6 +19,16 @@ CLASSES = 5
 CAM, ROLL_OUT = "grad-cam", "attention roll-out"
 
 
+class Joined(nn.Module):
+    """Puts windows of one place (b, h * w, 1, c) together to maps, as MaxViT does."""
+
+    def forward(self, windows_bl1c: Tensor) -> Tensor:
+        b, places, _, c = windows_bl1c.shape
+        side = round(places**0.5)
+        maps_bchw = windows_bl1c[:, :, 0].transpose(1, 2).reshape(b, c, side, side)
+        return 1.0 * maps_bchw
+
+
 class Small(nn.Module):
     """Convolutions, then a mean over places and a linear layer: where Grad-CAM is CAM."""
 
@@ -28,6 +38,7 @@ class Small(nn.Module):
         self.conv2 = nn.Conv2d(8, 6, 3, stride=2, padding=1)
         self.relu = nn.ReLU(inplace=True)  # called twice
         self.norm = nn.Identity()
+        self.joined = Joined()
         self.fc = nn.Linear(6, CLASSES)
         self.ending = ending
 
@@ -40,6 +51,8 @@ class Small(nn.Module):
             return self.fc(maps.mean(dim=(2, 3)))
         if self.ending == "bhwc":
             return self.fc(self.norm(maps.permute(0, 2, 3, 1).contiguous()).mean(dim=(1, 2)))
+        if self.ending == "windows":
+            return self.fc(self.joined(maps.flatten(2).permute(0, 2, 1)[:, :, None]).mean((2, 3)))
         tokens = maps.flatten(2).transpose(1, 2)
         tokens = torch.cat((torch.ones_like(tokens[:, :2]), tokens), dim=1)
         return self.fc(self.norm(tokens.contiguous())[:, 2:].mean(dim=1))
@@ -57,7 +70,7 @@ def cam(network: Small, images_bchw: Tensor, targets: list[int]) -> np.ndarray:
     return (large / large.amax(dim=(1, 2), keepdim=True)).numpy()
 
 
-@pytest.mark.parametrize("ending", ["bchw", "bhwc", "blc"])
+@pytest.mark.parametrize("ending", ["bchw", "bhwc", "blc", "windows"])
 def test_grad_cam_is_cam_where_a_mean_and_a_linear_layer_end_the_network(ending: str):
     torch.manual_seed(3)
     network = Small(ending)
@@ -67,6 +80,13 @@ def test_grad_cam_is_cam_where_a_mean_and_a_linear_layer_end_the_network(ending:
     expected = cam(network, images, targets)
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(maps, expected, atol=1e-5)
+
+
+def test_windows_that_are_put_together_are_the_last_maps():
+    network, image = Small("windows").requires_grad_(False), torch.randn(1, 3, 28, 28)
+    way = find_way(network, image, 0)
+    assert way is not None
+    assert way.place.layer is network.joined
 
 
 def test_the_maps_are_those_of_the_class_asked_for():
@@ -97,6 +117,25 @@ def test_a_branch_that_the_logits_are_not_made_of_is_passed_by():
 
     torch.manual_seed(3)
     network, images = Branched(), torch.randn(2, 3, 28, 28)
+    maps, _ = heat_maps(network, images, [0, 1])
+    np.testing.assert_allclose(maps, cam(network, images, [0, 1]), atol=1e-5)
+
+
+def test_the_right_one_of_a_layers_calls_is_explained():
+    class PooledTwice(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, images_bchw: Tensor) -> Tensor:
+            self.pool(self.conv1(images_bchw))
+            return self.fc(self.pool(self.maps(images_bchw)).flatten(1))
+
+    torch.manual_seed(3)
+    network, images = PooledTwice(), torch.randn(2, 3, 28, 28)
+    way = find_way(network.requires_grad_(False), images[:1], 0)
+    assert way is not None
+    assert (way.place.layer, way.place.call, way.place.side) == (network.pool, 1, "input")
     maps, _ = heat_maps(network, images, [0, 1])
     np.testing.assert_allclose(maps, cam(network, images, [0, 1]), atol=1e-5)
 
