@@ -51,7 +51,7 @@ def serve(settings: ServeSettings, ready: Callable[[Ready], None]) -> None:
     where there is no champion, and as ``tasks.register.registry.fetch``.
     """
     urls = UrlReader(settings.allowed_hosts) if settings.allowed_hosts else None
-    with _listener(settings.host, settings.port) as listener:
+    with listening(settings.host, settings.port) as listener:
         champion = Champion(uri_of(settings.named), settings.cache)
         champion.watch(settings.poll)
         app = make_app(Service(champion, settings.limits, urls))
@@ -62,15 +62,20 @@ def serve(settings: ServeSettings, ready: Callable[[Ready], None]) -> None:
         _Server(_server_config(app), lambda: ready(shown)).run([listener])
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raises ``ConfigError`` where it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigError(
             f"Port {port} of {host} cannot be had: {error.strerror}.\n"
             "Name another, for example --port 5003, or another --host."
         ) from error
+    # asyncio does so for sockets that it makes; without it a reply waits 40 ms for the last one's
+    # acknowledgement, and what is accepted inherits it
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _server_config(app: FastAPI) -> uvicorn.Config:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from fastapi import FastAPI, Request, Response
-from mlflow.exceptions import get_error_code
-from mlflow.protos.databricks_pb2 import ErrorCode
+from mlflow.exceptions import HTTP_STATUS_TO_ERROR_CODE
 from mlflow.pyfunc.scoring_server import predictions_to_json
 from mlflow.version import VERSION
 from starlette.exceptions import HTTPException
@@ -118,7 +117,8 @@ class Service:
 
     def refused(self, refusal: Refusal) -> Response:
         """Return the reply to a request that is refused, in the form of MLflow's errors."""
-        code = ErrorCode.Name(get_error_code(refusal.status))
+        # MLflow knows no word for 405, 408, 413 and 415
+        code = HTTP_STATUS_TO_ERROR_CODE.get(refusal.status, "BAD_REQUEST")
         text = json.dumps({"error_code": code, "message": str(refusal)})
         return self._reply(text, refusal.status)
 

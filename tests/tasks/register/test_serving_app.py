@@ -328,6 +328,7 @@ def test_a_wrong_request_is_refused_with_the_reason(service, case):
     reply = service.post(body, kind)
     assert reply.status == status, reply.body
     assert words in reply.data["message"]
+    assert reply.data["error_code"] == "BAD_REQUEST"
     assert reply.headers["x-graft-version"] == "1"
     assert len(reply.body) < 700
     assert b"Traceback" not in reply.body

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import socket
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from tasks.register import serving_app, serving_body
+from tasks.register.serving import listening
 from tasks.register.serving_app import Service, make_app
 from tasks.register.serving_body import Limits, rows_of
 from tasks.register.serving_champion import Champion
@@ -97,3 +99,13 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
         asyncio.run(rows_of(Request(scope, never), Limits()))
     assert caught.value.status == 408
     assert time.monotonic() - begun < 5
+
+
+def test_a_reply_is_sent_at_once():
+    """A small second packet must not wait for the first one's acknowledgement (Nagle)."""
+    with (
+        listening("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
