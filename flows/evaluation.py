@@ -26,7 +26,25 @@ def evaluate(path: Path, overrides: Sequence[str], uri: str, report: Path | None
     ``EvaluationError`` where the model has other classes than the data.
     """
     config = load_config(path, overrides)
-    target = None if report is None else _absent(report)
+    target = None if report is None else absent(report, "the report")
+    model, prepared = model_and_images(config, uri)
+    figures = _figures(config, prepared, model, target)
+    return _answer(model, prepared, figures, target)
+
+
+def absent(folder: Path, what: str) -> Path:
+    """Return the folder that a user named for output; raises ``ConfigError`` if it is there."""
+    target = user_folder(folder)
+    if target.exists():
+        raise ConfigError(f"{target} is there already.\nName a new folder for {what}.")
+    return target
+
+
+def model_and_images(config: RunConfig, uri: str) -> tuple[RegisteredModel, PreparedDataset]:
+    """Fetch the model ``uri`` and the images of ``config``, packed as the model wants them.
+
+    Raises ``EvaluationError`` where the model has other classes than the data.
+    """
     from tasks.download.source import download
     from tasks.preprocess.prepare import prepare
     from tasks.register.registry import fetch
@@ -37,26 +55,20 @@ def evaluate(path: Path, overrides: Sequence[str], uri: str, report: Path | None
     _check_labels(model, raw)
     prepared = prepare(config.data, config.seed, raw, model.input, cache)
     _check_classes(model, prepared.classes)
-    figures = _figures(config, prepared, model, target)
-    return _answer(model, prepared, figures, target)
-
-
-def _absent(folder: Path) -> Path:
-    target = user_folder(folder)
-    if target.exists():
-        raise ConfigError(f"{target} is there already.\nName a new folder for the report.")
-    return target
+    return model, prepared
 
 
 def _figures(
     config: RunConfig, prepared: PreparedDataset, model: RegisteredModel, target: Path | None
 ) -> Metrics | EvaluationReport:
+    from tasks.evaluate.calibration import scaled
     from tasks.evaluate.evaluate import evaluate as write_report
     from tasks.evaluate.evaluate import score_weights
     from tasks.evaluate.metrics import measure
 
     if target is None:
-        return measure(score_weights(config, model, prepared.test), model.classes)
+        scores = scaled(score_weights(config, model, prepared.test), model.temperature)
+        return measure(scores, model.classes)
     with new_folder(target.parent, target.name) as folder:
         return write_report(config, prepared, model, folder)
 
