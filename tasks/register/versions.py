@@ -163,9 +163,7 @@ def write_decision(
     _tag(client, version, PROMOTED, str(decision.promoted).lower())
 
 
-def write_verdict(
-    client: MlflowClient, version: ModelVersion, decision: PromotionDecision
-) -> None:
+def write_verdict(client: MlflowClient, version: ModelVersion, decision: PromotionDecision) -> None:
     """Write down that a decision waits for nobody any more, and what became of it."""
     _tag(client, version, PROMOTED, str(decision.promoted).lower())
     _tag(client, version, f"{PREFIX}waiting", str(decision.waiting))
