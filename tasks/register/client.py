@@ -36,9 +36,11 @@ SQLITE = "sqlite:///"
 PROBE_SECONDS = 8  # longest wait for a server's first answer
 PROBE = "/api/2.0/mlflow/experiments/search"
 PASSING_STATUS = (429, 502, 503, 504)  # HTTP: too many requests, a gateway's faults, not ready
-# MLflow drops the exception that it met while it downloads, and keeps its words.
+# MLflow drops the exception that it met while it downloads, and keeps its words. Two that write
+# one tag or alias at once both find it missing, and the slower one is told of a duplicate.
 PASSING_WORDS = re.compile(
     r"database is locked|timed out|Connection refused|Connection aborted|Connection broken"
+    r"|UNIQUE constraint failed|duplicate key|Duplicate entry"
     r"|(too many|error code) (429|502|503|504)\b"
 )
 LONGEST = 300  # characters of MLflow's own words in an error

@@ -45,7 +45,7 @@ from tasks.register.client import SQLITE, database_file, tracking_uri
 
 LOCK = "graft.lock"  # tag of the registered model
 WAIT_SECONDS = 90.0  # longest wait for the lock
-SETTLE_SECONDS = 1.0  # longest time from a look at the tag to the end of a write that counts
+SETTLE_SECONDS = 3.0  # longest time from a look at the tag to the end of a write that counts
 LEASE_SECONDS = 30.0
 POLL_SECONDS = 0.2
 
@@ -144,13 +144,23 @@ class _Claim:
                 return
             worth_waiting()
             time.sleep(POLL_SECONDS)
+        if seen == self.token:  # written too late each time
+            raise TransientTrackingError(
+                f"The MLflow server is too slow to lock the aliases of {self.name}: it takes more "
+                f"than {SETTLE_SECONDS:g} s.\nRun again when it is less busy."
+            )
         raise _waited_too_long(self.name, _holder(seen))
 
     def _write(self, looked: float) -> bool:
         """Write the token, wait, and say whether it counts and is still there."""
         self.since = time.monotonic()
         self.token = _token()
-        self.client.set_registered_model_tag(self.name, LOCK, self.token)
+        try:
+            self.client.set_registered_model_tag(self.name, LOCK, self.token)
+        except MlflowException:
+            if self._read() == "":
+                raise
+            return False  # two wrote at once, and the database took the other's
         if time.monotonic() - looked > SETTLE_SECONDS:
             return False  # left there: it may stand where a holder's stood, until that is done
         time.sleep(SETTLE_SECONDS)
