@@ -19,6 +19,7 @@ from flows import (
     commands,
     compare_answer,
     evaluation,
+    export_cli,
     registry_cli,
     serve_cli,
     studies,
@@ -132,6 +133,11 @@ def pretrain(config: Config, overrides: Overrides = None, as_json: Json = False)
     answer(as_json, lambda: commands.pretrain(config, overrides or ()))
 
 
+app.command(
+    "export",
+    epilog="Example: graft export models:/digits@champion configs/digits.yaml --format onnx "
+    "--output digits_onnx",
+)(export_cli.export)
 app.command("serve", epilog="Example: graft serve digits --port 5002")(serve_cli.serve)
 
 

@@ -87,7 +87,7 @@ class Contest:
             champion.version,
             champion.classes,
             champion.multi_label,
-            images=_images(split),
+            images=image_keys(split),
             scores=_scores(self.config, champion, split),
             test_digest=split.digest,
             registered_digest=opponent.tags.get(TEST_DIGEST),
@@ -113,7 +113,7 @@ def open_contest(
         model.version,
         model.classes,
         model.multi_label,
-        images=_images(prepared.test),
+        images=image_keys(prepared.test),
         scores=_scores(config, model, prepared.test),
         figures=figures(report),
         test_digest=prepared.test.digest,
@@ -126,7 +126,8 @@ def _scores(config: RunConfig, model: RegisteredModel, split: PackedSplit) -> Sc
     return scaled(score_weights(config, model, split), model.temperature)
 
 
-def _images(split: PackedSplit) -> tuple[str, ...]:
+def image_keys(split: PackedSplit) -> tuple[str, ...]:
+    """Return what tells sets of images apart: each image's file digest and label, in order."""
     return tuple(f"{record.sha256} {record.label}" for record in read_index(split.index))
 
 
