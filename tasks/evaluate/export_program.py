@@ -64,6 +64,7 @@ def export_program(network: nn.Module, spec: InputSpec, name: str) -> ExportedPr
 
 def write_program(program: ExportedProgram, path: Path, name: str) -> None:
     """Write a .pt2 archive; raises ``EvaluationError`` that calls the network ``name``."""
+    program.example_inputs = None  # images that were traced with, which would lie in the file
     with export_errors(name):
         torch.export.save(program, path)
 

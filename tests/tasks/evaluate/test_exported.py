@@ -122,6 +122,7 @@ def test_a_file_is_scored_like_its_source(several, tiny, prepared, make_config, 
     model = tiny.model_copy(update={"multi_label": several})
     config = make_config(evaluation={"novelty": False, "calibrate": False, "latency_runs": 2})
     written = write_file(model, "torch_export", tmp_path, prepared.val, seed=0)
+    assert torch.export.load(written.path).example_inputs is None
     found = score_export(config, data, model, "torch_export", written)
     wanted = scaled(score_weights(config, model, test), 0.7)
     assert found.scores.multi_label == several
