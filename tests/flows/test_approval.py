@@ -104,6 +104,7 @@ def test_a_champion_that_came_between_stops_the_approval(registry, graft):
     assert f"champion is version {first} by now" in result.message
     assert aliases(registry) == before
     assert approval.standing("small", second).waiting
+    assert not approval.standing("small", first).waiting
 
 
 def test_an_approval_that_was_cut_off_after_the_alias_is_brought_to_its_end(registry):
