@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+IMPORT_PATH = tuple(sys.path)
+
+
+def pytest_runtest_setup() -> None:
+    """Forget folders that MLflow put on the import path while it loaded a model of an earlier test.
+
+    They hold a part of ``tasks``, which processes that a test starts would take for the whole.
+    """
+    sys.path[:] = IMPORT_PATH
 
 
 @pytest.fixture(scope="session")

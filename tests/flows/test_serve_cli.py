@@ -54,7 +54,7 @@ def test_a_port_that_is_taken_is_said(workspace: Path, graft):
     ("arguments", "code", "words"),
     [
         (["nobody"], 7, ["There is: small.", "graft run", "graft promote"]),
-        (["models:/small@best"], 7, ["Versions of small: 1 @champion", "graft promote"]),
+        (["models:/small@best"], 7, ["Versions of small: ", "1 @champion", "graft promote"]),
         (["models:/small"], 7, ["models:/NAME@ALIAS"]),
         (["small", "--host", "nowhere.invalid"], 2, ["nowhere.invalid"]),
         (["small", "--allow-url", "https://example.org"], 2, ["HOST:PORT"]),
