@@ -87,41 +87,28 @@ def _membership(values_n: npt.NDArray[np.int64], classes: int) -> csr_array:
     return csr_array((np.ones(n), (values_n, np.arange(n))), shape=(classes, n))
 
 
-def balanced_accuracy(scores: Scores) -> Figure:
-    """Mean recall of the classes that are in a test set.
-
-    Of several labels, for each label the mean of recall and specificity, those that there are.
-    """
-    tally = tallier(scores)
-
-    def figure(counts_nb: Floats) -> Floats:
-        found = tally(counts_nb)
-        if not scores.multi_label:
-            return mean_of_known(found.recall)
-        both_2cb = np.stack([found.recall, found.specificity])
-        halves_cb = mean_of_known(both_2cb)
-        return mean_of_known(np.where(found.truth > 0, halves_cb, np.nan))
-
-    return figure
+def balanced_accuracy(found: Tallies) -> Floats:
+    """Mean recall of the classes that are in a test set."""
+    return mean_of_known(found.recall)
 
 
-def macro_f1(scores: Scores) -> Figure:
+def balanced_label_accuracy(found: Tallies) -> Floats:
+    """Mean over the labels in a test set of recall and specificity, those that there are."""
+    both_2cb = np.stack([found.recall, found.specificity])
+    halves_cb = mean_of_known(both_2cb)
+    return mean_of_known(np.where(found.truth > 0, halves_cb, np.nan))
+
+
+def macro_f1(found: Tallies) -> Floats:
     """Mean F1 of the classes that are in a test set."""
-    tally = tallier(scores)
-    return lambda counts_nb: mean_of_known(tally(counts_nb).f1)
+    return mean_of_known(found.f1)
 
 
-def micro_f1(scores: Scores) -> Figure:
+def micro_f1(found: Tallies) -> Floats:
     """F1 of all labels taken together; 0 where nothing is predicted and nothing true."""
-    tally = tallier(scores)
-
-    def figure(counts_nb: Floats) -> Floats:
-        found = tally(counts_nb)
-        either_b = (found.truth + found.predicted).sum(axis=0)
-        micro_b: Floats = 2 * found.hits.sum(axis=0) / np.maximum(either_b, 1)
-        return micro_b
-
-    return figure
+    either_b = (found.truth + found.predicted).sum(axis=0)
+    micro_b: Floats = 2 * found.hits.sum(axis=0) / np.maximum(either_b, 1)
+    return micro_b
 
 
 def mean_average_precision(scores: Scores) -> Figure:

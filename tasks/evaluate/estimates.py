@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tasks.evaluate.class_figures import Floats, tallier
-from tasks.evaluate.resample import Counts, draw_counts, figure_names, weigher
+from tasks.evaluate.resample import Counts, draw_counts, figure_names, once, weigher
 from tasks.evaluate.score import Scores
 from tasks.measures import Estimate
 
@@ -35,7 +35,7 @@ def estimate(scores: Scores, resamples: int, confidence: float, seed: int) -> tu
     for name in slow:
         log.warning("%s has no interval: %d images, %d classes take too long", name, n, classes)
     weigh = weigher(scores, [name for name in names if name not in slow])
-    plain = {**weigh(_once(n)), **weigher(scores, sorted(slow))(_once(n))}
+    plain = {**weigh(once(n)), **weigher(scores, sorted(slow))(once(n))}
     spread = intervals(weigh, n, resamples, confidence, seed)
     found = (_estimate(name, plain[name], spread.get(name)) for name in names)
     return tuple(one for one in found if one is not None)
@@ -60,7 +60,7 @@ def estimate_classes(
     if len(present) * resamples > KEPT:
         log.warning("the figures of single classes have no intervals: %d classes", len(present))
         resamples = 0
-    plain, spread = weigh(_once(n)), intervals(weigh, n, resamples, confidence, seed)
+    plain, spread = weigh(once(n)), intervals(weigh, n, resamples, confidence, seed)
     found = (
         _estimate(f"{name}[{classes[k]}]", plain[name][row], _row(spread.get(name), row))
         for row, k in enumerate(present)
@@ -88,10 +88,6 @@ def intervals(
             )
             for name in drawn[0]
         }
-
-
-def _once(n: int) -> Counts:
-    return np.ones((1, n), dtype=np.int64)
 
 
 def _row(interval: Floats | None, row: int) -> Floats | None:

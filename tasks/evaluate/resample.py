@@ -10,10 +10,13 @@ import numpy.typing as npt
 from tasks.evaluate.class_figures import (
     Figure,
     Floats,
+    Tallies,
     balanced_accuracy,
+    balanced_label_accuracy,
     macro_f1,
     mean_average_precision,
     micro_f1,
+    tallier,
 )
 from tasks.evaluate.image_values import image_values
 from tasks.evaluate.reliability import bin_gaps
@@ -38,6 +41,11 @@ def draw_counts(n: int, resamples: int, seed: int) -> Iterator[Counts]:
         drawn_bn = rng.integers(0, n, size=(rows, n))
         drawn_bn += n * np.arange(rows)[:, None]
         yield np.bincount(drawn_bn.ravel(), minlength=rows * n).reshape(rows, n)
+
+
+def once(n: int) -> Counts:
+    """Return the counts (1, n) of the test set as it is: each image once."""
+    return np.ones((1, n), dtype=np.int64)
 
 
 def figure_names(scores: Scores) -> tuple[str, ...]:
@@ -65,22 +73,30 @@ def figures(scores: Scores, names: Sequence[str], counts_bn: Counts) -> dict[str
 def weigher(scores: Scores, names: Sequence[str]) -> Callable[[Counts], dict[str, Floats]]:
     """Return ``figures`` as a function of the counts alone.
 
-    For many chunks: what no count changes is worked out once.
+    For many chunks: what no count changes is worked out once, and each chunk's classes are counted
+    once for all figures that are means over them.
     """
-    prepared = {name: _figure(scores, name) for name in names}
+    of_classes = SEVERAL_LABELS if scores.multi_label else ONE_LABEL
+    counted = [name for name in names if name in of_classes]
+    tally = tallier(scores) if counted else None
+    prepared = {name: _figure(scores, name) for name in names if name not in of_classes}
 
     def weigh(counts_bn: Counts) -> dict[str, Floats]:
         counts_nb = np.ascontiguousarray(counts_bn.T, dtype=np.float64)
-        return {name: figure(counts_nb) for name, figure in prepared.items()}
+        found = {name: figure(counts_nb) for name, figure in prepared.items()}
+        if tally is not None:
+            tallies = tally(counts_nb)
+            found |= {name: of_classes[name](tallies) for name in counted}
+        return found
 
     return weigh
 
 
 def _figure(scores: Scores, name: str) -> Figure:
-    if name in ONE_LABEL and not scores.multi_label:
-        return ONE_LABEL[name](scores)
-    if name in SEVERAL_LABELS and scores.multi_label:
-        return SEVERAL_LABELS[name](scores)
+    if name == "ece" and not scores.multi_label:
+        return _calibration_error(scores)
+    if name == "mean_average_precision" and scores.multi_label:
+        return mean_average_precision(scores)
     values_n = image_values(scores, name)
     return lambda counts_nb: values_n @ counts_nb / counts_nb.sum(axis=0)
 
@@ -95,14 +111,12 @@ def _calibration_error(scores: Scores) -> Figure:
     return figure
 
 
-ONE_LABEL: dict[str, Callable[[Scores], Figure]] = {
+ONE_LABEL: dict[str, Callable[[Tallies], Floats]] = {
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
-    "ece": _calibration_error,
 }
-SEVERAL_LABELS: dict[str, Callable[[Scores], Figure]] = {
-    "balanced_accuracy": balanced_accuracy,
+SEVERAL_LABELS: dict[str, Callable[[Tallies], Floats]] = {
+    "balanced_accuracy": balanced_label_accuracy,
     "macro_f1": macro_f1,
     "micro_f1": micro_f1,
-    "mean_average_precision": mean_average_precision,
 }

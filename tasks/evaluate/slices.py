@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tasks.errors import EvaluationError
 from tasks.evaluate.estimates import intervals
-from tasks.evaluate.resample import figures, weigher
+from tasks.evaluate.resample import figures, once, weigher
 from tasks.evaluate.score import Scores
 from tasks.index import ImageRecord
 from tasks.measures import Slice
@@ -79,7 +79,7 @@ def _commonest(column: str, values: npt.NDArray[np.object_]) -> Iterator[str]:
 
 def _slice(column: str, value: str, part: Scores, repeat: tuple[int, float, int]) -> Slice:
     n = len(part.labels_n)
-    plain = figures(part, FIGURES, np.ones((1, n), dtype=np.int64))
+    plain = figures(part, FIGURES, once(n))
     known = {name: float(value_1[0]) for name, value_1 in plain.items()}
     interval_2 = intervals(weigher(part, ("accuracy",)), n, *repeat).get("accuracy", (None, None))
     low, high = (None if end is None else float(end) for end in interval_2)

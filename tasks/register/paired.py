@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.evaluate.image_values import image_values
-from tasks.evaluate.resample import draw_counts, weigher
+from tasks.evaluate.resample import draw_counts, once, weigher
 from tasks.evaluate.score import Scores
 from tasks.evaluationconfig import PromotionConfig
 from tasks.register.power import (
@@ -206,8 +206,7 @@ def _gains(
     n = len(ours.labels_n)
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     here, there = weigher(ours, (metric,)), weigher(theirs, (metric,))
-    once_1n = np.ones((1, n), dtype=np.int64)
-    plain = [float(weigh(once_1n)[metric][0]) for weigh in (here, there)]
+    plain = [float(weigh(once(n))[metric][0]) for weigh in (here, there)]
     chunks = [
         sign * (here(counts_bn)[metric] - there(counts_bn)[metric])
         for counts_bn in draw_counts(n, draws.resamples, draws.seed)

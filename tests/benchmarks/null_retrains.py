@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tasks.evaluate.resample import weigher
+from tasks.evaluate.resample import once, weigher
 from tasks.evaluate.score import Scores
 from tasks.evaluationconfig import PromotionConfig
 from tasks.register.paired import LOWER_IS_BETTER, compare, enough_draws
@@ -56,9 +56,8 @@ def _scores(logits: np.ndarray, truth: np.ndarray) -> Scores:
 def true_loss(recipe: Recipe, handicap: float, metric: str) -> float:
     """Return by how much the first of a pair is truly worse."""
     many = Recipe(POPULATION, recipe.classes, recipe.rarest, recipe.apart, recipe.strength)
-    once = np.ones((1, POPULATION), dtype=np.int64)
     ours, theirs = (
-        float(weigher(scores, (metric,))(once)[metric][0])
+        float(weigher(scores, (metric,))(once(POPULATION))[metric][0])
         for scores in next(pairs(many, handicap, 1, 0))
     )
     return ours - theirs if metric in LOWER_IS_BETTER else theirs - ours
