@@ -61,14 +61,12 @@ def model_and_images(config: RunConfig, uri: str) -> tuple[RegisteredModel, Prep
 def _figures(
     config: RunConfig, prepared: PreparedDataset, model: RegisteredModel, target: Path | None
 ) -> Metrics | EvaluationReport:
-    from tasks.evaluate.calibration import scaled
     from tasks.evaluate.evaluate import evaluate as write_report
-    from tasks.evaluate.evaluate import score_weights
+    from tasks.evaluate.evaluate import score_as_served
     from tasks.evaluate.metrics import measure
 
     if target is None:
-        scores = scaled(score_weights(config, model, prepared.test), model.temperature)
-        return measure(scores, model.classes)
+        return measure(score_as_served(config, model, prepared.test), model.classes)
     with new_folder(target.parent, target.name) as folder:
         return write_report(config, prepared, model, folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,6 +12,7 @@ from tasks.evaluate.corruptions import robustness
 from tasks.evaluate.curves import curves
 from tasks.evaluate.estimates import estimate, estimate_classes
 from tasks.evaluate.explain import explain
+from tasks.evaluate.metrics import measure
 from tasks.evaluate.novelty import novelty, score_noise
 from tasks.evaluate.rejection import choose_rejection
 from tasks.evaluate.reliability import reliability
@@ -32,7 +33,7 @@ from tasks.measures import (
     Slice,
     Speed,
 )
-from tasks.values import FineTunedModel, PreparedDataset, RegisteredModel
+from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset, RegisteredModel
 
 NOISE_IMAGES = 200  # of uniform noise, at most
 
@@ -81,9 +82,26 @@ def assess(subject: Subject, folder: Path) -> tuple[Scores, Parts]:
     parts["curves"] = curves(test, prepared.classes)
     parts["reliability"] = () if test.multi_label else reliability(test)
     parts["corruptions"] = _corruptions(subject)
-    parts["speed"] = _speed(subject)
+    parts["speed"] = timed(subject.config, subject.scorer, subject.model.weights)
     parts["explained"] = _explained(subject, test, folder)
     return test, parts
+
+
+def report_of(subject: Subject, scores: Scores, parts: Parts, folder: Path) -> EvaluationReport:
+    """Return the report on the scores and parts of ``assess``, whose files are in ``folder``."""
+    test = subject.prepared.test
+    return EvaluationReport(
+        folder=folder,
+        model_sha256=subject.model.sha256,
+        test_digest=test.digest,
+        n=test.n,
+        predictions=folder / "predictions.parquet",
+        report=folder / "report.json",
+        seconds=scores.seconds,
+        images_per_second=test.n / scores.seconds,
+        **asdict(measure(scores, subject.prepared.classes)),
+        **parts,
+    )
 
 
 def _calibrated(subject: Subject) -> tuple[Scores, Parts]:
@@ -143,13 +161,13 @@ def _corruptions(subject: Subject) -> tuple[Corruption, ...]:
     )
 
 
-def _speed(subject: Subject) -> Speed | None:
-    runs, scorer = subject.config.evaluation.latency_runs, subject.scorer
+def timed(config: RunConfig, scorer: Scorer, file: Path) -> Speed | None:
+    """Return what a prediction costs, ``file`` being the network's; None where nothing is timed."""
+    runs = config.evaluation.latency_runs
     if not runs:
         return None
-    return measure_speed(
-        scorer.network, scorer.spec, scorer.device, scorer.batch_size, runs, subject.model.weights
-    )
+    network, spec, device = scorer.network, scorer.spec, scorer.device
+    return measure_speed(network, spec, device, scorer.batch_size, runs, file)
 
 
 def _explained(subject: Subject, test: Scores, folder: Path) -> tuple[ExplainedImage, ...]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
-from tasks.evaluate.assess import Subject, assess
+from tasks.evaluate.assess import Subject, assess, report_of
+from tasks.evaluate.calibration import scaled
 from tasks.evaluate.card import model_card
-from tasks.evaluate.metrics import measure
 from tasks.evaluate.page import html_page
 from tasks.evaluate.plots import plot_class_confusion, plot_confusion, plot_learning_curve
 from tasks.evaluate.report import markdown, write_predictions
@@ -44,19 +43,9 @@ def evaluate(
     one that training wrote, ``ResourceError`` when memory or disk runs out.
     """
     with open_scorer(config, model) as scorer:
-        scores, parts = assess(Subject(config, prepared, model, scorer), folder)
-    report = EvaluationReport(
-        folder=folder,
-        model_sha256=model.sha256,
-        test_digest=prepared.test.digest,
-        n=prepared.test.n,
-        predictions=folder / "predictions.parquet",
-        report=folder / "report.json",
-        seconds=scores.seconds,
-        images_per_second=prepared.test.n / scores.seconds,
-        **asdict(measure(scores, prepared.classes)),
-        **parts,
-    )
+        subject = Subject(config, prepared, model, scorer)
+        scores, parts = assess(subject, folder)
+    report = report_of(subject, scores, parts, folder)
     _write(config, prepared, model, report, scores)
     log.info("test accuracy %.2f%% on %d images", 100 * report.accuracy, report.n)
     return report
@@ -72,6 +61,14 @@ def score_weights(
     """
     with open_scorer(config, model) as scorer:
         return scorer.score(split)
+
+
+def score_as_served(config: RunConfig, model: RegisteredModel, split: PackedSplit) -> Scores:
+    """Score ``split`` with a registered model and the temperature that it is served with.
+
+    Raises as ``score_weights``.
+    """
+    return scaled(score_weights(config, model, split), model.temperature)
 
 
 def _write(

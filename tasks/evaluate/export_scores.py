@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.artifacts import sha256_file
 from tasks.config import RunConfig
 from tasks.errors import EvaluationError
-from tasks.evaluate.assess import Subject, assess
+from tasks.evaluate.assess import Subject, assess, report_of, timed
 from tasks.evaluate.calibration import scaled
 from tasks.evaluate.exported import AGREEMENT, ExportedFile, Format, agreement, open_file
-from tasks.evaluate.metrics import measure
 from tasks.evaluate.score import Scores
 from tasks.evaluate.scorer import Scorer, open_scorer
-from tasks.evaluate.speed import measure_speed
 from tasks.measures import Speed
 from tasks.values import EvaluationReport, PreparedDataset, RegisteredModel
 
@@ -49,7 +47,7 @@ def score_export(
     config = config.model_copy(update={"training": training, "evaluation": evaluation})
     with open_scorer(config, model) as scorer:
         wanted = scaled(scorer.score(prepared.test), model.temperature)
-        speed = _speed(config, scorer, model.weights)
+        speed = timed(config, scorer, model.weights)
         file = model.model_copy(
             update={"weights": written.path, "sha256": sha256_file(written.path)}
         )
@@ -64,7 +62,7 @@ def score_export(
         from_float = None
         if written.from_float is not None:
             of_float = _scorer("onnx", written.from_float, scorer)
-            from_float = _as_large(_speed(config, of_float, written.from_float), speed)
+            from_float = _as_large(timed(config, of_float, written.from_float), speed)
     return ScoredExport(scores, report, wanted, speed, from_float, found)
 
 
@@ -74,30 +72,10 @@ def _scorer(kind: Format, path: Path, like: Scorer) -> Scorer:
 
 def _assessed(subject: Subject, source: Speed | None) -> tuple[Scores, EvaluationReport]:
     """Return what every run's report says; nothing is written."""
-    test, path = subject.prepared.test, subject.model.weights
-    scores, parts = assess(subject, path.parent)
+    folder = subject.model.weights.parent
+    scores, parts = assess(subject, folder)
     parts["speed"] = _as_large(parts["speed"], source)
-    report = EvaluationReport(
-        folder=path.parent,
-        model_sha256=subject.model.sha256,
-        test_digest=test.digest,
-        n=test.n,
-        predictions=path.with_name("predictions.parquet"),
-        report=path.with_name("export.json"),
-        seconds=scores.seconds,
-        images_per_second=test.n / scores.seconds,
-        **asdict(measure(scores, subject.prepared.classes)),
-        **parts,
-    )
-    return scores, report
-
-
-def _speed(config: RunConfig, scorer: Scorer, file: Path) -> Speed | None:
-    runs = config.evaluation.latency_runs
-    if not runs:
-        return None
-    network, spec, device = scorer.network, scorer.spec, scorer.device
-    return measure_speed(network, spec, device, scorer.batch_size, runs, file)
+    return scores, report_of(subject, scores, parts, folder)
 
 
 def _as_large(speed: Speed | None, source: Speed | None) -> Speed | None:

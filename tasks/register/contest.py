@@ -14,9 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
 from tasks.errors import DataError, EvaluationError, TrackingError, WeightsError
-from tasks.evaluate.calibration import scaled
-from tasks.evaluate.evaluate import score_weights
-from tasks.evaluate.score import Scores
+from tasks.evaluate.evaluate import score_as_served
 from tasks.index import read_index
 from tasks.preprocess.prepare import prepare
 from tasks.register.client import tracking_errors
@@ -88,7 +86,7 @@ class Contest:
             champion.classes,
             champion.multi_label,
             images=image_keys(split),
-            scores=_scores(self.config, champion, split),
+            scores=score_as_served(self.config, champion, split),
             test_digest=split.digest,
             registered_digest=opponent.tags.get(TEST_DIGEST),
             seen=None if learned is None else count_seen(learned, read_index(split.index)),
@@ -114,16 +112,12 @@ def open_contest(
         model.classes,
         model.multi_label,
         images=image_keys(prepared.test),
-        scores=_scores(config, model, prepared.test),
+        scores=score_as_served(config, model, prepared.test),
         figures=figures(report),
         test_digest=prepared.test.digest,
         seen=None if before is None else count_seen(before, records),
     )
     return Contest(config, raw, prepared, challenger)
-
-
-def _scores(config: RunConfig, model: RegisteredModel, split: PackedSplit) -> Scores:
-    return scaled(score_weights(config, model, split), model.temperature)
 
 
 def image_keys(split: PackedSplit) -> tuple[str, ...]:

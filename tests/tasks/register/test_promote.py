@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 
 from tasks.errors import EvaluationError, TrackingError
-from tasks.evaluate.evaluate import score_weights
+from tasks.evaluate.evaluate import score_as_served
 from tasks.index import read_index
 from tasks.register import contest, promote
 from tasks.register.contest import read_learned
@@ -186,9 +186,9 @@ def test_the_decision_is_made_again_when_another_run_moves_the_alias(
         if len(scored) == 1:
             store.set_registered_model_alias("colours", "champion", "2")
         scored.append(arguments[1].version)
-        return score_weights(*arguments)
+        return score_as_served(*arguments)
 
-    monkeypatch.setattr(contest, "score_weights", score_while_another_run_promotes)
+    monkeypatch.setattr(contest, "score_as_served", score_while_another_run_promotes)
     decision = do(strong)
     assert scored == [3, 1, 2]
     assert not decision.promoted
