@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tasks import measures
 from tasks.config import Sha256, Triple
@@ -17,10 +17,8 @@ from tasks.config import Sha256, Triple
 SplitName = Literal["train", "val", "test"]
 
 
-class Value(BaseModel):
-    """Common settings of every value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Value(measures.Measure):
+    """Common settings of every value: those of a measure."""
 
 
 class InputSpec(Value):

@@ -127,9 +127,10 @@ def decode_split(
             if isinstance(seen, SkippedImage):
                 skipped.append(seen)
                 continue
-            row, code = seen
-            content.update(row.tobytes())
-            file.write(row.tobytes())
+            pixels, code = seen
+            row = pixels.tobytes()
+            content.update(row)
+            file.write(row)
             kept.append(record._replace(split=name))
             if code is not None:
                 hashes[record.path] = code

@@ -12,7 +12,7 @@ from tasks.register.history import record
 from tasks.register.moves import pick
 from tasks.register.registry import find_model
 from tasks.register.verify import verify_version
-from tasks.register.versions import decision_on, write_verdict
+from tasks.register.versions import decision_on, settle
 from tasks.values import PromotionDecision
 
 
@@ -41,7 +41,7 @@ def approve(name: str, which: str, reason: str = "") -> PromotionDecision:
         # a try that was cut off after the alias moved is brought to its end
         if read_aliases(find_model(client, name)).champion != decision.version:
             _crown(client, version, decision, reason)
-        return _settle(client, version, decision, promoted=True)
+        return settle(client, version, decision, promoted=True)
 
 
 def reject(name: str, which: str, reason: str = "") -> PromotionDecision:
@@ -54,7 +54,7 @@ def reject(name: str, which: str, reason: str = "") -> PromotionDecision:
         version = pick(client, name, which)
         decision = _waiting(version)
         record(client, name, "rejected", decision.version, reason, {}, decision)
-        return _settle(client, version, decision, promoted=False)
+        return settle(client, version, decision, promoted=False)
 
 
 def _crown(
@@ -72,14 +72,6 @@ def _crown(
             f"{_words(expected)}, and champion is {_words(champion)} by now.\n"
             "Train again to compare it with that one; graft promote goes by no comparison."
         ) from error
-
-
-def _settle(
-    client: MlflowClient, version: ModelVersion, decision: PromotionDecision, promoted: bool
-) -> PromotionDecision:
-    settled = decision.model_copy(update={"waiting": False, "promoted": promoted})
-    write_verdict(client, version, settled)
-    return settled
 
 
 def _waiting(version: ModelVersion) -> PromotionDecision:

@@ -22,6 +22,7 @@ from tasks.register.figures import figures
 from tasks.register.moves import pick
 from tasks.register.paired import mcnemar_exact
 from tasks.register.registry import NOTHING_THERE, find_model
+from tasks.register.versions import TEST_DIGEST
 from tasks.values import EvaluationReport
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _unlike(one: Mapping[str, object], two: Mapping[str, object]) -> dict[str, P
 
 
 def _side(client: MlflowClient, version: ModelVersion) -> _Side:
-    side = _Side(int(version.version), version.tags.get("graft.test_digest"))
+    side = _Side(int(version.version), version.tags.get(TEST_DIGEST))
     run = _run(client, version)
     if run is None:
         side.notes.append(f"There is no run of version {side.number} in MLflow.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -113,7 +112,7 @@ def _verdict(
     scored: ScoredExport,
     named: dict[str, float],
 ) -> Verdict:
-    """Return what the gate says of the file against its source, reasons about that one."""
+    """Return what the gate says of the file against its source."""
     with tracking_errors(f"reading what {model.uri} learned from"):
         learned = read_learned(version)
     images, digest = image_keys(prepared.test), prepared.test.digest
@@ -125,21 +124,11 @@ def _verdict(
         scored.source_scores,
         test_digest=digest,
         registered_digest=version.tags.get(TEST_DIGEST),
+        is_champion=False,  # a file challenges the version it was made from
     )
     settings = config.promotion.model_copy(update={"rule": "non_inferiority"})
     draws = enough_draws(settings.alpha, config.evaluation.bootstrap, config.seed)
-    verdict = decide(challenger, source, settings, draws)
-    return replace(
-        verdict,
-        reasons=tuple(_about_source(reason, model.version) for reason in verdict.reasons),
-    )
-
-
-def _about_source(reason: str, version: int) -> str:
-    """Say version, not champion: a file challenges the version it was made from."""
-    for words in (f"the champion (version {version})", f"The champion (version {version})"):
-        reason = reason.replace(words, f"{'V' if words[0] == 'T' else 'v'}ersion {version}")
-    return reason
+    return decide(challenger, source, settings, draws)
 
 
 def _report(

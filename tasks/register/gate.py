@@ -37,6 +37,13 @@ class Contender:
     test_digest: str = ""  # of the test images, packed for this model ...
     registered_digest: str | None = None  # ... and of those it was registered with
     seen: int | None = 0  # test images that it, or its start, learned from; None: not known
+    is_champion: bool = True  # else, as a challenged one, it is just a version
+
+    @property
+    def title(self) -> str:
+        """Return what reasons about a challenged model call it."""
+        version = f"version {self.version}"
+        return f"the champion ({version})" if self.is_champion else version
 
 
 @dataclass(frozen=True)
@@ -135,13 +142,13 @@ def _face(
     else:
         found.comparison = compared = compare(ours, theirs, settings, draws)
         passed = compared.finite and compared.shown
-        words = comparison_words(compared, champion.version, champion.multi_label, settings)
+        words = comparison_words(compared, champion.title, champion.multi_label, settings)
         (found.remarks if passed else found.refusals).append(words)
         found.remarks += _of_champion(champion, passed)
 
 
 def _of_champion(champion: Contender, passed: bool) -> Iterator[str]:
-    named = f"The champion (version {champion.version})"
+    named = champion.title[0].upper() + champion.title[1:]
     if champion.registered_digest not in (None, champion.test_digest):
         yield (
             f"{named} was registered with another test set: it was scored again on this run's, and "

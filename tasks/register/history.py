@@ -19,6 +19,7 @@ from mlflow.entities.model_registry import RegisteredModel
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.register.facts import user_name
+from tasks.register.registry import CHAMPION
 from tasks.values import PromotionDecision
 
 EVENT = "graft.event."
@@ -115,9 +116,9 @@ def line_of_champions(events: Iterable[Event]) -> list[int]:
     """
     line: list[int] = []
     for event in events:
-        if "champion" not in event.moves:
+        if CHAMPION not in event.moves:
             continue
-        before, after = event.moves["champion"]
+        before, after = event.moves[CHAMPION]
         if before is not None and line[-1:] != [before]:
             line.append(before)  # moved outside graft
         if event.kind in BACKWARDS:
@@ -149,7 +150,7 @@ def with_outside_moves(events: Iterable[Event], present: Mapping[str, str]) -> l
         told += [*_unrecorded(known, seen), event]
         known |= {alias: after for alias, (_, after) in event.moves.items()}
     now = {alias: int(present[alias]) if alias in present else None for alias in known}
-    now |= {alias: int(present[alias]) for alias in ("champion",) if alias in present}
+    now |= {alias: int(present[alias]) for alias in (CHAMPION,) if alias in present}
     return [*told, *_unrecorded(known, now)]
 
 

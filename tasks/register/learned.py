@@ -24,12 +24,13 @@ HEX_DIGITS = 16  # of eight bytes
 
 def learned_images(prepared: PreparedDataset) -> Prefixes:
     """Return the images that train and choose a model: those of train and validation."""
-    return _prefixes([*read_index(prepared.train.index), *read_index(prepared.val.index)])
+    records = [*read_index(prepared.train.index), *read_index(prepared.val.index)]
+    return np.unique(_prefixes(records))
 
 
 def _prefixes(records: Sequence[ImageRecord]) -> Prefixes:
     prefixes = (int(record.sha256[:HEX_DIGITS], 16) for record in records)
-    return np.unique(np.fromiter(prefixes, np.uint64, len(records)))
+    return np.fromiter(prefixes, np.uint64, len(records))
 
 
 def to_bytes(learned: Prefixes) -> bytes:
@@ -44,5 +45,4 @@ def from_bytes(content: bytes) -> Prefixes:
 
 def count_seen(learned: Prefixes, test: Sequence[ImageRecord]) -> int:
     """Return how many test images are among those learned from; copies of a file count each."""
-    prefixes_n = np.array([int(record.sha256[:HEX_DIGITS], 16) for record in test], np.uint64)
-    return int(np.isin(prefixes_n, learned).sum())
+    return int(np.isin(_prefixes(test), learned).sum())

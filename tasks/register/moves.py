@@ -19,7 +19,7 @@ from tasks.register.client import connect, tracking_errors
 from tasks.register.history import Event, line_of_champions, read_events, with_outside_moves
 from tasks.register.registry import find_model, find_version, version_numbers
 from tasks.register.verify import verify_version
-from tasks.register.versions import decision_on, write_verdict
+from tasks.register.versions import decision_on, settle
 from tasks.values import PromotionDecision
 
 
@@ -68,8 +68,7 @@ def promote(name: str, which: str, reason: str = "") -> Moved:
         verify_version(client, version)
         move_champion(client, version, before, reason, kind="promoted by hand")
         if decision.waiting:  # for a person, who has spoken
-            told = {"waiting": False, "promoted": True}
-            write_verdict(client, version, decision.model_copy(update=told))
+            settle(client, version, decision, promoted=True)
         return _moved(client, version, before)
 
 

@@ -11,22 +11,22 @@ LONGEST_TAG = 5000  # characters that every MLflow store takes
 
 
 def comparison_words(
-    found: Comparison, champion: int, several: bool, settings: PromotionConfig
+    found: Comparison, against: str, several: bool, settings: PromotionConfig
 ) -> str:
-    """Return what the test against the version ``champion`` found, and what it could have found.
+    """Return what the test against the model so called found, and what it could have found.
 
     ``several``: an image has any number of labels.
     """
     if not found.finite:
         return (
-            f"{found.metric} is not a number: {found.ours:.4g} here, {found.theirs:.4g} of the "
-            f"champion (version {champion})."
+            f"{found.metric} is not a number: {found.ours:.4g} here, {found.theirs:.4g} of "
+            f"{against}."
         )
     metric = found.metric
     whole = " with all labels right" if several and metric == "accuracy" else ""
     sign = "<" if found.p_value < found.level else ">="
     return (
-        f"{_headline(found, champion, settings)}: {metric} {_figure(found.ours, metric)} against "
+        f"{_headline(found, against, settings)}: {metric} {_figure(found.ours, metric)} against "
         f"{_figure(found.theirs, metric)} of {found.n:,} test images{whole}, a gain of "
         f"{_gain(found.gain, metric)} ({100 * (1 - settings.alpha):g}% interval "
         f"{_signed(found.low, metric)} to {_gain(found.high, metric)}); {found.wins:,} right only "
@@ -44,8 +44,7 @@ def fitting(lines: tuple[str, ...]) -> tuple[str, ...]:
     return found
 
 
-def _headline(found: Comparison, champion: int, settings: PromotionConfig) -> str:
-    against = f"the champion (version {champion})"
+def _headline(found: Comparison, against: str, settings: PromotionConfig) -> str:
     if settings.rule == "superiority":
         return f"Better than {against}" if found.shown else f"Not shown to be better than {against}"
     shown = "Not worse" if found.shown else "Not shown not to be worse"

@@ -163,10 +163,14 @@ def write_decision(
     _tag(client, version, PROMOTED, str(decision.promoted).lower())
 
 
-def write_verdict(client: MlflowClient, version: ModelVersion, decision: PromotionDecision) -> None:
-    """Write down that a decision waits for nobody any more, and what became of it."""
-    _tag(client, version, PROMOTED, str(decision.promoted).lower())
-    _tag(client, version, f"{PREFIX}waiting", str(decision.waiting))
+def settle(
+    client: MlflowClient, version: ModelVersion, decision: PromotionDecision, promoted: bool
+) -> PromotionDecision:
+    """Write down what became of a decision that waited for a person; return it as it is now."""
+    settled = decision.model_copy(update={"waiting": False, "promoted": promoted})
+    _tag(client, version, PROMOTED, str(settled.promoted).lower())
+    _tag(client, version, f"{PREFIX}waiting", str(settled.waiting))
+    return settled
 
 
 def forget_decision(client: MlflowClient, version: ModelVersion) -> None:
