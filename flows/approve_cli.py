@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.answer import Answer
+from flows.arguments import Json
 from flows.printing import answer
-from flows.registry_cli import Json, Name, Reason, Version
+from flows.registry_cli import Name, Reason, Version
 
 if TYPE_CHECKING:
     from tasks.values import PromotionDecision

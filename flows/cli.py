@@ -24,6 +24,7 @@ from flows import (
     serve_cli,
     studies,
 )
+from flows.arguments import Json, Overrides
 from flows.failures import describe
 from flows.printing import answer, fail, print_answer
 from tasks.errors import GraftError, Terminated
@@ -31,12 +32,7 @@ from tasks.errors import GraftError, Terminated
 Config = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/digits.yaml.")
 ]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Values that replace those of the file."),
-]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.answer import Answer
+from flows.arguments import Json, Overrides
 from flows.evaluation import absent, model_and_images
 from flows.printing import answer
 from tasks.configfile import load_config
@@ -32,16 +33,11 @@ Model = Annotated[
 Config = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="Whose test images the file is held to.")
 ]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Values that replace those of the file."),
-]
 Format = Annotated[Kind, typer.Option("--format", help="What to write.")]
 Output = Annotated[Path, typer.Option(help="A new folder for the file and what describes it.")]
 Register = Annotated[
     bool, typer.Option("--register", help="Put it with the version's run in MLflow as well.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
 def export(

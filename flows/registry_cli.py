@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.answer import Answer, Cells, Rows
+from flows.arguments import Json
 from flows.printing import answer
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ Version = Annotated[
     str, typer.Argument(metavar="VERSION", help="Its number, or an alias such as challenger.")
 ]
 Reason = Annotated[str, typer.Option(help="Why, for the history.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
 def promote(name: Name, version: Version, reason: Reason = "", as_json: Json = False) -> None:

@@ -23,6 +23,7 @@ from tasks.measures import Curve
 from tasks.values import ClassReport, EvaluationReport, PreparedDataset
 
 Row = tuple[str, ...]
+OF_SLICE = ("balanced_accuracy", "macro_f1", "log_loss")  # beside the accuracy
 
 
 def figure_lines(report: EvaluationReport) -> list[str]:
@@ -81,9 +82,7 @@ def slice_lines(report: EvaluationReport) -> list[str]:
                 f"{one.n:,}",
                 percent(one.accuracy),
                 interval("accuracy", one.low, one.high),
-                percent(one.balanced_accuracy),
-                f"{one.macro_f1:.4f}",
-                f"{one.log_loss:.4f}",
+                *(shown(name, getattr(one, name)) for name in OF_SLICE),
             )
             for one in slices
         ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +18,9 @@ from PIL import Image
 
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # read when prefect is first imported, which no test has done yet while tests are collected
 _HOME = tempfile.TemporaryDirectory(prefix="graft-prefect-")
@@ -144,3 +149,36 @@ def prefect_url(home: Path) -> str:
     server = start_server()
     assert server is not None
     return server.url
+
+
+@pytest.fixture
+def registry_copy(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """Return a client of a copy of ``home``'s registry that holds version 1 alone; it is in use."""
+    from mlflow import MlflowClient
+
+    shutil.copy(home / "mlruns" / "mlflow.db", tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = MlflowClient(uri)
+    for version in client.search_model_versions("name='small'"):
+        if int(version.version) > 1:  # other tests made it
+            client.delete_model_version("small", version.version)
+    return client
+
+
+@pytest.fixture
+def once_more() -> Callable[..., int]:
+    """Return what registers version 1's files again, with its decision changed in some fields."""
+    from tasks.register.versions import decision_on, write_decision
+
+    def register(client: MlflowClient, **change: object) -> int:
+        first = client.get_model_version("small", "1")
+        tags = {key: value for key, value in first.tags.items() if key.startswith("graft.")}
+        version = client.create_model_version("small", first.source, first.run_id, tags=tags)
+        decision = decision_on(first)
+        assert decision is not None
+        changed = {"promoted": False, "champion_version": 1, **change}
+        write_decision(client, version, decision.model_copy(update=changed))
+        return int(version.version)
+
+    return register

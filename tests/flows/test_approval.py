@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -12,33 +10,16 @@ from mlflow import MlflowClient
 from tasks.errors import TrackingError
 from tasks.register import approval
 from tasks.register.moves import promote, story
-from tasks.register.versions import decision_on, read_decision, write_decision
+from tasks.register.versions import decision_on, read_decision
+
+WAITS = {"waiting": True, "reason": "Better."}
 
 
 @pytest.fixture
-def registry(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    """Return a client of a copy of ``home``'s registry: version 1 and a newer one that waits."""
-    shutil.copy(home / "mlruns" / "mlflow.db", tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    client = MlflowClient(uri)
-    for version in client.search_model_versions("name='small'"):
-        if int(version.version) > 1:  # other tests made it
-            client.delete_model_version("small", version.version)
-    wait(client)
-    return client
-
-
-def wait(client: MlflowClient) -> int:
-    """Register version 1's files once more, as the gate leaves what a person must approve."""
-    first = client.get_model_version("small", "1")
-    tags = {key: value for key, value in first.tags.items() if key.startswith("graft.")}
-    version = client.create_model_version("small", first.source, first.run_id, tags=tags)
-    decision = decision_on(first)
-    assert decision is not None
-    change = {"promoted": False, "waiting": True, "reason": "Better.", "champion_version": 1}
-    write_decision(client, version, decision.model_copy(update=change))
-    return int(version.version)
+def registry(registry_copy: MlflowClient, once_more) -> MlflowClient:
+    """Return a client of a registry with version 1, champion, and a newer one that waits."""
+    once_more(registry_copy, **WAITS)
+    return registry_copy
 
 
 def aliases(client: MlflowClient) -> dict[str, str]:
@@ -94,8 +75,8 @@ def test_rejected_it_stays_challenger(registry, graft):
     assert aliases(registry) == {"champion": "1", "challenger": version}
 
 
-def test_a_champion_that_came_between_stops_the_approval(registry, graft):
-    first, second = newest(registry), str(wait(registry))
+def test_a_champion_that_came_between_stops_the_approval(registry, once_more, graft):
+    first, second = newest(registry), str(once_more(registry, **WAITS))
     promote("small", first, "by hand")
     before = aliases(registry)
     result = graft("approve", "small", second)

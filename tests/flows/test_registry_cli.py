@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from tasks.register.versions import decision_on, write_decision
-
 
 @pytest.fixture
-def registry(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    """Return a client of a copy of ``home``'s registry: version 1 and a newer one, refused."""
-    shutil.copy(home / "mlruns" / "mlflow.db", tmp_path)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    client = MlflowClient(uri)
-    for version in client.search_model_versions("name='small'"):
-        if int(version.version) > 1:  # other tests made it
-            client.delete_model_version("small", version.version)
-    first = client.get_model_version("small", "1")
-    tags = {key: value for key, value in first.tags.items() if key.startswith("graft.")}
-    second = client.create_model_version("small", first.source, first.run_id, tags=tags)
-    decision = decision_on(first)
-    assert decision is not None
-    change = {"promoted": False, "reason": "Not better.", "wins": 3, "champion_version": 1}
-    write_decision(client, second, decision.model_copy(update=change))
-    return client
+def registry(registry_copy: MlflowClient, once_more) -> MlflowClient:
+    """Return a client of a registry with version 1, champion, and a newer one, refused."""
+    once_more(registry_copy, reason="Not better.", wins=3)
+    return registry_copy
 
 
 def champion(client: MlflowClient) -> int:

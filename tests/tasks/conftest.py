@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import datetime
+import ipaddress
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tasks.artifacts import sha256_bytes
 from tasks.config import DataConfig, RunConfig
@@ -143,3 +153,65 @@ def random_scores() -> Callable[..., Scores]:
         return scores_of(p.round(decimals).clip(0.001, 0.999), labels)
 
     return make
+
+
+def certificate(folder: Path, host: x509.GeneralName) -> Path:
+    """Write a self-signed certificate for a host of this machine with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(host.value))])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([host]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = folder / "server.pem"
+    path.write_bytes(private + signed.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+@contextmanager
+def serving(pages: type[BaseHTTPRequestHandler], pem: Path) -> Iterator[int]:
+    """Serve ``pages`` by https on a free port of this machine."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), pages)
+    httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
+    thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield httpd.server_address[1]
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+        thread.join()
+
+
+ServeHttps = Callable[[type[BaseHTTPRequestHandler], str], tuple[int, Path]]
+
+
+@pytest.fixture(scope="module")
+def serve_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeHttps]:
+    """Return a function that serves pages for a host, and gives its port and certificate."""
+    with ExitStack() as servers:
+
+        def serve(pages: type[BaseHTTPRequestHandler], host: str) -> tuple[int, Path]:
+            try:
+                named: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+            except ValueError:
+                named = x509.DNSName(host)
+            pem = certificate(tmp_path_factory.mktemp("certificate"), named)
+            return servers.enter_context(serving(pages, pem)), pem
+
+        yield serve

@@ -11,7 +11,7 @@ from tasks.evaluate.card import model_card
 from tasks.evaluate.page import html_page
 from tasks.evaluate.report import markdown
 from tasks.evaluate.tables import escape_markdown, markdown_table
-from tasks.evaluate.wording import counted, shown, wording
+from tasks.evaluate.wording import NOTHING, counted, shown, wording
 
 PARTS = (
     "## Figures",
@@ -76,6 +76,16 @@ def test_several_labels_have_their_counts_and_areas(make_sample):
     assert "| ROC AUC | average precision | TN |" in text
     plain = markdown(*make_sample(multi_label=True, whole=False).parts())
     assert "| average precision | TN |" in plain
+
+
+@pytest.mark.parametrize("write", [markdown, html_page, model_card])
+def test_a_slice_without_any_label_has_dashes(make_sample, write):
+    config, prepared, model, report = make_sample(multi_label=True).parts()
+    bare = {"balanced_accuracy": None, "macro_f1": None}
+    slices = tuple(one.model_copy(update=bare) for one in report.slices)
+    text = write(config, prepared, model, report.model_copy(update={"slices": slices}))
+    cells = text.replace("</td><td>", " | ")
+    assert cells.count(f"{NOTHING} | {NOTHING} | 0.4000") == len(slices)
 
 
 @pytest.mark.parametrize("name", MARKUP)

@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.transforms import v2
 
 from tasks.artifacts import sha256_file
 from tasks.config import (
@@ -288,3 +289,18 @@ def publish() -> Callable[[MlflowClient, str, TinyModel], int]:
         return int(client.create_model_version(name, model.folder.as_uri(), tags=tags).version)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def transform(strong: Trained) -> v2.Compose:
+    """Return how ``strong`` puts an image before its network, by torchvision's own transforms."""
+    spec = strong.model.input
+    return v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize(spec.resize, v2.InterpolationMode(spec.interpolation), antialias=True),
+            v2.CenterCrop(spec.crop),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(spec.mean, spec.std),
+        ]
+    )

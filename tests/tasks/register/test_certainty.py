@@ -16,7 +16,6 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from scipy.special import expit, softmax
-from torchvision.transforms import v2
 
 from flows import commands
 from tasks.artifacts import sha256_file
@@ -53,18 +52,8 @@ def network() -> GraftTiny:
 
 
 @pytest.fixture(scope="module")
-def logits(network, photos, strong) -> np.ndarray:
+def logits(network, photos, transform) -> np.ndarray:
     """Return the logits of the photos by torchvision's own transforms."""
-    spec = strong.model.input
-    transform = v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.Resize(spec.resize, v2.InterpolationMode(spec.interpolation), antialias=True),
-            v2.CenterCrop(spec.crop),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(spec.mean, spec.std),
-        ]
-    )
     with torch.inference_mode():
         images = [transform(Image.open(path).convert("RGB")) for path in photos]
         return torch.cat([network(image[None]) for image in images]).double().numpy()

@@ -17,7 +17,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torchvision.transforms import v2
 
 from tasks.artifacts import sha256_file
 from tasks.pretrained.tiny import GraftTiny
@@ -55,30 +54,20 @@ def photos(strong) -> list[Path]:
     return sorted((strong.raw.root / "test").rglob("*.*"))
 
 
-def oracle(strong, paths: list[Path]) -> np.ndarray:
+def oracle(strong, transform, paths: list[Path]) -> np.ndarray:
     """Preprocess by torchvision's own transforms and run the network, an image at a time."""
     network = GraftTiny(num_classes=3)
     network.load_state_dict(load_file(strong.model.weights))
     network.eval()
-    spec = strong.model.input
-    transform = v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.Resize(spec.resize, v2.InterpolationMode(spec.interpolation), antialias=True),
-            v2.CenterCrop(spec.crop),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(spec.mean, spec.std),
-        ]
-    )
     with torch.inference_mode():
         images = (transform(Image.open(path).convert("RGB")) for path in paths)
         return torch.stack([network(i[None]).softmax(dim=1)[0] for i in images]).numpy()
 
 
 @pytest.mark.parametrize("n", [1, 3, 70])
-def test_any_batch_size_gives_the_networks_own_probabilities(pyfunc, strong, photos, n):
+def test_any_batch_size_gives_the_networks_own_probabilities(pyfunc, strong, transform, photos, n):
     frame = pyfunc.predict(pd.DataFrame({"image": [path.read_bytes() for path in photos[:n]]}))
-    expected = oracle(strong, photos[:n])
+    expected = oracle(strong, transform, photos[:n])
     np.testing.assert_allclose(frame[PROBABILITIES].to_numpy(), expected, atol=1e-5)
     assert list(frame.columns) == ["label", "confidence", *PROBABILITIES]
     assert list(frame["label"]) == [CLASSES[i] for i in expected.argmax(axis=1)]
