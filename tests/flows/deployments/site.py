@@ -1,0 +1,208 @@
+"""A real Prefect server with a worker, for tests of what is deployed on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[3]
+BIN = Path(sys.executable).parent
+DEPLOYMENTS: dict[str, dict[str, Any]] = {
+    deployment["name"]: deployment
+    for deployment in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
+}
+BUSY_SECONDS = 60  # the server's sqlite is another's for so long at most
+RUN_SECONDS = 240
+
+
+@dataclass
+class Site:
+    """A Prefect server with a home of its own, and a folder that runs write into."""
+
+    folder: Path
+    port: int
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def runs(self) -> str:
+        """Where runs write to: a value for config.output.folder."""
+        return str(self.folder / "runs")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder / 'mlflow.db'}",
+            "GRAFT_CACHE": str(self.folder / "cache"),
+            "DO_NOT_TRACK": "1",
+            "NO_COLOR": "1",
+            "COLUMNS": "200",
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a Prefect command in a process group that ``stop`` ends."""
+        with (self.folder / f"{arguments[0]}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [BIN / "prefect", *arguments],
+                cwd=REPOSITORY,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.processes.append(process)
+        return process
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        return self.start("worker", "start", "--pool", "graft", "--type", "process")
+
+    def call(self, *arguments: str, program: str = "prefect") -> str:
+        """Return what a command said that must end well, ``prefect`` or ``graft``."""
+        done = self.attempt(*arguments, program=program)
+        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
+        return done.stdout + done.stderr
+
+    def attempt(
+        self, *arguments: str, program: str = "prefect"
+    ) -> subprocess.CompletedProcess[str]:
+        quiet = ["--no-prompt"] if program == "prefect" else []
+        return subprocess.run(
+            [BIN / program, *quiet, *arguments],
+            cwd=REPOSITORY,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def logs(self) -> str:
+        return "".join(path.read_text()[-4000:] for path in self.folder.glob("*.log"))
+
+    def ask(self, path: str, **filters: object) -> list[dict]:
+        return self.post(f"{path}/filter", filters)
+
+    def post(self, path: str, content: object) -> Any:
+        """Post as Prefect's own clients do: a server that is busy is asked again."""
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            request = urllib.request.Request(
+                f"{self.url}/{path}",
+                json.dumps(content).encode(),
+                {"Content-Type": "application/json"},
+            )
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    text = answer.read()
+                    return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
+
+    def run(self, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Run ``flow/deployment`` on the worker to its end and return the flow run."""
+        given = json.dumps(parameters)
+        said = self.call("deployment", "run", deployment, "--watch", "--params", given)
+        name = said.split("Created flow run '")[1].split("'")[0]
+        (found,) = self.ask("flow_runs", flow_runs={"name": {"any_": [name]}}) or self._named(said)
+        return found
+
+    def _named(self, said: str) -> list[dict]:
+        """Return the run by its id: its name changes when it starts."""
+        run_id = said.split("UUID: ")[1].split()[0]
+        return self.ask("flow_runs", flow_runs={"id": {"any_": [run_id]}})
+
+    def wait_until(self, run_id: str, *states: str) -> dict[str, Any]:
+        """Wait until a flow run is in one of ``states``; one that crashes or fails else is told."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < deadline:
+            (run,) = self.ask("flow_runs", flow_runs={"id": {"any_": [run_id]}})
+            if run["state_type"] in states:
+                return run
+            assert run["state_type"] not in ("FAILED", "CRASHED"), self.messages(run_id)
+            time.sleep(0.5)
+        pytest.fail(f"{run['state_name']}\n{self.logs()}")
+
+    def messages(self, run_id: str) -> list[str]:
+        """Return what a flow run logged, oldest first."""
+        about = {"flow_run_id": {"any_": [run_id]}}
+        rows = self.ask("logs", logs=about, limit=200, sort="TIMESTAMP_ASC")
+        return [row["message"] for row in rows]
+
+    def query(self, statement: str) -> list[tuple]:
+        """Return the rows of MLflow's database."""
+        with sqlite3.connect(self.folder / "mlflow.db") as database:
+            return database.execute(statement).fetchall()
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process and those it has started."""
+    _signal(process, signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+@contextmanager
+def open_site(folder: Path) -> Iterator[Site]:
+    """Give a site whose server answers; it ends with the block."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    made = Site(folder, port)
+    made.start("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui")
+    try:
+        until(lambda: _answers(made.url), 120, lambda: (folder / "server.log").read_text())
+        yield made
+    finally:
+        made.stop()
+
+
+def until(met: Callable[[], bool], seconds: float, explain: Callable[[], str]) -> None:
+    """Wait until ``met`` is true; fail with what ``explain`` says after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not met():
+        if time.monotonic() > deadline:
+            pytest.fail(explain())
+        time.sleep(0.3)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health"):
+            return True
+    except OSError:
+        return False
