@@ -22,6 +22,7 @@ from tasks.register.packaging import log_model
 from tasks.register.paired import Comparison
 from tasks.register.reasons import fitting
 from tasks.register.registry import CHAMPION, fetch_version, find_champion
+from tasks.register.sameness import work_tags
 from tasks.register.versions import (
     Draft,
     forget_decision,
@@ -37,6 +38,7 @@ from tasks.values import (
     PromotionDecision,
     RawDataset,
 )
+from tasks.work import Work
 
 TRIES = 5  # decisions, while another run keeps moving the alias
 
@@ -50,6 +52,7 @@ def register(
     model: FineTunedModel,
     report: EvaluationReport,
     run_id: str,
+    work: Work | None = None,
 ) -> PromotionDecision:
     """Register ``model`` as a new version of ``config.promotion.model`` and decide on promotion.
 
@@ -77,7 +80,8 @@ def register(
             return standing
         take_back(client, config.promotion.model, run_id)
     inherited = inherited_images(client, model)
-    with _new_version(client, config, prepared, model, report, run_id, inherited) as version:
+    tags = {} if work is None else work_tags(work)
+    with _new_version(client, config, prepared, model, report, run_id, inherited, tags) as version:
         with tracking_errors("reading the new version back"):
             challenger = fetch_version(version, cache_folder(config.output.cache))
         contest = open_contest(config, raw, prepared, report, challenger, inherited)
@@ -102,6 +106,7 @@ def _new_version(
     report: EvaluationReport,
     run_id: str,
     inherited: Prefixes | None,
+    more_tags: dict[str, str],
 ) -> Iterator[ModelVersion]:
     """Yield a version that is READY; take it back if the block fails."""
     name = config.promotion.model
@@ -111,7 +116,7 @@ def _new_version(
     with tracking_errors("storing the model"):
         separator = config.data.label_separator
         model_id, spec = log_model(client, run_id, model, report, prepared.val, separator, learned)
-    tags = version_tags(config, spec, model, report)
+    tags = version_tags(config, spec, model, report) | more_tags
     if learned is not None:
         tags[LEARNED] = sha256_bytes(learned)
     draft = Draft(client, name, run_id)

@@ -116,7 +116,7 @@ def find_model(client: MlflowClient, name: str) -> RegisteredModelEntity:
 
 def version_numbers(client: MlflowClient, name: str) -> set[int]:
     """Return the versions of ``name`` that are there."""
-    return {int(version.version) for version in _versions(client, name)}
+    return {int(version.version) for version in every_version(client, name)}
 
 
 def fetch_version(version: ModelVersion, cache: Path) -> RegisteredModel:
@@ -195,10 +195,10 @@ def _model_names(client: MlflowClient) -> list[str]:
 
 def _rows(client: MlflowClient, name: str) -> list[VersionRow]:
     aliases = client.get_registered_model(name).aliases  # a search leaves them out
-    return [_row(version, aliases) for version in _versions(client, name)]
+    return [_row(version, aliases) for version in every_version(client, name)]
 
 
-def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+def every_version(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Return the versions of ``name``, newest first."""
     versions: list[ModelVersion] = []
     token: str | None = None

@@ -3,7 +3,7 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import values
+from tasks import values, work
 from tasks.config import RunConfig
 from tasks.register.promote import register
 from tasks.retry import RETRIES, RETRY_DELAYS, may_pass
@@ -24,6 +24,7 @@ def register_model(
     model: values.FineTunedModel,
     report: values.EvaluationReport,
     run_id: str,
+    origin: work.Work | None = None,
 ) -> values.PromotionDecision:
     """Register a version and decide whether it becomes champion."""
-    return register(config, raw, prepared, model, report, run_id)
+    return register(config, raw, prepared, model, report, run_id, origin)

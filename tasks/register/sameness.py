@@ -1,0 +1,138 @@
+"""Whether a model was made from the same data, config and code before: then it need not be again.
+
+The digests are version tags, so any machine that sees the registry can tell, and a version that the
+gate refused counts as well: the same work gives the same model, which would be refused again.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, get_args
+
+from mlflow.entities.model_registry import ModelVersion
+
+import tasks
+from tasks.artifacts import sha256_bytes, sha256_file, sha256_parts
+from tasks.config import RunConfig
+from tasks.download.fetch import local_path
+from tasks.errors import WeightsError
+from tasks.register.client import connect, tracking_errors
+from tasks.register.registry import every_version
+from tasks.register.versions import PROMOTED
+from tasks.register.warm_start import SCHEME
+from tasks.values import RawDataset, RegisteredModel
+from tasks.work import Part, Precedent, Work
+
+PREFIX = "graft.work."  # version tags, with the part
+TEACHER = "graft.teacher_sha256"
+PARTS: tuple[Part, ...] = get_args(Part)
+COMPUTES = ("torch", "torchvision", "pillow", "numpy", "scikit-learn")
+# what decides no weight, or does by content that is digested apart
+ASIDE: dict[str, Any] = {
+    "name": True,
+    "tracking": True,
+    "output": True,
+    "data": {"path", "sha256", "timeout_seconds"},
+    "model": {"weights", "sha256"},
+    "strategy": {"teacher"},
+    "training": {"threads"},
+    "promotion": {"model"},
+}
+
+
+def describe_work(
+    config: RunConfig,
+    raw: RawDataset,
+    registered: RegisteredModel | None,
+    teacher: RegisteredModel | None,
+) -> Work:
+    """Return the digests of what a run of ``config`` on ``raw`` comes from.
+
+    ``registered`` and ``teacher`` are what ``model.weights`` and ``strategy.teacher`` name, where
+    they are versions of the registry. Raises ``WeightsError`` for a weights file that is not there.
+    """
+    name = config.promotion.model
+    settings = (
+        config.model_dump_json(exclude=ASIDE),
+        _weights(config, registered, name),
+        _version(config.strategy.teacher, teacher, name),
+    )
+    return Work(
+        data=raw.digest,
+        config=sha256_parts(*settings),
+        code=code_digest("timm" if config.model.architecture.startswith("timm:") else ""),
+        teacher=None if teacher is None else teacher.sha256,
+    )
+
+
+def _weights(config: RunConfig, registered: RegisteredModel | None, name: str) -> str:
+    """Return what the weights are, by content where that is at hand; names are published once."""
+    source = config.model.weights
+    if source is None or source.startswith(SCHEME):
+        return _version(source, registered, name)
+    if ":" in source and "://" not in source:  # torchvision:, timm:, graft:
+        return f"{source} {config.model.sha256}"
+    file = local_path(source, WeightsError)
+    if file is None:
+        return f"sha256 {config.model.sha256}"  # https has one
+    if not file.is_file():
+        raise WeightsError(f"{file} is not there.\nCheck model.weights.")
+    return f"sha256 {config.model.sha256 or sha256_file(file)}"
+
+
+def _version(uri: str | None, found: RegisteredModel | None, name: str) -> str:
+    """Return which version's weights ``uri`` names.
+
+    An alias of the model that is retrained counts by its name: each promotion would else be a
+    change, and lead to the next retraining.
+    """
+    if uri is None or found is None or uri.startswith(f"{SCHEME}{name}@"):
+        return str(uri)
+    return f"sha256 {found.sha256}"
+
+
+@cache
+def code_digest(extra: str = "") -> str:
+    """Digest graft's own sources, the packages that compute, and ``extra``, one more of those."""
+    root = Path(tasks.__file__).parent
+    parts = []
+    for path in sorted(root.rglob("*.py")):
+        parts += [path.relative_to(root).as_posix(), sha256_bytes(path.read_bytes())]
+    packages = (*COMPUTES, extra) if extra else COMPUTES
+    return sha256_parts(*parts, *(f"{name} {metadata.version(name)}" for name in packages))
+
+
+def work_tags(work: Work) -> dict[str, str]:
+    """Return what a version says of the work that it came from."""
+    tags = {f"{PREFIX}{part}": str(getattr(work, part)) for part in PARTS}
+    return tags if work.teacher is None else tags | {TEACHER: work.teacher}
+
+
+def find_precedent(name: str, work: Work) -> Precedent:
+    """Return the version of ``name`` whose work differs least from ``work``, of those the newest.
+
+    Only versions on which a decision stands count. Raises ``TrackingError``.
+    """
+    client = connect()
+    with tracking_errors(f"reading what versions of {name} were made from"):
+        found = [v for v in every_version(client, name) if PROMOTED in v.tags and _says(v)]
+    if not found:
+        return Precedent(version=None, changed=PARTS)
+    nearest = min(found, key=lambda version: len(_changed(version, work)))  # the newest of equals
+    return Precedent(
+        version=int(nearest.version),
+        changed=_changed(nearest, work),
+        when=datetime.fromtimestamp(nearest.creation_timestamp / 1000, UTC),
+    )
+
+
+def _says(version: ModelVersion) -> bool:
+    return any(f"{PREFIX}{part}" in version.tags for part in PARTS)
+
+
+def _changed(version: ModelVersion, work: Work) -> tuple[Part, ...]:
+    tags = version.tags
+    return tuple(part for part in PARTS if tags.get(f"{PREFIX}{part}") != getattr(work, part))
