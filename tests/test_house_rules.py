@@ -16,6 +16,7 @@ LONGEST_FILE = 250
 LONGEST_TASK = 30
 TOP_LEVEL = {
     ".ci",
+    ".deploy",
     ".git",
     ".gitignore",
     ".pre-commit-config.yaml",
