@@ -2,6 +2,9 @@
 
 import os
 
+from flows.secret_blocks import read_block
+from tasks.secrets import look_in
+
 # read when prefect and mlflow are imported, so they are set before anything here imports them
 for _name, _value in {
     "DO_NOT_TRACK": "1",
@@ -11,3 +14,5 @@ for _name, _value in {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }.items():
     os.environ.setdefault(_name, _value)
+
+look_in(read_block)

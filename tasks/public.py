@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 from tasks.config import RunConfig
 from tasks.download.https import shown
+from tasks.errors import ConfigError
+from tasks.secrets import MARK, check_places
 
 HIDDEN = "?…"  # in the place of an address's query
 
@@ -18,6 +20,23 @@ def public_config(config: RunConfig) -> RunConfig:
     if model.weights is not None:
         model = model.model_copy(update={"weights": without_secrets(model.weights)})
     return config.model_copy(update={"data": data, "model": model})
+
+
+def check_no_secrets(config: RunConfig) -> None:
+    """Raise ``ConfigError`` for what Prefect would show of a config: it keeps the parameters.
+
+    That is a query without a named secret: it may be a signature or a token.
+    """
+    for key, source in (("data.path", config.data.path), ("model.weights", config.model.weights)):
+        if source is None:
+            continue
+        check_places(source, ConfigError)
+        query = urlsplit(source).query if source.startswith("https://") else ""
+        if query and MARK not in query:
+            raise ConfigError(
+                f"{key} has a query, {HIDDEN}, which all who see Prefect's pages could read.\n"
+                "Keep it as a secret, and write ?${secret:NAME}: see docs/operating.md."
+            )
 
 
 def without_secrets(source: str) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from tasks.download.https import fetch_https, shown
 from tasks.errors import GraftError
+from tasks.secrets import check_places
 from tasks.words import printable
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -45,6 +46,7 @@ def local_path(location: str, error: type[GraftError]) -> Path | None:
 
     The path need not exist. Raises ``error`` for another scheme or a malformed address.
     """
+    check_places(location, error)
     scheme = SCHEME.match(location)
     if scheme is None:
         return _absolute(location, error)

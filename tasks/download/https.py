@@ -26,6 +26,7 @@ from tasks.errors import (
     TransientWeightsError,
     WeightsError,
 )
+from tasks.secrets import revealed
 
 PIECE = 1 << 20  # bytes read at a time
 # RFC 9110 section 15 and RFC 6585: the server says that a later try may go well
@@ -45,14 +46,15 @@ def fetch_https(
     ``sha256`` may be the first hex digits only, which is what torchvision publishes. ``timeout`` is
     the longest silence in seconds. Raises ``error``, a key of ``TRANSIENT``, where another try
     cannot help (404, certificate, digest), its value there where it may, ``ResourceError`` on a
-    full disk.
+    full disk, ``ConfigError`` for a secret in ``address`` that is not there.
     """
     target = cache / "downloads" / f"{sha256}{_suffix(address)}"
     if target.is_file() and sha256_file(target).startswith(sha256):
         return target
     with (
+        revealed(address) as real,
         _network_errors(address, error),
-        _open(address, timeout, error) as response,
+        _open(real, timeout, error) as response,
         disk_errors(str(target)),  # innermost: what is left of OSError is the network's
     ):
         _check_space(response, cache, address)

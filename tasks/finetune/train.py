@@ -11,6 +11,7 @@ from tasks.config import RunConfig
 from tasks.finetune.course import Course, open_course
 from tasks.finetune.device import describe, memory_errors
 from tasks.finetune.distributed import train_together
+from tasks.finetune.gpu_lock import gpus_held
 from tasks.finetune.mixing import Outcome, train
 from tasks.finetune.progress import Watcher
 from tasks.finetune.ranks import rank, world
@@ -30,12 +31,28 @@ def finetune(
     """Train as ``config.strategy`` and ``config.training`` say; write the weights into ``folder``.
 
     Writes ``history.jsonl`` (a line an epoch, as it goes) and ``model.safetensors``. The test
-    split is not opened. Raises ``TrainingError`` when the loss is no longer finite,
-    ``ResourceError`` when memory or disk runs out, ``ConfigError`` for a strategy that the
-    network has not enough stages for, too few epochs, or a teacher of other classes.
+    split is not opened. A GPU fine-tunes one model at a time: one that is taken is waited for.
+    Raises ``TrainingError`` when the loss is no longer finite, ``ResourceError`` when memory or
+    disk runs out, ``ConfigError`` for a strategy that the network has not enough stages for, too
+    few epochs, or a teacher of other classes.
     """
-    if config.training.devices > 1 and world() == 1:
-        return train_together(config, prepared, backbone, folder, watcher, teacher)
+    if world() > 1:  # the process that started this one holds the GPUs
+        return _finetune(config, prepared, backbone, folder, watcher, teacher)
+    with gpus_held(config.training, config.name):
+        together = config.training.devices > 1
+        return (train_together if together else _finetune)(
+            config, prepared, backbone, folder, watcher, teacher
+        )
+
+
+def _finetune(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    backbone: Backbone,
+    folder: Path,
+    watcher: Watcher,
+    teacher: RegisteredModel | None,
+) -> FineTunedModel:
     course = open_course(config, prepared, backbone, folder, watcher, teacher)
     where = describe(course.device, course.precision)
     log.info("fine-tuning %s on %s", backbone.architecture, where)
