@@ -155,6 +155,7 @@ class FineTunedModel(Value):
     images_per_second: float
     data_digest: Sha256
     backbone_sha256: Sha256 | None
+    teacher_sha256: Sha256 | None = None  # of a distillation's teacher
     notes: tuple[str, ...] = ()  # what training decided on its way
 
 

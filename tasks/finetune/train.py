@@ -59,7 +59,8 @@ def _finetune(
     start = time.perf_counter()
     with memory_errors(config.training.batch_size, "training.batch_size"):
         outcome = train(course)
-    return _finish(course, outcome, time.perf_counter() - start)
+    model = _finish(course, outcome, time.perf_counter() - start)
+    return model if teacher is None else model.model_copy(update={"teacher_sha256": teacher.sha256})
 
 
 def _finish(course: Course, outcome: Outcome, seconds: float) -> FineTunedModel:

@@ -155,6 +155,7 @@ def test_a_teacher_alone_is_learnt_whatever_the_labels(train, prepared, tmp_path
     strategy = {"kind": "distill", "teacher": "models:/teacher/1", "distill_weight": 1.0}
     recipe = {"epochs": 3, "learning_rate": 0.02}
     model, ours, _ = train(strategy, recipe, teacher=teacher)
+    assert model.teacher_sha256 == teacher.sha256  # whose images count for the gate
     _, others, _ = train(strategy, recipe, data=wrong, teacher=teacher)
     assert all(torch.equal(ours[name], others[name]) for name in ours)
     mixed = strategy | {"distill_weight": 0.5}
