@@ -20,9 +20,12 @@ from flows import (
     compare_answer,
     evaluation,
     export_cli,
+    operate_cli,
     registry_cli,
     serve_cli,
     studies,
+    studio_cli,
+    watch_cli,
 )
 from flows.arguments import Json, Overrides
 from flows.failures import describe
@@ -135,6 +138,7 @@ app.command(
     "--output digits_onnx",
 )(export_cli.export)
 app.command("serve", epilog="Example: graft serve digits --port 5002")(serve_cli.serve)
+app.command("studio", epilog="Example: graft studio --port 8501")(studio_cli.studio)
 
 
 app.command("approve", epilog="Example: graft approve digits 3 --reason 'looked at the errors'")(
@@ -148,6 +152,8 @@ app.command("rollback", epilog="Example: graft rollback digits --reason 'slow at
 )
 app.command("history", epilog="Example: graft history digits")(registry_cli.history)
 app.command("diff", epilog="Example: graft diff digits champion challenger")(registry_cli.diff)
+operate_cli.register(app)
+watch_cli.register(app)
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""MLflow's pages, served from the tracking store for as long as the user looks at them."""
+"""Pages served for as long as the user looks at them: MLflow's, and the studio's."""
 
 from __future__ import annotations
 
@@ -21,22 +21,29 @@ STOP_SECONDS = 10.0  # for requests under way
 
 
 def serve_pages(store: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve the pages of ``store`` and call ``ready`` with their address once they answer.
+    """Serve MLflow's pages of ``store`` as ``serve_command`` does."""
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
+    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    serve_command(command, port, ready, "MLflow takes some seconds to start")
+
+
+def serve_command(
+    command: list[str], port: int, ready: Callable[[str], None], waiting: str
+) -> None:
+    """Run a server of pages and call ``ready`` with their address once they answer.
 
     Returns at Ctrl-C, the way to end it; no process outlives the call. Raises ``ConfigError`` for a
     port that is taken, ``TrackingError`` when the server ends by itself.
     """
     _check_port(port)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
-    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     with suppress(KeyboardInterrupt), _running(command) as server:
-        with Console(stderr=True).status("MLflow takes some seconds to start"):
+        with Console(stderr=True).status(waiting):
             while server.poll() is None and not _answers(port):
                 time.sleep(0.1)
         if server.poll() is None:
             ready(f"http://{HOST}:{port}")
             server.wait()
-        raise TrackingError(f"The MLflow UI ended by itself.\nTry: {' '.join(command)}")
+        raise TrackingError(f"The server ended by itself.\nTry: {' '.join(command)}")
 
 
 @contextmanager

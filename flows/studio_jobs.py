@@ -1,0 +1,134 @@
+"""Runs that the studio starts: processes of their own, whose whole state is on disk.
+
+So a closed tab, a reloaded page or a studio started anew lose nothing: a run goes on, and is found
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from tasks.artifacts import new_folder, write_atomic
+from tasks.config import RunConfig
+from tasks.configfile import dump_config, load_config
+
+State = Literal["running", "done", "failed"]
+LOG_LINES = 200
+GONE = "The run ended by itself, without a word; its log may say why. Memory may have run out."
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a folder with its config, its log, its process and, at the end, its result."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Return the job's name, which says when it was started."""
+        return self.folder.name
+
+    @property
+    def config(self) -> RunConfig:
+        """Return what was started."""
+        return load_config(self.folder / "config.yaml")
+
+    @property
+    def state(self) -> State:
+        """Say whether the run goes on, ended well, or failed."""
+        if self._process() is not None:
+            return "running"
+        return "failed" if "error" in self.result() else "done"
+
+    def result(self) -> dict[str, Any]:
+        """Return what ``graft run --json`` printed, or an ``error`` where it printed nothing."""
+        try:
+            said = (self.folder / "result.json").read_text()
+            found: dict[str, Any] = json.loads(said)
+        except (OSError, ValueError):
+            return {"error": {"kind": "ResourceError", "message": GONE, "exit_code": 8}}
+        return found
+
+    def log(self) -> str:
+        """Return the last lines that the run said."""
+        try:
+            text = (self.folder / "log.txt").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        return "\n".join(text.splitlines()[-LOG_LINES:])
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the epochs so far, as history.jsonl has them."""
+        for path in sorted((self.folder / "runs").glob("*/history.jsonl")):
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        return []
+
+    def report(self) -> Path | None:
+        """Return the run's report page, if it got so far."""
+        return next(iter(sorted((self.folder / "runs").glob("*/report.html"))), None)
+
+    def stop(self) -> None:
+        """Ask the run to stop, as Ctrl-C does; it leaves nothing half-made."""
+        process = self._process()
+        if process is not None:
+            process.send_signal(signal.SIGINT)
+
+    def _process(self) -> psutil.Process | None:
+        """Return the run's process; a later one that was given its number is not it."""
+        try:
+            number, started = json.loads((self.folder / "process.json").read_text())
+            process = psutil.Process(number)
+            same = abs(process.create_time() - started) < 1.0
+            ended = process.status() == psutil.STATUS_ZOMBIE
+        except (OSError, ValueError, psutil.NoSuchProcess):
+            return None
+        return process if same and not ended else None
+
+
+def start(home: Path, config: RunConfig) -> Job:
+    """Start ``graft run`` for ``config`` in a process of its own, its files below ``home``.
+
+    Raises ``ResourceError`` when the disk is full or read-only.
+    """
+    name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with new_folder(home / "jobs", name) as folder:
+        output = config.output.model_copy(update={"folder": folder / "runs"})
+        config = config.model_copy(update={"output": output})
+        write_atomic(folder / "config.yaml", dump_config(config).encode())
+        process = _spawn(folder)
+        started = psutil.Process(process.pid).create_time()
+        write_atomic(folder / "process.json", json.dumps([process.pid, started]).encode())
+    return Job(folder)
+
+
+def _spawn(folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "flows.cli", "run", str(folder / "config.yaml"), "--json"]
+    with (folder / "result.json").open("wb") as result, (folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=result,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C in the studio's terminal is not meant for the runs
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+
+def jobs(home: Path) -> list[Job]:
+    """Return every job below ``home``, the newest first."""
+    found = [path.parent for path in (home / "jobs").glob("*/process.json")]
+    return [Job(folder) for folder in sorted(found, key=_started, reverse=True)]
+
+
+def _started(folder: Path) -> float:
+    return (folder / "process.json").stat().st_mtime
