@@ -22,6 +22,7 @@ from flows import (
     export_cli,
     operate_cli,
     registry_cli,
+    retrain_cli,
     serve_cli,
     studies,
     studio_cli,
@@ -137,6 +138,9 @@ app.command(
     epilog="Example: graft export models:/digits@champion configs/digits.yaml --format onnx "
     "--output digits_onnx",
 )(export_cli.export)
+app.command("retrain", epilog="Example: graft retrain configs/digits.yaml --start champion")(
+    retrain_cli.retrain
+)
 app.command("serve", epilog="Example: graft serve digits --port 5002")(serve_cli.serve)
 app.command("studio", epilog="Example: graft studio --port 8501")(studio_cli.studio)
 

@@ -28,7 +28,7 @@ def run(path: Path, overrides: Sequence[str]) -> Answer:
 
         with using(server):
             decision = transfer(config)
-    return _ran(decision, screen.report)
+    return ran(decision, screen.report)
 
 
 def pretrain(path: Path, overrides: Sequence[str]) -> Answer:
@@ -46,7 +46,8 @@ def pretrain(path: Path, overrides: Sequence[str]) -> Answer:
     return Answer({"weights": str(weights)}, facts)
 
 
-def _ran(decision: PromotionDecision, report: EvaluationReport | None) -> Answer:
+def ran(decision: PromotionDecision, report: EvaluationReport | None) -> Answer:
+    """Return what a run came to, and where to look."""
     data: dict[str, Any] = {"decision": decision.model_dump(mode="json")}
     facts: Rows = []
     if report is not None:

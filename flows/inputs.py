@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,31 +15,68 @@ from tasks.config import RunConfig
 from tasks.download.task import download_images
 from tasks.preprocess.task import preprocess_images
 from tasks.presence import is_present
+from tasks.use import entry_of, in_use
 from tasks.values import InputSpec, PreparedDataset, RawDataset
 
 log = logging.getLogger(__name__)
 
 Cached = TypeVar("Cached", RawDataset, PreparedDataset)
 
+_held: ContextVar[ExitStack | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def images_held() -> Iterator[None]:
+    """Keep whatever cleans the cache up off the images that the block reads, until it ends."""
+    with ExitStack() as stack:
+        token = _held.set(stack)
+        try:
+            yield
+        finally:
+            _held.reset(token)
+
 
 def read_images(
     config: RunConfig, spec: InputSpec, cache: Path
 ) -> tuple[RawDataset, PreparedDataset]:
     """Download and preprocess, say what came of it, and pass the warnings on."""
+    raw = read_raw(config, cache)
+    return raw, pack_images(config, raw, spec, cache)
+
+
+def read_raw(config: RunConfig, cache: Path) -> RawDataset:
+    """Download, and say what came of it."""
     raw, how = _used_again(download_images, config.data, cache)
+    _hold(cache, raw.index, raw.root / "images")  # whatever is in the root
     images, classes = sum(raw.counts.values()), len(raw.classes)
     say("download", f"{images:,} images", f"{classes} classes", _digest(raw), how)
+    return raw
+
+
+def pack_images(
+    config: RunConfig, raw: RawDataset, spec: InputSpec, cache: Path
+) -> PreparedDataset:
+    """Preprocess, say what came of it, and pass the warnings on."""
     prepared, how = _used_again(preprocess_images, config.data, config.seed, raw, spec, cache)
+    _hold(cache, prepared.train.index)
     sizes = (f"{split.name} {split.n:,}" for split in (prepared.train, prepared.val, prepared.test))
     say("preprocess", *sizes, f"{spec.crop} px", _digest(prepared), how)
     for warning in prepared.warnings:
         log.warning(warning, extra={"room": "preprocess"})
-    return raw, prepared
+    return prepared
 
 
 def say(room: str, *facts: str) -> None:
     """Log what a room found."""
     log.info(", ".join(facts), extra={"room": room})
+
+
+def _hold(cache: Path, *paths: Path) -> None:
+    """Note that the entries of the cache that hold ``paths`` are in use."""
+    stack = _held.get()
+    entries = {entry_of(path, cache) for path in paths} - {None}
+    if stack is not None:
+        stack.enter_context(in_use(entry for entry in entries if entry is not None))
 
 
 def _used_again(task: Task[..., Cached], *given: object) -> tuple[Cached, str]:

@@ -10,6 +10,7 @@ from tasks.values import PromotionDecision, Value
 
 Part = Literal["data", "config", "code"]
 Start = Literal["original", "champion"]
+Starts = Literal["original", "champion", "both"]
 
 
 class Work(Value):
@@ -18,7 +19,8 @@ class Work(Value):
     data: Sha256  # every image's path, label, split and content
     config: Sha256  # what changes the result: no names of runs, no folders
     code: Sha256  # graft's own sources, and the versions of what computes
-    teacher: Sha256 | None = None  # weights that were learned from; a part of ``config``
+    # of the validation images, where neither the model nor what it started from trained on any
+    validation: Sha256 | None = None
 
 
 class Precedent(Value):
@@ -44,7 +46,7 @@ class Choice(Value):
     gain: float  # of the start from the champion; above 0 is better, also where it is a loss
     wins: int  # images that only the start from the champion gets right
     losses: int
-    n: int  # validation images that the champion had not learned from
+    n: int  # validation images, but for those that the champion trained on
     p_value: float
 
 
@@ -56,7 +58,7 @@ class RetrainResult(Value):
     reason: str  # a line
     work: Work
     precedent: Precedent
-    start: Start | None = None  # of the registered candidate
-    notes: tuple[str, ...] = ()  # why the champion was no start
+    start: Start | None = None  # of the candidate that was registered
+    notes: tuple[str, ...] = ()  # why it was not the champion, where that was asked for
     choice: Choice | None = None
     decision: PromotionDecision | None = None

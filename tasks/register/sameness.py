@@ -27,7 +27,7 @@ from tasks.values import RawDataset, RegisteredModel
 from tasks.work import Part, Precedent, Work
 
 PREFIX = "graft.work."  # version tags, with the part
-TEACHER = "graft.teacher_sha256"
+VALIDATION = "graft.validation_digest"
 PARTS: tuple[Part, ...] = get_args(Part)
 COMPUTES = ("torch", "torchvision", "pillow", "numpy", "scikit-learn")
 # what decides no weight, or does by content that is digested apart
@@ -52,7 +52,7 @@ def describe_work(
     """Return the digests of what a run of ``config`` on ``raw`` comes from.
 
     ``registered`` and ``teacher`` are what ``model.weights`` and ``strategy.teacher`` name, where
-    they are versions of the registry. Raises ``WeightsError`` for a weights file that is not there.
+    they are versions of the registry. Raises ``WeightsError`` for an address that is none.
     """
     name = config.promotion.model
     settings = (
@@ -64,7 +64,6 @@ def describe_work(
         data=raw.digest,
         config=sha256_parts(*settings),
         code=code_digest("timm" if config.model.architecture.startswith("timm:") else ""),
-        teacher=None if teacher is None else teacher.sha256,
     )
 
 
@@ -78,9 +77,10 @@ def _weights(config: RunConfig, registered: RegisteredModel | None, name: str) -
     file = local_path(source, WeightsError)
     if file is None:
         return f"sha256 {config.model.sha256}"  # https has one
-    if not file.is_file():
-        raise WeightsError(f"{file} is not there.\nCheck model.weights.")
-    return f"sha256 {config.model.sha256 or sha256_file(file)}"
+    try:
+        return f"sha256 {config.model.sha256 or sha256_file(file)}"
+    except OSError:  # who loads it says what is wrong with it
+        return source
 
 
 def _version(uri: str | None, found: RegisteredModel | None, name: str) -> str:
@@ -108,7 +108,7 @@ def code_digest(extra: str = "") -> str:
 def work_tags(work: Work) -> dict[str, str]:
     """Return what a version says of the work that it came from."""
     tags = {f"{PREFIX}{part}": str(getattr(work, part)) for part in PARTS}
-    return tags if work.teacher is None else tags | {TEACHER: work.teacher}
+    return tags if work.validation is None else tags | {VALIDATION: work.validation}
 
 
 def find_precedent(name: str, work: Work) -> Precedent:

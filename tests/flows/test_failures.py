@@ -15,7 +15,7 @@ def test_a_task_that_runs_out_of_time_is_named(workspace: Path, graft, monkeypat
     from tasks.finetune.task import finetune_model
 
     soon = finetune_model.with_options(timeout_seconds=1)
-    monkeypatch.setattr("flows.transfer.finetune_model", soon)
+    monkeypatch.setattr("flows.candidate.finetune_model", soon)
     result = graft("run", "good.yaml", "training.epochs=100000")
     assert result.code == 8, result.err
     assert result.message.startswith("graft: finetune took longer than it may: ")

@@ -148,15 +148,15 @@ def test_pages_that_cannot_be_made_do_not_undo_the_run(workspace: Path, graft):
 
 def test_what_comes_after_the_decision_does_not_undo_it(workspace: Path, graft, monkeypatch):
     """Ctrl-C in the moment between the decision and the end of its task."""
-    from flows import transfer
+    from flows import candidate
 
-    registering = transfer.register_model
+    registering = candidate.register_model
 
     def interrupted(*given: object) -> None:
         registering(*given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(transfer, "register_model", interrupted)
+    monkeypatch.setattr(candidate, "register_model", interrupted)
     result = graft("run", "good.yaml", "name=late")
     assert result.code == 0, result.err
     assert "registered all the same" in result.err

@@ -1,0 +1,188 @@
+"""From weights to a candidate, and from a candidate to a decision: what flows that register share.
+
+The one half trains, and opens no test image. The other evaluates and registers, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from flows.console import screen
+from flows.inputs import pack_images, say
+from tasks.artifacts import cache_folder, new_folder, user_folder, write_atomic
+from tasks.config import RunConfig
+from tasks.configfile import dump_config
+from tasks.errors import GraftError, ResourceError, TrackingError
+from tasks.evaluate.task import evaluate_model
+from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
+from tasks.finetune.task import finetune_model
+from tasks.pretrained.load import input_spec
+from tasks.pretrained.task import load_backbone
+from tasks.public import public_config, without_secrets
+from tasks.register.promote import standing_decision
+from tasks.register.sameness import describe_work
+from tasks.register.starts import clean_validation
+from tasks.register.task import register_model
+from tasks.register.tracking import RunTracker
+from tasks.register.warm_start import fetch_named, fetch_teacher
+from tasks.retry import with_retries
+from tasks.use import in_use
+from tasks.values import (
+    EvaluationReport,
+    FineTunedModel,
+    InputSpec,
+    PreparedDataset,
+    PromotionDecision,
+    RawDataset,
+    RegisteredModel,
+)
+from tasks.work import Work
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Whose weights a run starts and learns from, and how its network wants the images."""
+
+    config: RunConfig
+    registered: RegisteredModel | None  # what ``model.weights`` names in the registry
+    teacher: RegisteredModel | None
+    input: InputSpec
+
+    def work(self, raw: RawDataset) -> Work:
+        """Return the digests of what comes of it on ``raw``; raises ``WeightsError``."""
+        return describe_work(self.config, raw, self.registered, self.teacher)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained model, and all that evaluating and registering it takes."""
+
+    config: RunConfig
+    work: Work
+    raw: RawDataset
+    prepared: PreparedDataset
+    model: FineTunedModel
+    tracker: RunTracker
+
+
+class _Watchers:
+    """Passes what training says to several watchers."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def step(self, progress: StepProgress) -> None:
+        for watcher in self._watchers:
+            watcher.step(progress)
+
+    def epoch(self, record: EpochRecord) -> None:
+        for watcher in self._watchers:
+            watcher.epoch(record)
+
+
+def begin(config: RunConfig) -> Beginning:
+    """Find teacher and registered weights; raises ``GraftError`` as those are looked for."""
+    cache = cache_folder(config.output.cache)
+    teacher = with_retries(fetch_teacher, config, cache)
+    registered = with_retries(fetch_named, config, cache)
+    spec = input_spec(config.model, config.preprocess, registered)
+    return Beginning(config, registered, teacher, spec)
+
+
+@contextmanager
+def trained(
+    start: Beginning, raw: RawDataset, work: Work, tracker: RunTracker
+) -> Iterator[Candidate]:
+    """Train, and yield the candidate; its run folder counts as in use until the block ends.
+
+    The folder is removed when training fails; afterwards that is up to the block.
+    """
+    config, cache = start.config, cache_folder(start.config.output.cache)
+    prepared = pack_images(config, raw, start.input, cache)
+    with_retries(tracker.datasets, prepared)
+    backbone = load_backbone(config, prepared.classes, start.registered, cache)
+    with_retries(tracker.backbone, backbone)
+    source = f"{backbone.architecture} from {without_secrets(backbone.source)}"
+    say("pretrained", source, f"{backbone.parameters:,} parameters")
+    name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with ExitStack() as held:
+        with new_folder(user_folder(config.output.folder), name) as folder:
+            held.enter_context(in_use([folder]))
+            write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
+            watcher = _Watchers(screen.get(), tracker)
+            model = finetune_model(config, prepared, backbone, folder, watcher, start.teacher)
+        yield Candidate(config, work, raw, prepared, model, tracker)
+
+
+def challenge(candidate: Candidate) -> tuple[EvaluationReport, PromotionDecision]:
+    """Evaluate, register and let the gate decide.
+
+    On an error the run folder goes, but for one: when tracking fails after the evaluation, the
+    trained model is worth more than tidiness, so it stays.
+    """
+    config, prepared, model = candidate.config, candidate.prepared, candidate.model
+    with gone_on_error(model.folder):
+        report = evaluate_model(config, prepared, model, model.folder)
+    with _kept(model.folder):
+        with_retries(candidate.tracker.finished, model, report)
+        decision = _register(candidate, report)
+    return report, decision
+
+
+@contextmanager
+def gone_on_error(folder: Path) -> Iterator[None]:
+    """Remove ``folder`` if the block fails."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Keep the run folder, whole by now, on an error, and say where it is when tracking fails.
+
+    A stop and a full disk take it away, as they do before: the user does not want it, or cannot
+    have it.
+    """
+    try:
+        yield
+    except TrackingError as error:
+        problem = str(error).partition("\n")[0]
+        raise type(error)(f"{problem}\nThe trained model is kept in {folder}.") from error
+    except BaseException as error:
+        if isinstance(error, ResourceError) or not isinstance(error, Exception):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _register(candidate: Candidate, report: EvaluationReport) -> PromotionDecision:
+    """Register the model; what comes too late to change the decision does not undo the run."""
+    config, run_id = candidate.config, candidate.tracker.run_id
+    raw, prepared, model = candidate.raw, candidate.prepared, candidate.model
+    clean = with_retries(clean_validation, model, prepared)
+    work = candidate.work.model_copy(update={"validation": clean})
+    try:
+        return register_model(config, raw, prepared, model, report, run_id, work)
+    except BaseException as error:
+        decision = _standing(config, run_id)
+        if decision is None:
+            raise
+        log.warning("%s is registered all the same: %s", decision.uri, error)
+        return decision
+
+
+def _standing(config: RunConfig, run_id: str) -> PromotionDecision | None:
+    try:
+        return standing_decision(config, run_id)
+    except GraftError:  # it must not hide what went wrong first
+        return None

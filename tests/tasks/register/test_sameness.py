@@ -1,0 +1,148 @@
+"""What counts as the same work: each part of it changes the digest, and nothing else does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks.config import RunConfig
+from tasks.register import sameness
+from tasks.register.sameness import code_digest, describe_work, find_precedent, work_tags
+from tasks.values import RegisteredModel
+from tasks.work import Work
+
+
+def changed(config: RunConfig, key: str, value: object) -> RunConfig:
+    section, _, name = key.rpartition(".")
+    if not section:
+        return config.model_copy(update={name: value})
+    inner = getattr(config, section).model_copy(update={name: value})
+    return config.model_copy(update={section: inner})
+
+
+def digest(trained, config: RunConfig, registered: RegisteredModel | None = None) -> str:
+    return describe_work(config, trained.raw, registered, None).config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("name", "other"),
+        ("tracking.experiment", "other"),
+        ("output.folder", Path("other")),
+        ("output.cache", Path("other")),
+        ("training.threads", 7),
+        ("data.path", "moved"),
+        ("data.timeout_seconds", 5.0),
+        ("promotion.model", "other"),
+    ],
+)
+def test_names_places_and_pace_are_not_part_of_the_work(strong, key: str, value: object):
+    assert digest(strong, changed(strong.config, key, value)) == digest(strong, strong.config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("training.epochs", 3),
+        ("data.val_fraction", 0.3),
+        ("preprocess.resize", 40),
+        ("strategy.ema_decay", 0.5),
+        ("evaluation.calibrate", False),
+        ("promotion.alpha", 0.01),
+        ("model.weights", "torchvision:DEFAULT"),
+    ],
+)
+def test_what_changes_the_result_is(strong, key: str, value: object):
+    assert digest(strong, changed(strong.config, key, value)) != digest(strong, strong.config)
+
+
+def test_a_weights_file_counts_by_its_content(strong, tmp_path: Path):
+    (tmp_path / "a.pth").write_bytes(b"one")
+    (tmp_path / "b.pth").write_bytes(b"one")
+    here, there = (
+        changed(strong.config, "model.weights", str(tmp_path / name)) for name in ("a.pth", "b.pth")
+    )
+    before = digest(strong, here)
+    assert before == digest(strong, there)
+    (tmp_path / "a.pth").write_bytes(b"two")
+    assert before != digest(strong, here)
+    assert digest(strong, changed(strong.config, "model.weights", str(tmp_path / "gone.pth")))
+
+
+def test_another_models_version_counts_by_its_weights_and_the_own_alias_by_name(strong):
+    def at(uri: str, sha256: str) -> str:
+        model = strong.model
+        found = RegisteredModel(
+            uri="models:/x/1",
+            name="x",
+            version=1,
+            architecture=model.architecture,
+            classes=model.classes,
+            input=model.input,
+            weights=model.weights,
+            sha256=sha256 * 64,
+        )
+        return digest(strong, changed(strong.config, "model.weights", uri), found)
+
+    assert at("models:/base@champion", "a") == at("models:/base/1", "a")
+    assert at("models:/base@champion", "a") != at("models:/base@champion", "b")
+    own = "models:/colours@champion"  # or each promotion would lead to the next retraining
+    assert at(own, "a") == at(own, "b")
+
+
+def test_code_is_every_source_file_and_the_packages_that_compute(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(sameness.tasks, "__file__", str(tmp_path / "__init__.py"))
+    for name, text in (("a.py", "1"), ("room/b.py", "2"), ("notes.txt", "3")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def fresh(extra: str = "") -> str:
+        code_digest.cache_clear()
+        return code_digest(extra)
+
+    before = fresh()
+    (tmp_path / "notes.txt").write_text("4")
+    assert fresh() == before
+    (tmp_path / "room" / "b.py").write_text("5")
+    after = fresh()
+    assert after != before
+    (tmp_path / "room" / "b.py").rename(tmp_path / "room" / "c.py")
+    assert fresh() not in (before, after)
+    assert fresh("timm") != fresh()
+    monkeypatch.setattr(sameness, "COMPUTES", ("torch",))
+    assert fresh() not in (before, after)
+    code_digest.cache_clear()
+
+
+def test_the_nearest_version_is_the_precedent_and_a_refused_one_counts(
+    store: MlflowClient, publish, tiny_models
+):
+    work = Work(data="a" * 64, config="b" * 64, code="c" * 64)
+    assert find_precedent("colours", work).version is None
+    other = work.model_copy(update={"data": "d" * 64})
+    far = other.model_copy(update={"code": "e" * 64})
+    for made, promoted in (
+        (work, "false"),
+        (other, "true"),
+        (far, "true"),
+        (work, None),
+        (None, "x"),
+    ):
+        number = str(publish(store, "colours", tiny_models[0]))
+        tags = {} if made is None else work_tags(made)
+        if promoted is not None:
+            tags["promotion.promoted"] = promoted
+        for key, value in tags.items():
+            store.set_model_version_tag("colours", number, key, value)
+    found = find_precedent("colours", work)
+    assert (found.version, found.changed, found.same) == (1, (), True)  # 4 is half-made
+    assert found.when is not None
+    newer = find_precedent("colours", work.model_copy(update={"config": "f" * 64}))
+    assert (newer.version, newer.changed) == (1, ("config",))
+    moved = find_precedent("colours", work.model_copy(update={"data": "f" * 64}))
+    assert (moved.version, moved.changed) == (2, ("data",))  # of equally near ones the newest
+    Work.model_validate_json(work.model_dump_json())
