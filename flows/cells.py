@@ -19,6 +19,7 @@ from tasks.finetune.progress import EpochRecord
 from tasks.finetune.train import finetune
 from tasks.public import public_config
 from tasks.register.nested import child_tags
+from tasks.register.seen import seen_by_run
 from tasks.register.tracking import RunTracker, open_run
 from tasks.retry import with_retries
 from tasks.values import (
@@ -93,7 +94,8 @@ def _train(work: Work, tracker: RunTracker) -> Finished:
     with new_folder(work.parent_folder, work.key) as folder:
         write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
         model = finetune(config, work.prepared, work.backbone, folder, tracker, work.teacher)
-        report = evaluate(config, work.prepared, model, folder)
+        seen = seen_by_run(config, work.prepared, model)
+        report = evaluate(config, work.prepared, model, folder, seen)
         if not work.keep_weights:
             model.weights.unlink()
         finished = Finished(model=model, report=report)

@@ -64,11 +64,13 @@ def _figures(
     from tasks.evaluate.evaluate import evaluate as write_report
     from tasks.evaluate.evaluate import score_as_served
     from tasks.evaluate.metrics import measure
+    from tasks.register.seen import seen_by_version
 
     if target is None:
         return measure(score_as_served(config, model, prepared.test), model.classes)
     with new_folder(target.parent, target.name) as folder:
-        return write_report(config, prepared, model, folder)
+        seen = seen_by_version(model.uri, prepared.test)
+        return write_report(config, prepared, model, folder, seen)
 
 
 def _answer(

@@ -18,6 +18,7 @@ from tasks.pretrained.export import export_backbone
 from tasks.pretrained.load import input_spec
 from tasks.pretrained.shipped import FOLDER
 from tasks.pretrained.task import load_backbone
+from tasks.register.seen import seen_by_run
 
 
 @flow(name="pretrain", flow_run_name="{config.name}: {config.model.architecture}")
@@ -41,6 +42,7 @@ def pretrain(config: RunConfig, target: Path = FOLDER) -> Path:
     with new_folder(user_folder(config.output.folder), name) as folder:
         shown = screen.get()
         model = finetune_model(config, prepared, backbone, folder, shown)
-        report = evaluate_model(config, prepared, model, folder)
+        seen = seen_by_run(config, prepared, model)
+        report = evaluate_model(config, prepared, model, folder, seen)
         shown.scored(report)
         return export_backbone(config, prepared, model, report, target)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Policy = Literal["fail", "warn", "drop"]
+Declined = Literal["bound", "held_out"]
 
 
 class Measure(BaseModel):
@@ -29,6 +30,13 @@ class DataCheck(Measure):
     examples: tuple[str, ...] = ()  # the first of what was found, in words
 
 
+class Seen(Measure):
+    """Test images that a model learned from or was chosen by, told by their files' digests."""
+
+    images: int
+    complete: bool  # all that it learned from is known; else there may be more
+
+
 class Estimate(Measure):
     """A figure with its percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13)."""
 
@@ -36,6 +44,7 @@ class Estimate(Measure):
     value: float
     low: float | None  # None where nothing was resampled
     high: float | None
+    resamples: int | None = None  # that the interval is of
 
 
 class Slice(Measure):
@@ -45,11 +54,12 @@ class Slice(Measure):
     value: str
     n: int
     accuracy: float
-    low: float | None
+    low: float | None  # of the accuracy
     high: float | None
     balanced_accuracy: float | None  # None where no image has a label, as some of several may
     macro_f1: float | None
     log_loss: float
+    estimates: tuple[Estimate, ...] = ()  # these figures with their intervals
 
 
 class Curve(Measure):
@@ -77,7 +87,9 @@ class ReliabilityBin(Measure):
 class Calibration(Measure):
     """Temperature scaling (Guo et al. 2017), chosen on validation alone."""
 
-    temperature: float  # logits are divided by it; 1 where it was not asked for
+    temperature: float  # logits are divided by it
+    declined: Declined | None = None  # why it is 1 although another was fitted:
+    fitted: float | None = None  # that one, at a bound, or no better for images held out
     val_log_loss_before: float
     val_log_loss: float
     val_ece_before: float
@@ -85,12 +97,15 @@ class Calibration(Measure):
 
 
 class Rejection(Measure):
-    """Answer only above a confidence, chosen on validation for an error rate (Geifman 2017)."""
+    """Answer only above a confidence, chosen on validation for an error rate (Geifman 2017).
 
-    wanted_error: float
+    Of a registered version the threshold is the one that it is served with, chosen elsewhere.
+    """
+
+    wanted_error: float | None  # None, as what is of validation: of a registered version
     threshold: float  # confidence below which no answer is given
-    val_coverage: float  # share of validation images that are answered
-    val_error: float  # among them
+    val_coverage: float | None  # share of validation images that are answered
+    val_error: float | None  # among them
     test_coverage: float
     test_error: float | None  # None where nothing is answered
 
@@ -99,7 +114,7 @@ class Novelty(Measure):
     """Energy score (Liu et al. 2020): -T logsumexp(logits / T), higher is less like training."""
 
     threshold: float  # energy that ``kept`` of the validation images stay below
-    kept: float
+    kept: float | None  # None of a registered version, whose threshold is the one served
     test_flagged: float  # share of test images above it
     noise_flagged: float  # share of as many images of uniform noise above it
     noise_auroc: float  # of telling test images from them

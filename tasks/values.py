@@ -206,6 +206,8 @@ class EvaluationReport(Value):
     corruptions: tuple[measures.Corruption, ...] = ()
     speed: measures.Speed | None = None
     explained: tuple[measures.ExplainedImage, ...] = ()
+    seen: measures.Seen | None = None  # None: it was not looked up
+    reference: Sha256 | None = None  # digest of reference.safetensors in ``folder``
     predictions: Path  # predictions.parquet, a row an image
     report: Path  # report.json
     seconds: float

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from tasks.evaluate.reliability import expected_calibration_error, reliability
+from tasks.evaluate.decisions import (
+    Rows,
+    calibration_error,
+    divided,
+    log_losses,
+    per_image,
+    right_n,
+    slopes,
+    sureness,
+)
 from tasks.evaluate.score import Scores
-from tasks.measures import Calibration
+from tasks.measures import Calibration, Declined
 
 LOWEST, HIGHEST = 0.01, 100.0  # a temperature outside is a sign of a broken network
 EXACT = 1e-6  # of the temperature's logarithm
+FOLDS = 5
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +41,27 @@ def fit_temperature(val: Scores) -> Calibration:
     It has none where every decision is right, as it falls all the way to temperature 0: then
     n decisions are taken to say no more than Laplace's rule of succession does, and the
     temperature is the lowest with a mean confidence of at most (n + 1) / (n + 2), or 1 if the
-    network is surer than that as it is. Bounds that are met are logged.
+    network is surer than that as it is.
+
+    The temperature stays 1, and the log says why, where the minimum is at a bound, and where it is
+    no better than 1 for images that it was not fitted on: the log loss of five folds, each at the
+    temperature of the other four, must be lower than at 1 (cross-validatory choice; Stone 1974).
+    One wrong image alone can thus move no temperature that the others would not.
     """
-    decisions = _decisions(val)
-    flawless = bool(decisions.correct_n.all())
-    temperature = _cautious(decisions) if flawless else _most_likely(decisions)
-    after = scaled(decisions, temperature)
+    every = np.arange(len(val.labels_n))
+    before, ece = float(log_losses(val, 1.0, every).mean()), calibration_error(val)
+    fitted = _fit(val, every)
+    declined = _declined(val, fitted)
+    after = val if declined else scaled(val, fitted)
+    loss = before if declined else float(log_losses(val, fitted, every).mean())
     return Calibration(
-        temperature=temperature,
-        val_log_loss_before=decisions.log_loss,
-        val_log_loss=after.log_loss,
-        val_ece_before=expected_calibration_error(reliability(decisions)),
-        val_ece=expected_calibration_error(reliability(after)),
+        temperature=1.0 if declined else fitted,
+        declined=declined,
+        fitted=fitted if declined else None,
+        val_log_loss_before=before / per_image(val),
+        val_log_loss=loss / per_image(val),
+        val_ece_before=ece,
+        val_ece=ece if after is val else calibration_error(after),
     )
 
 
@@ -57,74 +75,83 @@ def scaled(scores: Scores, temperature: float) -> Scores:
     """
     if temperature == 1:
         return scores
-    probabilities_mk = (_log_probabilities(_decisions(scores)) / temperature).softmax(dim=1)
-    if scores.multi_label:
-        probabilities_mk = probabilities_mk[:, 1].reshape(scores.probabilities_nc.shape)
-    return replace(scores, probabilities_nc=probabilities_mk.float().numpy())
+    return replace(scores, probabilities_nc=divided(scores, temperature))
 
 
-def _decisions(scores: Scores) -> Scores:
-    """Return scores of one label: with several, a row for each label of each image, no and yes."""
-    if not scores.multi_label:
-        return scores
-    smallest = np.finfo(np.float32).eps
-    yes_m = np.clip(scores.probabilities_nc.ravel(), smallest, 1 - smallest)
-    return Scores(
-        probabilities_nc=np.column_stack((1 - yes_m, yes_m)),
-        labels_n=scores.labels_n.ravel(),
-        predictions_n=scores.predictions_n.ravel(),
-        seconds=scores.seconds,
-        energy_n=np.repeat(scores.energy_n, scores.probabilities_nc.shape[1]),
-    )
-
-
-def _log_probabilities(decisions: Scores) -> Tensor:
-    """Return float64 (n, c): logits up to a constant of each row."""
-    exact_nc = torch.from_numpy(decisions.probabilities_nc).double()
-    return exact_nc.clamp_min_(torch.finfo(torch.float32).tiny).log_()
-
-
-def _most_likely(decisions: Scores) -> float:
-    from scipy.optimize import minimize_scalar
-
-    logits_nc = _log_probabilities(decisions)
-    labels_n = torch.from_numpy(decisions.labels_n)
-    low, high = math.log(LOWEST), math.log(HIGHEST)
-    found: float = minimize_scalar(
-        lambda exponent: cross_entropy(logits_nc * math.exp(-exponent), labels_n).item(),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": EXACT},
-    ).x
-    if min(found - low, high - found) < 10 * EXACT:
+def _declined(val: Scores, fitted: float) -> Declined | None:
+    """Return why ``fitted`` is not to be served; None where it is."""
+    if fitted == 1:
+        return None
+    if fitted in (LOWEST, HIGHEST):
         log.warning(
-            "the temperature stopped at its bound, %g: how sure the network is has next to nothing "
-            "to do with its errors on validation",
-            LOWEST if found < 0 else HIGHEST,
+            "the temperature stays 1: fitted, it stopped at its bound, %g, as how sure the network "
+            "is has next to nothing to do with its errors on validation",
+            fitted,
         )
-    return math.exp(found)
+        return "bound"
+    if _gain(val) > 0:
+        _tell_flawless(val, fitted)
+        return None
+    log.info(
+        "the temperature stays 1: %.4f, fitted on %d validation images, is no better for images "
+        "that it was not fitted on",
+        fitted,
+        len(val.labels_n),
+    )
+    return "held_out"
 
 
-def _cautious(decisions: Scores) -> float:
+def _tell_flawless(val: Scores, fitted: float) -> None:
+    n = per_image(val) * len(val.labels_n)
+    if right_n(val).sum() == n:
+        log.info("none of %d validation decisions is wrong: the temperature is %.4f", n, fitted)
+
+
+def _gain(val: Scores) -> float:
+    """Return by how much held-out log loss falls, in nats over all images; 0 with one image."""
+    n = len(val.labels_n)
+    folds = min(FOLDS, n)
+    if folds < 2:
+        return 0.0
+    # errors first, so that no fold has more than one above its share (stratified; Kohavi 1995)
+    fold_n = np.empty(n, np.int64)
+    fold_n[np.argsort(right_n(val), kind="stable")] = np.arange(n) % folds
+    gain = 0.0
+    for fold in range(folds):
+        held, others = np.flatnonzero(fold_n == fold), np.flatnonzero(fold_n != fold)
+        temperature = _fit(val, others)
+        if temperature not in (LOWEST, HIGHEST):
+            fallen = log_losses(val, 1.0, held) - log_losses(val, temperature, held)
+            gain += float(fallen.sum())
+    return gain
+
+
+def _fit(val: Scores, rows: Rows) -> float:
+    """Return the temperature of some rows of ``val``, or the bound where it lies beyond."""
+    if right_n(val)[rows].min() == per_image(val):
+        return _cautious(val, rows)
+    # the loss rises with 1 / T where this is above 0
+    return _root(lambda temperature: float(slopes(val, temperature, rows).sum()), HIGHEST)
+
+
+def _cautious(flawless: Scores, rows: Rows) -> float:
     """Return the temperature where no decision is wrong."""
+    n = per_image(flawless) * len(rows)
+
+    def excess(temperature: float) -> float:
+        return float(sureness(flawless, temperature, rows).sum()) / n - (n + 1) / (n + 2)
+
+    return _root(excess, 1.0)
+
+
+def _root(falling: Callable[[float], float], highest: float) -> float:
+    """Return where a function of the temperature that falls goes through 0, or the bound."""
     from scipy.optimize import brentq
 
-    n = len(decisions.labels_n)
-    logits_nc = _log_probabilities(decisions)
-
-    def excess(exponent: float) -> float:
-        confidence_n = (logits_nc * math.exp(-exponent)).softmax(dim=1).amax(dim=1)
-        return confidence_n.mean().item() - (n + 1) / (n + 2)
-
-    low = math.log(LOWEST)
-    if excess(0.0) >= 0:
-        exponent = 0.0
-    else:
-        exponent = brentq(excess, low, 0.0, xtol=EXACT) if excess(low) > 0 else low
-    log.info(
-        "none of %d validation decisions is wrong, which would send the temperature to 0: it "
-        "stops at %.4f",
-        n,
-        math.exp(exponent),
-    )
-    return math.exp(exponent)
+    at = cache(lambda exponent: falling(math.exp(exponent)))  # each may pass through every image
+    low, high = math.log(LOWEST), math.log(highest)
+    if at(high) >= 0:
+        return highest
+    if at(low) <= 0:
+        return LOWEST
+    return math.exp(brentq(at, low, high, xtol=EXACT))

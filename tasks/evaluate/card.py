@@ -12,6 +12,7 @@ from tasks.configfile import dump_config
 from tasks.evaluate import report_parts as parts
 from tasks.evaluate.card_data import base_model, card_data, dataset_name
 from tasks.evaluate.page_parts import mean_corrupted, weakest_class
+from tasks.evaluate.seen_words import near_words, seen_words
 from tasks.evaluate.subject import Model, input_words, subject_facts
 from tasks.evaluate.tables import escape_markdown, markdown_table
 from tasks.evaluate.wording import counted, percent, whole_figures, wording
@@ -42,9 +43,9 @@ def model_card(
         f"# Model Card for {config.name}",
         "",
         f"{escape_markdown(model.architecture)} that {_task(prepared)}. On {report.n:,} test "
-        "images that took no part in training or in any choice its accuracy is "
-        f"**{report.accuracy:.2%}** "
-        f"(95% interval {report.accuracy_low:.2%} to {report.accuracy_high:.2%}).",
+        f"images its accuracy is **{report.accuracy:.2%}** (95% interval "
+        f"{report.accuracy_low:.2%} to {report.accuracy_high:.2%}). Of these images: "
+        f"{seen_words(report.seen)}. {near_words(prepared, model)}",
         "",
         *_details(config, prepared, model, report),
         *_uses(prepared, report),

@@ -67,7 +67,7 @@ def score_export(
 
 
 def _scorer(kind: Format, path: Path, like: Scorer) -> Scorer:
-    return Scorer(open_file(kind, path), like.spec, like.device, like.batch_size)
+    return Scorer(open_file(kind, path), like.spec, like.device, like.batch_size, like.parameters)
 
 
 def _assessed(subject: Subject, source: Speed | None) -> tuple[Scores, EvaluationReport]:
@@ -79,7 +79,7 @@ def _assessed(subject: Subject, source: Speed | None) -> tuple[Scores, Evaluatio
 
 
 def _as_large(speed: Speed | None, source: Speed | None) -> Speed | None:
-    """Give a file, which torch cannot look into, its source's parameters and arithmetic."""
+    """Give a file, which torch cannot look into, its source's arithmetic."""
     if speed is None or source is None:
         return None
-    return speed.model_copy(update={"parameters": source.parameters, "gflops": source.gflops})
+    return speed.model_copy(update={"gflops": source.gflops})

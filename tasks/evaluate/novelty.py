@@ -29,11 +29,18 @@ def novelty(val: Scores, test: Scores, noise: Scores, kept: float = 0.95) -> Nov
     do not set noise apart from test images is logged. Raises ``ValueError`` where some scores are
     of one label an image and others of several.
     """
-    from sklearn.metrics import roc_auc_score
-
-    if len({scores.multi_label for scores in (val, test, noise)}) > 1:
+    if val.multi_label != test.multi_label:
         raise ValueError("energies of one label and of several cannot be compared")
     threshold = float(np.quantile(val.energy_n, kept, method="inverted_cdf"))
+    return served_novelty(threshold, test, noise).model_copy(update={"kept": kept})
+
+
+def served_novelty(threshold: float, test: Scores, noise: Scores) -> Novelty:
+    """Return what is above the energy that a version is served with; raises as ``novelty``."""
+    from sklearn.metrics import roc_auc_score
+
+    if test.multi_label != noise.multi_label:
+        raise ValueError("energies of one label and of several cannot be compared")
     energies = np.concatenate((test.energy_n, noise.energy_n))
     is_noise = np.repeat((0, 1), (len(test.energy_n), len(noise.energy_n)))
     auroc = float(roc_auc_score(is_noise, energies))
@@ -45,7 +52,7 @@ def novelty(val: Scores, test: Scores, noise: Scores, kept: float = 0.95) -> Nov
         )
     return Novelty(
         threshold=threshold,
-        kept=kept,
+        kept=None,
         test_flagged=float(np.mean(test.energy_n > threshold)),
         noise_flagged=float(np.mean(noise.energy_n > threshold)),
         noise_auroc=auroc,

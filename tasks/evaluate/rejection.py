@@ -55,6 +55,19 @@ def choose_rejection(val: Scores, test: Scores, wanted_error: float) -> Rejectio
     )
 
 
+def served_rejection(test: Scores, threshold: float) -> Rejection:
+    """Return what the threshold that a version is served with does to ``test``."""
+    coverage, error = _outcome(test, threshold)
+    return Rejection(
+        wanted_error=None,
+        threshold=threshold,
+        val_coverage=None,
+        val_error=None,
+        test_coverage=coverage,
+        test_error=error,
+    )
+
+
 def _confidence(scores: Scores) -> npt.NDArray[np.floating]:
     """Return float64 (n,), as the served model compares it."""
     return confidence(scores.probabilities_nc.astype(np.float64), scores.multi_label)

@@ -21,21 +21,32 @@ def reliability(scores: Scores, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
     The confidence is the probability of the predicted class; of several labels, that all are
     right, which takes them to be independent given the image.
     """
-    given_n = confidence(scores.probabilities_nc, scores.multi_label).astype(np.float64)
-    bins_n = bin_numbers(given_n, bins)
-    n_m, given_m, right_m = (
-        np.bincount(bins_n, weights=weights_n, minlength=bins)
-        for weights_n in (None, given_n, scores.correct_n)
-    )
+    given_n = confidence(scores.probabilities_nc, scores.multi_label)
+    return bins_of(bin_sums(given_n, scores.correct_n, bins))
+
+
+def bin_sums(
+    given_n: npt.NDArray[np.floating], right_n: npt.NDArray[np.bool_], bins: int = BINS
+) -> npt.NDArray[np.float64]:
+    """Return of each bin (3, bins): how many there are, their confidences' sum, how many right."""
+    exact_n = given_n.astype(np.float64)
+    bins_n = bin_numbers(exact_n, bins)
+    each = (np.bincount(bins_n, weights, minlength=bins) for weights in (None, exact_n, right_n))
+    return np.stack([np.asarray(sums_m, dtype=np.float64) for sums_m in each])
+
+
+def bins_of(sums_3m: npt.NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
+    """Return the bins that have these ``bin_sums``."""
+    bins = sums_3m.shape[1]
     return tuple(
         ReliabilityBin(
             low=m / bins,
             high=(m + 1) / bins,
-            n=int(n_m[m]),
-            confidence=float(given_m[m] / n_m[m]) if n_m[m] else None,
-            accuracy=float(right_m[m] / n_m[m]) if n_m[m] else None,
+            n=int(n),
+            confidence=float(given / n) if n else None,
+            accuracy=float(right / n) if n else None,
         )
-        for m in range(bins)
+        for m, (n, given, right) in enumerate(sums_3m.T)
     )
 
 

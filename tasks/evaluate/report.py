@@ -9,6 +9,7 @@ from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
 from tasks.evaluate import report_parts as parts
 from tasks.evaluate.score import Scores
+from tasks.evaluate.seen_words import near_words, seen_words
 from tasks.evaluate.subject import Model, subject_facts
 from tasks.evaluate.tables import markdown_table
 from tasks.index import read_index
@@ -64,7 +65,8 @@ def markdown(
         f"# {config.name}",
         "",
         f"Test accuracy **{report.accuracy:.2%}** (95% interval {report.accuracy_low:.2%} to "
-        f"{report.accuracy_high:.2%}) on {report.n:,} images that were scored once.",
+        f"{report.accuracy_high:.2%}) on {report.n:,} images: {seen_words(report.seen)}. "
+        f"{near_words(prepared, model)}",
         *_multi_label_words(report),
         "",
         *markdown_table([("what", "value"), *subject_facts(config, prepared, model, report)]),

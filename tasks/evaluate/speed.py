@@ -29,14 +29,15 @@ def measure_speed(
     batch_size: int,
     runs: int,
     weights: Path,
+    parameters: int,
 ) -> Speed:
     """Time ``network`` on ``device`` with images of noise, which are there already.
 
     Latency is that of one image, the 50th and 95th percentile of ``runs`` predictions after three
     for warming up; throughput that of a batch, the quicker of two where the first took less than
-    half a second. A GPU is waited for. Size is that of the file ``weights``. Parameters are the
-    network's own: of one fused for inference, with what is left of its batch norms. Memory that
-    runs out raises as torch does.
+    half a second. A GPU is waited for. Size is that of the file ``weights``. ``parameters``
+    are those of the model, which ``network``, fused for inference or exported, may not have.
+    Memory that runs out raises as torch does.
     """
     network.eval()
     image_bchw = _noise(1, spec, device)
@@ -51,7 +52,7 @@ def measure_speed(
         images_per_second=batch_size / seconds,
         batch_size=batch_size,
         size_mib=weights.stat().st_size / 2**20,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=parameters,
         gflops=count_flops(network, image_bchw) / 1e9,
     )
 

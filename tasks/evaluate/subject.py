@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks.config import RunConfig
+from tasks.evaluate.trust_words import served_words
 from tasks.public import public_config
 from tasks.values import (
     EvaluationReport,
@@ -54,6 +55,7 @@ def _registered(prepared: PreparedDataset, model: RegisteredModel) -> Facts:
     return [
         ("model", model.uri),
         ("backbone", model.architecture),
+        ("served with", served_words(model)),
         ("images", f"test {prepared.test.n:,}"),
     ]
 

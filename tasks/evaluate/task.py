@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.config import RunConfig
 from tasks.evaluate.evaluate import evaluate
 from tasks.evaluate.ranking import RankedBackbone, score_backbone
+from tasks.measures import Seen
 from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset
 
 
@@ -15,10 +16,14 @@ from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDat
     task_run_name="evaluate {model.architecture}", timeout_seconds=24 * 3600, cache_policy=NO_CACHE
 )
 def evaluate_model(
-    config: RunConfig, prepared: PreparedDataset, model: FineTunedModel, folder: Path
+    config: RunConfig,
+    prepared: PreparedDataset,
+    model: FineTunedModel,
+    folder: Path,
+    seen: Seen | None = None,
 ) -> EvaluationReport:
-    """Score the chosen model on the test images, once."""
-    return evaluate(config, prepared, model, folder)
+    """Score the chosen model on the test images, of which it has ``seen`` some or none, once."""
+    return evaluate(config, prepared, model, folder, seen)
 
 
 @task(task_run_name="rank {backbone.architecture}", timeout_seconds=86400, cache_policy=NO_CACHE)

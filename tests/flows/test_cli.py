@@ -106,7 +106,10 @@ def test_evaluate_writes_a_whole_report_where_it_is_asked_to(workspace: Path, gr
     written = json.loads((target / "report.json").read_text())
     assert written["accuracy"] == answer["accuracy"]
     assert written["folder"] == str(target)
-    assert "models:/small/1" in (target / "report.html").read_text()
+    assert written["seen"] == {"images": 0, "complete": True}  # the registry was asked
+    page = (target / "report.html").read_text()
+    assert "models:/small/1" in page
+    assert "none of them is a file that the model learned from" in page
     before = sorted(path.read_bytes() for path in target.rglob("*") if path.is_file())
     again = graft(*named, "--report", str(target))
     assert again.code == 2
@@ -114,6 +117,20 @@ def test_evaluate_writes_a_whole_report_where_it_is_asked_to(workspace: Path, gr
         again.message == f"graft: {target} is there already.\nName a new folder for the report.\n"
     )
     assert sorted(path.read_bytes() for path in target.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_report_on_images_that_the_version_learned_from_says_so(workspace, graft, tmp_path):
+    """Another seed carves other splits: most of its test images were training images."""
+    quick = ("evaluation.latency_runs=0", "evaluation.explained_images=0", "seed=5")
+    named = ("evaluate", "good.yaml", "--model", "models:/small/1", *quick)
+    assert graft(*named, "--report", str(tmp_path / "report")).code == 0
+    written = json.loads((tmp_path / "report" / "report.json").read_text())
+    seen = written["seen"]["images"]
+    assert 0 < seen <= written["n"]
+    for name in ("report.html", "README.md", "report.md"):
+        text = (tmp_path / "report" / name).read_text()
+        assert f"{seen} of them the model learned from or was chosen by" in text
 
 
 def test_a_report_that_fails_leaves_no_folder(workspace: Path, graft, tmp_path):

@@ -92,19 +92,19 @@ def test_times_are_those_of_one_image_and_of_a_batch(tmp_path: Path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"x" * (3 * 2**19))
     network = Waits(batch=0.05)
-    speed = measure_speed(network, SPEC, CPU, 5, 20, weights)
+    speed = measure_speed(network, SPEC, CPU, 5, 20, weights, 12345)
     assert network.sizes == [1] * 23 + [5, 5] + [1]
     assert 4 <= speed.latency_p50_ms < 30
     assert speed.latency_p95_ms >= 40
     assert 20 < speed.images_per_second <= 100
     assert (speed.device, speed.batch_size, speed.size_mib) == ("cpu", 5, 1.5)
-    assert speed.parameters == 3 * 64 * 2 + 2
+    assert speed.parameters == 12345  # the model's, whatever is left of them in the network
     assert speed.gflops == 2 * 3 * 64 * 2 / 1e9
 
 
 def test_a_long_batch_is_timed_once(tmp_path: Path):
     (tmp_path / "w").write_bytes(b"x")
     network = Waits(batch=0.51)
-    speed = measure_speed(network, SPEC, CPU, 4, 1, tmp_path / "w")
+    speed = measure_speed(network, SPEC, CPU, 4, 1, tmp_path / "w", 1)
     assert network.sizes.count(4) == 1
     assert speed.images_per_second < 8

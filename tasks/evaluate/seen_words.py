@@ -1,0 +1,39 @@
+"""Whether the test images were new to the model, said no surer than it is known."""
+
+from __future__ import annotations
+
+from tasks.evaluate.subject import Model
+from tasks.evaluate.wording import counted
+from tasks.measures import DataCheck, Seen
+from tasks.values import FineTunedModel, PreparedDataset
+
+
+def seen_words(seen: Seen | None) -> str:
+    """Say, as part of a sentence, how many test images the model learned from or was chosen by."""
+    if seen is None:
+        return "whether the model learned from any of them was not looked up"
+    if seen.images:
+        least = "" if seen.complete else "at least "
+        return f"{least}{seen.images:,} of them the model learned from or was chosen by"
+    if seen.complete:
+        return "none of them is a file that the model learned from or was chosen by"
+    return "whether the model learned from any of them is not known"
+
+
+def near_words(prepared: PreparedDataset, model: Model) -> str:
+    """Say in a sentence what is known of near copies, which are other files."""
+    if not isinstance(model, FineTunedModel):
+        return "Near copies of what it learned from were not looked for."
+    found = next((one for one in prepared.checks if one.name == "near_duplicates"), None)
+    if found is None:
+        return "Near copies of training images were not looked for."
+    if found.status == "warned":
+        return f"{_copies(found)}: left in."
+    if found.status == "dropped":
+        return f"{_copies(found)}: left out."
+    return "No near copy of a training image was found among them."
+
+
+def _copies(found: DataCheck) -> str:
+    of_earlier = counted(found.found, found.unit)
+    return f"Of training and validation {of_earlier} with a near copy in a later split"
