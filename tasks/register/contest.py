@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from operator import or_
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +17,28 @@ from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
 from tasks.errors import DataError, EvaluationError, TrackingError, WeightsError
 from tasks.evaluate.evaluate import score_as_served
+from tasks.evaluate.score import Scores
 from tasks.index import read_index
 from tasks.preprocess.prepare import prepare
 from tasks.register.client import tracking_errors
 from tasks.register.figures import figures
+from tasks.register.files import SHA256
 from tasks.register.gate import Contender, Unscorable, Verdict, decide, obstacle
 from tasks.register.learned import (
     LEARNED,
     LEARNED_FILE,
+    PARTLY,
+    Learned,
     Prefixes,
     count_seen,
     from_bytes,
     learned_images,
 )
 from tasks.register.paired import enough_draws
-from tasks.register.registry import SHA256, download, fetch_version
+from tasks.register.registry import fetch_version
+from tasks.register.stored import download
 from tasks.register.versions import TEST_DIGEST
+from tasks.register.warm_start import SCHEME
 from tasks.retry import PASSING
 from tasks.values import (
     EvaluationReport,
@@ -48,19 +56,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Contest:
-    """A new version, scored from the registry's files, and all that a champion is scored with."""
+    """A new version, as the registry has it, and all that it and a champion are scored with."""
 
     config: RunConfig
     raw: RawDataset
     prepared: PreparedDataset
-    challenger: Contender
+    model: RegisteredModel
+    challenger: Contender  # without scores: a first version needs none
 
     def against(self, opponent: ModelVersion | None) -> Verdict:
-        """Score the champion ``opponent`` on the same test images, and decide."""
+        """Score the champion ``opponent`` and, once, the new version, if there is one to meet."""
         settings = self.config.promotion
         draws = enough_draws(settings.alpha, self.config.evaluation.bootstrap, self.config.seed)
         champion = None if opponent is None else self._champion(opponent)
-        return decide(self.challenger, champion, settings, draws)
+        challenger = self.challenger
+        if isinstance(champion, Contender) and champion.scores is not None:
+            challenger = replace(challenger, scores=self._scores)
+        return decide(challenger, champion, settings, draws)
+
+    @cached_property
+    def _scores(self) -> Scores:
+        return score_as_served(self.config, self.model, self.prepared.test)
 
     def _champion(self, opponent: ModelVersion) -> Contender | Unscorable:
         try:
@@ -74,7 +90,7 @@ class Contest:
         cache = cache_folder(self.config.output.cache)
         with tracking_errors("fetching the champion"):
             champion = fetch_version(opponent, cache)
-            learned = read_learned(opponent)
+            learned = learned_by(opponent)
         if obstacle(self.challenger, champion) is not None:
             return Contender(champion.version, champion.classes, champion.multi_label)
         split = self.prepared.test
@@ -89,7 +105,7 @@ class Contest:
             scores=score_as_served(self.config, champion, split),
             test_digest=split.digest,
             registered_digest=opponent.tags.get(TEST_DIGEST),
-            seen=None if learned is None else count_seen(learned, read_index(split.index)),
+            seen=learned.seen_of(read_index(split.index)),
         )
 
 
@@ -99,25 +115,26 @@ def open_contest(
     prepared: PreparedDataset,
     report: EvaluationReport,
     model: RegisteredModel,
-    inherited: Prefixes | None,
+    inherited: Learned,
 ) -> Contest:
-    """Score the new version ``model``, whose start had learned from ``inherited``.
+    """Return the contest of the new version ``model``, whose start had learned from ``inherited``.
 
-    What it learned from itself is no matter here: the checks on the data let no test image in.
+    Test images that it learned from itself, which data.checks.exact_duplicates=warn lets pass, are
+    counted apart from those that are behind its start or its teacher.
     """
-    records = read_index(prepared.test.index)
-    before = None if inherited is None else np.setdiff1d(inherited, learned_images(prepared))
+    records, own = read_index(prepared.test.index), learned_images(prepared)
+    before = Learned(np.setdiff1d(inherited.images, own), inherited.complete)
     challenger = Contender(
         model.version,
         model.classes,
         model.multi_label,
         images=image_keys(prepared.test),
-        scores=score_as_served(config, model, prepared.test),
         figures=figures(report),
         test_digest=prepared.test.digest,
-        seen=None if before is None else count_seen(before, records),
+        seen=before.seen_of(records),
+        own=count_seen(own, records),
     )
-    return Contest(config, raw, prepared, challenger)
+    return Contest(config, raw, prepared, model, challenger)
 
 
 def image_keys(split: PackedSplit) -> tuple[str, ...]:
@@ -125,38 +142,49 @@ def image_keys(split: PackedSplit) -> tuple[str, ...]:
     return tuple(f"{record.sha256} {record.label}" for record in read_index(split.index))
 
 
-def inherited_images(client: MlflowClient, model: FineTunedModel) -> Prefixes | None:
-    """Return the images behind the weights that ``model`` started from, as far as versions say.
+def inherited_images(client: MlflowClient, config: RunConfig, model: FineTunedModel) -> Learned:
+    """Return the images behind the weights that ``model`` started from and behind its teacher's.
 
-    None were learned from where no version of the registry has those weights; ``None`` where one
-    has, and does not say, or its file is lost, which is logged.
+    What versions with those weights say, which holds all that was behind them in turn. Weights of
+    no version, as those of a file, are taken to have learned from no image of ours; not so where
+    the config names a version, or a teacher: then it has been deleted since, and is not known.
     """
-    found = np.empty(0, np.uint64)
-    if model.backbone_sha256 is None:
-        return found
+    named = (config.model.weights or "").startswith(SCHEME)
+    start = _behind(client, model.backbone_sha256, named)
+    return start | _behind(client, model.teacher_sha256, named=True)
+
+
+def _behind(client: MlflowClient, sha256: str | None, named: bool) -> Learned:
+    """Return what the versions with these weights learned from; ``named``: there must be one."""
+    if sha256 is None:
+        return Learned()
+    found: list[Learned] = []
     try:
-        with tracking_errors("looking for the version that the weights come from"):
-            wanted = f"tags.`{SHA256}` = '{model.backbone_sha256}'"
-            for version in client.search_model_versions(wanted):
-                learned = read_learned(version)
-                if learned is None:
-                    return None
-                found = np.union1d(found, learned)
+        with tracking_errors("looking for the version that weights come from"):
+            for version in client.search_model_versions(f"tags.`{SHA256}` = '{sha256}'"):
+                found.append(learned_by(version))
     except PASSING:
         raise
     except TrackingError as error:
         log.warning("what the weights learned from before is not known: %s", error)
-        return None
-    return found
+        found.append(Learned(complete=False))
+    return reduce(or_, found, Learned(complete=bool(found) or not named))
 
 
-def read_learned(version: ModelVersion) -> Prefixes | None:
-    """Return the images that a version learned from; ``None`` where it does not say.
+def learned_by(version: ModelVersion) -> Learned:
+    """Return the images that a version, and what is behind it, learned from, as far as it says.
 
     Raises ``TrackingError`` when the file is missing or is not the one that was registered.
     """
     digest = version.tags.get(LEARNED)
     if digest is None:
-        return None
+        return Learned(complete=False)
     with tempfile.TemporaryDirectory() as scratch:
-        return from_bytes(download(version, LEARNED_FILE, Path(scratch), digest).read_bytes())
+        content = download(version, LEARNED_FILE, Path(scratch), digest).read_bytes()
+    return Learned(from_bytes(content), complete=PARTLY not in version.tags)
+
+
+def read_learned(version: ModelVersion) -> Prefixes | None:
+    """Return what ``learned_by`` does; ``None`` where a version does not say all."""
+    learned = learned_by(version)
+    return learned.images if learned.complete else None

@@ -19,11 +19,10 @@ from tasks.evaluationconfig import PromotionConfig
 from tasks.index import read_index
 from tasks.measures import Speed
 from tasks.register.client import connect, named_store, tracking_errors
-from tasks.register.contest import image_keys, read_learned
+from tasks.register.contest import image_keys, learned_by
 from tasks.register.facts import graft_version
 from tasks.register.figures import figures
 from tasks.register.gate import Contender, Verdict, decide
-from tasks.register.learned import count_seen
 from tasks.register.paired import enough_draws
 from tasks.register.registry import find_version
 from tasks.register.versions import TEST_DIGEST
@@ -114,10 +113,10 @@ def _verdict(
 ) -> Verdict:
     """Return what the gate says of the file against its source."""
     with tracking_errors(f"reading what {model.uri} learned from"):
-        learned = read_learned(version)
+        learned = learned_by(version)
     images, digest = image_keys(prepared.test), prepared.test.digest
     known = (model.version, model.classes, model.multi_label, images)
-    seen = None if learned is None else count_seen(learned, read_index(prepared.test.index))
+    seen = learned.seen_of(read_index(prepared.test.index))
     challenger = Contender(*known, scored.scores, named, digest, seen=seen)
     source = Contender(
         *known,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,6 +22,7 @@ WAY_OUT = (
     "Register under another promotion.model, or name another champion by graft promote or "
     "graft rollback."
 )
+LEAK = "Set data.checks.exact_duplicates=drop, which takes them out of training."
 CLEAN_TEST = "Keep the seed and fractions of its run, or declare a test split (data.test)."
 
 
@@ -36,7 +38,8 @@ class Contender:
     figures: Mapping[str, float] = field(default_factory=dict)  # for floors and limits
     test_digest: str = ""  # of the test images, packed for this model ...
     registered_digest: str | None = None  # ... and of those it was registered with
-    seen: int | None = 0  # test images that it, or its start, learned from; None: not known
+    seen: int | None = 0  # test images that it, or what is behind it, learned from; None: unknown
+    own: int = 0  # of a challenger: test images among its own training and validation images
     is_champion: bool = True  # else, as a challenged one, it is just a version
 
     @property
@@ -84,15 +87,17 @@ def decide(
     A first version needs floors, limits and enough test images alone. Refused, each with its
     reason: a champion that cannot be scored, has other classes, gives an image one label where
     this one gives several, or was scored on other images; what is not a number; and a challenger
-    that started from a version which learned from test images. A champion that learned from some
-    is flattered: what beats it is better all the same. That, and a test set that is not the one
-    it was registered with, is said.
+    that learned from test images itself, or whose start or teacher did. A champion that learned
+    from some is flattered: what beats it is better all the same. That, and a test set that is not
+    the one it was registered with, is said.
     """
     checks = check_bounds(challenger.figures, settings.floors, settings.limits)
     found = _Findings(refusals=list(_faults(challenger, settings)))
     found.refusals += [check.words for check in checks if not check.held]
     if challenger.seen is None:
-        found.remarks.append("What the weights it started from had learned from is not known.")
+        found.remarks.append(
+            "What the weights it started from, or its teacher, had learned from is not known."
+        )
     if champion is None:
         found.remarks.append(FIRST)
     elif isinstance(champion, Unscorable):
@@ -115,14 +120,26 @@ def _faults(challenger: Contender, settings: PromotionConfig) -> Iterator[str]:
     n, least = len(challenger.images), settings.minimum_test_images
     if n < least:
         yield f"The test set has {n:,} images, fewer than promotion.minimum_test_images={least:,}."
+    if challenger.own:
+        yield (
+            f"This model learned from {challenger.own:,} of the {n:,} test images itself, so its "
+            f"figures are flattered. {LEAK}"
+        )
     if challenger.seen:
         yield (
             f"This model started from a version that learned from {challenger.seen:,} of the "
-            f"{n:,} test images, so its figures are flattered. {CLEAN_TEST}"
+            f"{n:,} test images, or was taught by one, so its figures are flattered. {CLEAN_TEST}"
         )
-    scores = challenger.scores
-    if scores is not None and not np.isfinite(scores.probabilities_nc).all():
+    if not _finite(challenger):
         yield "Some of its probabilities are not numbers."
+
+
+def _finite(challenger: Contender) -> bool:
+    """Tell whether all probabilities are numbers; unscored, the report's log loss has them all."""
+    scores = challenger.scores
+    if scores is None:
+        return math.isfinite(challenger.figures.get("log_loss", 0.0))
+    return bool(np.isfinite(scores.probabilities_nc).all())
 
 
 def _face(

@@ -7,6 +7,7 @@ them with a chance of 1 in 37 million.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +20,28 @@ Prefixes: TypeAlias = npt.NDArray[np.uint64]
 
 LEARNED_FILE = "artifacts/learned_images.bin"
 LEARNED = "graft.learned_digest"  # version tag: digest of that file
+PARTLY = "graft.learned_partly"  # version tag: "true" where there may be images beside those listed
 HEX_DIGITS = 16  # of eight bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """The images that something learned from, as far as they are known."""
+
+    images: Prefixes = field(default_factory=lambda: np.empty(0, np.uint64))
+    complete: bool = True  # there are no others
+
+    def __or__(self, other: Learned) -> Learned:
+        """Return what two learned from together."""
+        images = np.union1d(self.images, other.images)
+        return Learned(images, self.complete and other.complete)
+
+    def seen_of(self, test: Sequence[ImageRecord]) -> int | None:
+        """Return how many test images are among them; ``None`` if none is and not all are known.
+
+        Of what is known in part only, it is the least that it can be.
+        """
+        return count_seen(self.images, test) or (0 if self.complete else None)
 
 
 def learned_images(prepared: PreparedDataset) -> Prefixes:
@@ -45,4 +67,10 @@ def from_bytes(content: bytes) -> Prefixes:
 
 def count_seen(learned: Prefixes, test: Sequence[ImageRecord]) -> int:
     """Return how many test images are among those learned from; copies of a file count each."""
-    return int(np.isin(_prefixes(test), learned).sum())
+    return int(seen_images(learned, test).sum())
+
+
+def seen_images(learned: Prefixes, records: Sequence[ImageRecord]) -> npt.NDArray[np.bool_]:
+    """Tell of each image whether it is among those learned from."""
+    seen_n: npt.NDArray[np.bool_] = np.isin(_prefixes(records), learned)
+    return seen_n

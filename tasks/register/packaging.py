@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow.pyfunc
 import pandas as pd
@@ -34,6 +35,7 @@ from tasks.register.classifier import (
 )
 from tasks.register.client import tracking_errors
 from tasks.register.facts import graft_version
+from tasks.register.files import list_files
 from tasks.register.learned import LEARNED_FILE
 from tasks.values import Certainty, EvaluationReport, FineTunedModel, PackedSplit
 
@@ -52,8 +54,13 @@ NEEDED = (
 
 log = logging.getLogger(__name__)
 
-SPEC_FILE = "artifacts/spec.json"
-WEIGHTS_FILE = "artifacts/model.safetensors"
+
+class Logged(NamedTuple):
+    """A logged model: its id, its description, and the digest of the list of its files."""
+
+    model_id: str
+    spec: ModelSpec
+    files_digest: str
 
 
 def log_model(
@@ -64,8 +71,8 @@ def log_model(
     examples: PackedSplit,
     label_separator: str,
     learned: bytes | None = None,
-) -> tuple[str, ModelSpec]:
-    """Store ``model`` as an MLflow logged model of the run; return its id and its description.
+) -> Logged:
+    """Store ``model`` as an MLflow logged model of the run; return what a version says of it.
 
     ``report`` gives the temperature and the thresholds that it is served with. Of a multi-label
     model ``label_separator`` joins the labels of an image. ``learned`` lists the images it learned
@@ -94,13 +101,14 @@ def log_model(
             save_model(folder, facts, model.weights, spec, example_image(examples))
             if learned is not None:
                 (folder / LEARNED_FILE).write_bytes(learned)
+            files_digest = list_files(folder)
             client.log_model_artifacts(logged.model_id, str(folder))
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
             client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         except BaseException:
             _forget(client, logged.model_id)
             raise
-    return logged.model_id, spec
+    return Logged(logged.model_id, spec, files_digest)
 
 
 def certainty(report: EvaluationReport) -> Certainty:

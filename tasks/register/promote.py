@@ -17,7 +17,7 @@ from tasks.errors import EvaluationError, TransientTrackingError
 from tasks.register.client import connect, tracking_errors
 from tasks.register.contest import Contest, inherited_images, open_contest
 from tasks.register.gate import Verdict
-from tasks.register.learned import LEARNED, Prefixes, learned_images, to_bytes
+from tasks.register.learned import LEARNED, PARTLY, Learned, learned_images, to_bytes
 from tasks.register.packaging import log_model
 from tasks.register.paired import Comparison
 from tasks.register.reasons import fitting
@@ -79,7 +79,7 @@ def register(
         if standing is not None:
             return standing
         take_back(client, config.promotion.model, run_id)
-    inherited = inherited_images(client, model)
+    inherited = inherited_images(client, config, model)
     tags = {} if work is None else work_tags(work)
     with _new_version(client, config, prepared, model, report, run_id, inherited, tags) as version:
         with tracking_errors("reading the new version back"):
@@ -105,24 +105,23 @@ def _new_version(
     model: FineTunedModel,
     report: EvaluationReport,
     run_id: str,
-    inherited: Prefixes | None,
+    inherited: Learned,
     more_tags: dict[str, str],
 ) -> Iterator[ModelVersion]:
     """Yield a version that is READY; take it back if the block fails."""
     name = config.promotion.model
-    learned = None
-    if inherited is not None:
-        learned = to_bytes(np.union1d(learned_images(prepared), inherited))
+    learned = to_bytes(np.union1d(learned_images(prepared), inherited.images))
     with tracking_errors("storing the model"):
         separator = config.data.label_separator
-        model_id, spec = log_model(client, run_id, model, report, prepared.val, separator, learned)
-    tags = version_tags(config, spec, model, report) | more_tags
-    if learned is not None:
-        tags[LEARNED] = sha256_bytes(learned)
+        logged = log_model(client, run_id, model, report, prepared.val, separator, learned)
+    tags = version_tags(config, logged, model, report) | more_tags
+    tags[LEARNED] = sha256_bytes(learned)
+    if not inherited.complete:
+        tags[PARTLY] = "true"
     draft = Draft(client, name, run_id)
     try:
         with tracking_errors("registering the model"):
-            version = draft.create(model_id, tags)
+            version = draft.create(logged.model_id, tags)
         yield version
     except BaseException:
         draft.undo()

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.entities.model_registry import RegisteredModel as RegisteredModelEntity
 from mlflow.exceptions import MlflowException
 
-from tasks.artifacts import folder_atomic, sha256_file
+from tasks.artifacts import disk_errors, folder_atomic, sha256_file
 from tasks.errors import TrackingError
-from tasks.register.classifier import ModelSpec, read_spec
-from tasks.register.client import connect, named_store, tracking_errors, tracking_uri
-from tasks.register.packaging import SPEC_FILE, WEIGHTS_FILE
+from tasks.register.classifier import read_spec
+from tasks.register.client import connect, tracking_errors, tracking_uri
+from tasks.register.files import (
+    SHA256,
+    SPEC_FILE,
+    WEIGHTS_FILE,
+    check_file,
+    damaged,
+    is_listed,
+    without_list,
+)
+from tasks.register.stored import checked_files
 from tasks.values import RegisteredModel
 
 CHAMPION = "champion"
-SHA256 = "graft.sha256"  # version tag: digest of the weights
-SPEC_SHA256 = "graft.spec_sha256"
 PAGE = 100
 GREATEST = 2**31 - 1  # version number that a database holds
 NOTHING_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 _WORDS = {"true": "promoted", "false": "refused"}
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,9 @@ def list_versions(name: str | None = None) -> list[VersionRow]:
 def fetch(uri: str, cache: Path) -> RegisteredModel:
     """Fetch ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` into ``cache``, digest checked.
 
-    The weights must match both spec.json beside them and the version's tag: MLflow's READY says
-    nothing about files. Raises ``TrackingError`` when the version is missing (it names what there
-    is), or its files are missing or not those that were registered.
+    MLflow's READY says nothing about files, so each is read in the registry, and held against its
+    digest, however warm the cache is. Raises ``TrackingError`` when the version is missing (it
+    names what there is), or its files are missing or not those that were registered.
     """
     client = connect(create=False)
     with tracking_errors(f"fetching {uri}"):
@@ -120,20 +128,23 @@ def version_numbers(client: MlflowClient, name: str) -> set[int]:
 
 
 def fetch_version(version: ModelVersion, cache: Path) -> RegisteredModel:
-    """Bring one version's weights into ``cache`` and check them and their description.
+    """Bring one version's weights into ``cache``, all its files in the registry checked.
 
-    Weights that are in ``cache`` already, with the version's digest, are used as they are: they
-    are what was registered, whatever has become of the registry's own copy;
-    ``tasks.register.verify`` looks at that.
+    Weights that are in ``cache`` already, with the version's digest, are not copied again; that the
+    registry still has all that was registered is looked at each time. Raises as ``checked_files``,
+    and ``ResourceError`` when the cache takes no file.
     """
     name, number = version.name, int(version.version)
-    spec = read_description(version)
-    weights = cache / "models" / spec.sha256 / "model.safetensors"
-    if not weights.is_file() or sha256_file(weights) != spec.sha256:
-        shutil.rmtree(weights.parent, ignore_errors=True)  # a damaged copy
-        with folder_atomic(weights.parent) as folder:
-            file = download(version, WEIGHTS_FILE, folder, spec.sha256)
-            file.rename(folder / weights.name)
+    models = cache / "models"
+    with disk_errors(str(models)):
+        models.mkdir(parents=True, exist_ok=True)
+    if not is_listed(version):
+        log.info(without_list(version))
+    with checked_files(version, models) as files:
+        spec = read_spec(files / SPEC_FILE)
+        if spec.sha256 != version.tags.get(SHA256):
+            raise damaged(version, SPEC_FILE)
+        weights = _kept(version, files / WEIGHTS_FILE, models / spec.sha256)
     return RegisteredModel(
         uri=f"models:/{name}/{number}",
         name=name,
@@ -151,36 +162,15 @@ def fetch_version(version: ModelVersion, cache: Path) -> RegisteredModel:
     )
 
 
-def read_description(version: ModelVersion) -> ModelSpec:
-    """Download spec.json of a version and check it against the version's tags."""
-    with tempfile.TemporaryDirectory() as scratch:
-        file = download(version, SPEC_FILE, Path(scratch), version.tags.get(SPEC_SHA256))
-        spec = read_spec(file)
-    if spec.sha256 != version.tags.get(SHA256):
-        raise TrackingError(_damaged(version, SPEC_FILE))
-    return spec
-
-
-def download(version: ModelVersion, path: str, folder: Path, sha256: str | None) -> Path:
-    """Download one file of a version; raises ``TrackingError`` unless it has that digest."""
-    with named_store():
-        file = Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{version.name}/{version.version}/{path}",
-                dst_path=str(folder),
-                tracking_uri=tracking_uri(),
-            )
-        )
-    if sha256_file(file) != sha256:
-        raise TrackingError(_damaged(version, path))
+def _kept(version: ModelVersion, weights: Path, kept: Path) -> Path:
+    """Return the copy of ``weights`` in the folder ``kept``, made if it is not there and whole."""
+    file, sha256 = kept / weights.name, kept.name
+    if not file.is_file() or sha256_file(file) != sha256:
+        shutil.rmtree(kept, ignore_errors=True)  # a damaged copy
+        with folder_atomic(kept) as folder:
+            shutil.copyfile(weights, folder / weights.name)
+            check_file(version, WEIGHTS_FILE, folder / weights.name, sha256)
     return file
-
-
-def _damaged(version: ModelVersion, path: str) -> str:
-    return (
-        f"{path} of {version.name} version {version.version} is not the file that was registered.\n"
-        "Do not use this version: delete it, and register the model again."
-    )
 
 
 def _model_names(client: MlflowClient) -> list[str]:

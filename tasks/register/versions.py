@@ -18,10 +18,10 @@ from mlflow.exceptions import MlflowException
 from tasks.config import RunConfig
 from tasks.errors import GraftError, TransientTrackingError
 from tasks.register.aliases import move_champion, name_challenger, take_aliases_back
-from tasks.register.classifier import ModelSpec
 from tasks.register.client import named_store, tracking_errors
+from tasks.register.files import FILES, SHA256, SPEC_SHA256
 from tasks.register.history import Kind
-from tasks.register.registry import SHA256, SPEC_SHA256
+from tasks.register.packaging import Logged
 from tasks.register.verify import verify_version
 from tasks.values import EvaluationReport, FineTunedModel, PromotionDecision
 
@@ -37,10 +37,12 @@ log = logging.getLogger(__name__)
 
 
 def version_tags(
-    config: RunConfig, spec: ModelSpec, model: FineTunedModel, report: EvaluationReport
+    config: RunConfig, logged: Logged, model: FineTunedModel, report: EvaluationReport
 ) -> dict[str, str]:
     """Return what a version says about itself: digests of its files, its run and its data."""
+    spec = logged.spec
     return {
+        FILES: logged.files_digest,
         SHA256: spec.sha256,
         SPEC_SHA256: spec.digest,
         "graft.version": spec.graft_version,
@@ -48,6 +50,7 @@ def version_tags(
         "graft.architecture": model.architecture,
         "graft.strategy": model.strategy,
         "graft.backbone_sha256": model.backbone_sha256 or "none",
+        **({"graft.teacher_sha256": model.teacher_sha256} if model.teacher_sha256 else {}),
         "graft.data_digest": model.data_digest,
         TEST_DIGEST: report.test_digest,
         **({"graft.multi_label": "true"} if spec.multi_label else {}),

@@ -45,8 +45,8 @@ from tasks.preprocess.prepare import prepare
 from tasks.pretrained.load import input_spec, load_pretrained
 from tasks.pretrained.tiny import GraftTiny
 from tasks.register.classifier import ModelSpec
+from tasks.register.files import SHA256, SPEC_SHA256
 from tasks.register.packaging import save_model
-from tasks.register.registry import SHA256, SPEC_SHA256
 from tasks.values import (
     EvaluationReport,
     FineTunedModel,

@@ -232,8 +232,35 @@ TABLE = [
     Case(
         "a start that does not say",
         True,
-        remarks=("What the weights it started from had learned from is not known", "Better"),
+        remarks=("or its teacher, had learned from is not known", "Better"),
         challenger=replace(GOOD, seen=None),
+    ),
+    Case(
+        "what learned from test images itself",
+        False,
+        ("learned from 3 of the 40 test images itself, so its figures are flattered. Set data.ch",),
+        ("Better",),
+        challenger=replace(GOOD, own=3),
+    ),
+    Case(
+        "the first, which learned from test images itself",
+        False,
+        ("learned from 3 of the 40 test images itself",),
+        ("no champion yet",),
+        challenger=replace(GOOD, own=3, scores=None),
+        champion=None,
+        compared=False,
+    ),
+    Case(
+        "the first, unscored, whose probabilities are no numbers",
+        False,
+        ("Some of its probabilities are not numbers",),
+        ("no champion yet",),
+        challenger=replace(
+            GOOD, scores=None, figures={"log_loss": scored(right(2, 34), np.nan).log_loss}
+        ),
+        champion=None,
+        compared=False,
     ),
     Case(
         "probabilities that are no numbers",
@@ -268,13 +295,14 @@ TABLE = [
         False,
         (
             "fewer than promotion.minimum_test_images",
+            "learned from 2 of the 40 test images itself",
             "started from a version",
             "below its floor",
             "above its limit",
             "Not shown to be better",
         ),
         ("registered with another test set", "which flatters it"),
-        challenger=replace(GOOD, seen=1),
+        challenger=replace(GOOD, seen=1, own=2),
         champion=replace(BETTER, seen=2, registered_digest="yesterday"),
         settings={
             "minimum_test_images": 50,

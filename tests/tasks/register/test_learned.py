@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.artifacts import sha256_bytes
 from tasks.index import ImageRecord, read_index
-from tasks.register.learned import count_seen, from_bytes, learned_images, to_bytes
+from tasks.register.learned import Learned, count_seen, from_bytes, learned_images, to_bytes
 
 
 def record(name: str, sha256: str) -> ImageRecord:
@@ -38,3 +38,14 @@ def test_every_copy_of_an_image_counts_and_nothing_is_in_no_list():
     assert count_seen(np.empty(0, np.uint64), records) == 0
     assert count_seen(learned, []) == 0
     assert from_bytes(b"").size == 0
+
+
+def test_a_count_that_may_be_too_small_is_told_only_where_it_is_not_zero():
+    digests = [sha256_bytes(bytes([i])) for i in range(3)]
+    records = [record(f"{i}.png", digest) for i, digest in enumerate(digests)]
+    one, other = (np.array([int(digest[:16], 16)], np.uint64) for digest in digests[:2])
+    assert Learned().seen_of(records) == 0
+    assert Learned(complete=False).seen_of(records) is None
+    assert (Learned(one) | Learned(other)).seen_of(records) == 2
+    assert (Learned(one, complete=False) | Learned(other)).seen_of(records) == 2
+    assert (Learned(one, complete=False) | Learned()).seen_of(records[1:]) is None

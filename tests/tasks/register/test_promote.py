@@ -190,7 +190,7 @@ def test_the_decision_is_made_again_when_another_run_moves_the_alias(
 
     monkeypatch.setattr(contest, "score_as_served", score_while_another_run_promotes)
     decision = do(strong)
-    assert scored == [3, 1, 2]
+    assert scored == [1, 3, 2]
     assert not decision.promoted
     assert decision.champion_version == 2
     assert champion(store) == 2
@@ -217,27 +217,43 @@ def test_a_promotion_that_comes_too_late_is_decided_again(store, weak, strong, m
     assert read_decision(store, "colours", decision.run_id) == decision
 
 
+def tag(client, version, key):
+    return client.get_model_version("colours", str(version)).tags.get(key)
+
+
 def learned_from_its_test_images(trained):
     """Return the parts of a run one of whose training images is every test image."""
     train = trained.prepared.train.model_copy(update={"index": trained.prepared.test.index})
     return {"prepared": trained.prepared.model_copy(update={"train": train})}
 
 
-def test_a_champion_that_learned_from_the_test_images_is_said_to_be_flattered(store, weak, strong):
+def test_a_version_that_learned_from_the_test_images_itself_is_refused(store, weak, strong):
     do(weak)
     assert "learned from" not in do(weak).reason
+    decision = do(strong, **learned_from_its_test_images(strong))
+    assert not decision.promoted
+    assert "This model learned from 90 of the 90 test images itself" in decision.reason
+    assert "data.checks.exact_duplicates=drop" in decision.reason
+    assert "started from" not in decision.reason
+    assert decision.p_value < 0.05
+
+
+def test_a_champion_that_learned_from_the_test_images_is_said_to_be_flattered(store, weak, strong):
     do(strong, **learned_from_its_test_images(strong))
+    store.set_registered_model_alias("colours", "champion", "1")
     decision = do(weak)
     assert not decision.promoted
-    assert "version 3) learned from 90 of the 90 test images" in decision.reason
+    assert "version 1) learned from 90 of the 90 test images" in decision.reason
     assert "this refusal says little" in decision.reason
 
 
+@pytest.mark.parametrize("behind", ["backbone_sha256", "teacher_sha256"])
 def test_what_goes_on_from_a_version_that_learned_from_the_test_images_is_refused(
-    store, weak, strong
+    store, weak, strong, behind
 ):
     do(weak, **learned_from_its_test_images(weak))
-    onward = strong.model.model_copy(update={"backbone_sha256": weak.model.sha256})
+    store.set_registered_model_alias("colours", "champion", "1")
+    onward = strong.model.model_copy(update={behind: weak.model.sha256})
     decision = do(strong, model=onward)
     assert not decision.promoted
     assert "started from a version that learned from 90 of the 90 test images" in decision.reason
@@ -245,6 +261,7 @@ def test_what_goes_on_from_a_version_that_learned_from_the_test_images_is_refuse
     listed = read_learned(store.get_model_version("colours", "2"))
     own = learned_images(strong.prepared)
     assert set(own) < set(listed)  # what it goes on from counts for what goes on from it
+    assert tag(store, 2, "graft.teacher_sha256") == onward.teacher_sha256
     assert count_seen(listed, read_index(strong.prepared.test.index)) == 90
     assert count_seen(own, read_index(strong.prepared.test.index)) == 0
 
@@ -263,7 +280,10 @@ def test_a_test_set_that_is_another_than_the_champions_is_said(store, weak, stro
     assert decision.champion_accuracy == weak.report.accuracy
 
 
-def test_floors_and_limits_hold_for_the_first_version_too_and_all_are_told(store, strong):
+def test_floors_and_limits_hold_for_the_first_version_too_and_all_are_told(
+    store, strong, monkeypatch
+):
+    monkeypatch.delattr(contest, "score_as_served")  # its report has the figures already
     bounds = {
         "floors": {"accuracy": 1.01, "recall[blue]": 0.5, "recall[grey]": 0.5},
         "limits": {"size_mib": 0.001},
