@@ -27,18 +27,37 @@ PORT = 443
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+GIVEN_OUT = ipaddress.IPv6Network("2000::/3")
+# of IANA's special-purpose registries, what ipaddress calls global or not by Python's version
+SPECIAL = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # IETF protocol assignments
+        "192.88.99.0/24",  # relays of 6to4
+        "2001::/23",  # IETF protocol assignments: Teredo, ORCHID, benchmarks
+        "3fff::/20",  # documentation, as 2001:db8::/32
+    )
+)
+
 
 class NotFetched(Exception):  # noqa: N818 - an answer to the client
     """An address that gives no image; ``str(error)`` says why."""
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address is one of the public internet, also one wrapped in an IPv6 one."""
+    """Tell whether an address is one of the public internet, also one wrapped in an IPv6 one.
+
+    IPv6 is given out from 2000::/3 alone (IANA, RFC 4291); whatever else there is stays on a site or
+    a machine, unless it wraps an IPv4 address, which then counts.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         wrapped = address.ipv4_mapped or address.sixtofour or _translated(address)
         if wrapped is not None:
             return is_public(wrapped)
-    return address.is_global and not address.is_multicast
+        if address not in GIVEN_OUT:
+            return False
+    special = any(address in network for network in SPECIAL)  # False for the other family's
+    return address.is_global and not address.is_multicast and not special
 
 
 def _translated(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

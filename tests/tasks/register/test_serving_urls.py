@@ -165,6 +165,34 @@ def test_a_host_that_nobody_knows_or_that_does_not_listen_is_said(pem):
         ("2002:7f00:1::", False),  # 6to4 of 127.0.0.1
         ("64:ff9b::a9fe:a9fe", False),  # NAT64 of 169.254.169.254
         ("64:ff9b::5db8:d70e", True),
+        ("2002:5db8:d70e::1", True),  # 6to4 of 93.184.215.14
+        ("64:ff9b:1::5db8:d70e", False),  # NAT64 of a site's own
+        ("::7f00:1", False),  # IPv4-compatible, of old
+        ("::5db8:d70e", False),
+        ("::ffff:0:7f00:1", False),  # SIIT's
+        ("::ffff:0:5db8:d70e", False),
+        ("fec0::1", False),  # site-local, of old
+        ("5f00::1", False),  # SRv6
+        ("4000::1", False),  # nobody's yet
+        ("100::1", False),  # discarded
+        ("1fff:ffff::1", False),
+        ("2001:db8::1", False),  # documentation
+        ("3fff:1::1", False),
+        ("3fff:1000::1", True),
+        ("2001::5db8:d70e", False),  # Teredo
+        ("2001:10::1", False),  # ORCHID
+        ("2001:20::1", False),
+        ("2001:2::1", False),  # benchmarks
+        ("2001:1ff:ffff::1", False),
+        ("2001:200::1", True),
+        ("2a00:1450:4001:829::2004", True),
+        ("192.0.0.8", False),
+        ("192.0.0.170", False),
+        ("192.0.2.1", False),
+        ("192.88.99.1", False),
+        ("198.18.0.1", False),
+        ("203.0.113.7", False),
+        ("::ffff:192.0.0.8", False),
     ],
 )
 def test_which_addresses_are_public(address, public):
