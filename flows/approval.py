@@ -21,8 +21,11 @@ from pydantic import Field
 
 from flows.console import ready_logs
 from tasks.register import approval as registry
+from tasks.register.facts import user_name
+from tasks.register.history import LONGEST_NAME
 from tasks.retry import with_retries
 from tasks.values import PromotionDecision
+from tasks.words import printable
 
 DEPLOYMENT = "approval/approval"
 ASKING = "approve models:/"
@@ -33,9 +36,12 @@ log = logging.getLogger(__name__)
 
 
 class Verdict(RunInput):
-    """What the form in Prefect's pages asks."""
+    """What the form in Prefect's pages asks; the server takes no form without a name."""
 
     approve: bool = Field(description="Make the version champion.")
+    name: str = Field(
+        description="Who decides, for the history.", pattern=r"\S", max_length=LONGEST_NAME
+    )
     reason: str = Field("", description="Why, for the history.")
 
 
@@ -43,8 +49,9 @@ class Verdict(RunInput):
 def approval(model: str, version: int) -> PromotionDecision:
     """Wait, suspended, for a person's verdict on a version, and put it into effect.
 
-    Returns at once where the version does not wait: ``graft approve`` was quicker. Raises
-    ``TrackingError`` as ``tasks.register.approval`` does.
+    Recorded under the name that was typed: the worker's user decides nothing. Returns at once where
+    the version does not wait: ``graft approve`` was quicker. Raises ``TrackingError`` as
+    ``tasks.register.approval`` does.
     """
     ready_logs()
     decision = with_retries(registry.standing, model, str(version))
@@ -53,7 +60,7 @@ def approval(model: str, version: int) -> PromotionDecision:
     form = Verdict.with_initial_data(description=_question(decision), approve=False)
     verdict = suspend_flow_run(wait_for_input=form, timeout=SECONDS)
     settle = registry.approve if verdict.approve else registry.reject
-    return with_retries(settle, model, str(version), verdict.reason)
+    return with_retries(settle, model, str(version), verdict.reason, verdict.name)
 
 
 def _question(decision: PromotionDecision) -> str:
@@ -80,7 +87,8 @@ def ask(decision: PromotionDecision) -> None:
 
 def answer(decision: PromotionDecision, reason: str) -> int:
     """Resume the flow runs that wait for a verdict that is in effect; return how many did."""
-    told = {"approve": decision.promoted, "reason": reason}
+    name = printable(user_name())[:LONGEST_NAME]
+    told = {"approve": decision.promoted, "name": name, "reason": reason}
     asked = [run for run in _suspended() if _is_about(run, decision)]
     for run in asked:
         resume_flow_run(run.id, run_input=told)

@@ -36,7 +36,7 @@ def _approve(name: str, version: str, reason: str, reject: bool) -> Answer:
 
     settle = approval.reject if reject else approval.approve
     decision = settle(name, version, reason)
-    told = _tell_prefect(decision, reason)
+    told = tell_prefect(decision, reason)
     said = "rejected" if reject else "champion"
     facts = [(said, f"version {decision.version} of {name}"), ("gate", decision.reason)]
     if told:
@@ -44,7 +44,7 @@ def _approve(name: str, version: str, reason: str, reject: bool) -> Answer:
     return Answer({"decision": decision.model_dump(mode="json"), "resumed": told}, facts)
 
 
-def _tell_prefect(decision: PromotionDecision, reason: str) -> int:
+def tell_prefect(decision: PromotionDecision, reason: str) -> int:
     """Resume what waits at the Prefect server that the user named, if one is named."""
     from flows.server import server_is_named
 

@@ -9,6 +9,7 @@ import typer
 from flows.answer import Answer, Cells, Rows
 from flows.arguments import Json
 from flows.printing import answer
+from tasks.words import printable
 
 if TYPE_CHECKING:
     from tasks.register.aliases import Aliases
@@ -16,11 +17,31 @@ if TYPE_CHECKING:
     from tasks.register.history import Event
     from tasks.register.moves import Moved
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
+
+def _text(value: str) -> str:
+    """Return what was typed; raises ``typer.BadParameter`` where no registry could keep it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise typer.BadParameter(f"{printable(value)} is no UTF-8.") from error
+    return value
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.", callback=_text)]
 Version = Annotated[
-    str, typer.Argument(metavar="VERSION", help="Its number, or an alias such as challenger.")
+    str,
+    typer.Argument(
+        metavar="VERSION", help="Its number, or an alias such as challenger.", callback=_text
+    ),
 ]
-Reason = Annotated[str, typer.Option(help="Why, for the history.")]
+Reason = Annotated[str, typer.Option(help="Why, for the history.", callback=_text)]
+GATE = {  # what became of the gate's decision, in words
+    "promoted": "promoted",
+    "refused": "refused",
+    "waiting": "passed, and waited for approval",
+    "approved": "passed, and approved",
+    "rejected": "passed, but rejected by a person",
+}
 
 
 def promote(name: Name, version: Version, reason: Reason = "", as_json: Json = False) -> None:
@@ -44,9 +65,13 @@ def diff(name: Name, first: Version, second: Version, as_json: Json = False) -> 
 
 
 def _promote(name: str, version: str, reason: str) -> Answer:
+    from flows.approve_cli import tell_prefect
     from tasks.register import moves
 
-    return _moved(moves.promote(name, version, reason), reason)
+    moved = moves.promote(name, version, reason)
+    if moved.verdict == "waiting" and moved.decision is not None:
+        tell_prefect(moved.decision, reason)
+    return _moved(moved, reason)
 
 
 def _rollback(name: str, reason: str) -> Answer:
@@ -64,11 +89,12 @@ def _moved(moved: Moved, reason: str) -> Answer:
         "before": moved.before,
         "aliases": _aliases(moved.aliases),
         "decision": None if decision is None else decision.model_dump(mode="json"),
+        "verdict": moved.verdict,
         "reason": reason,
     }
     gate = "no decision of graft's stands on it"
-    if decision is not None:
-        gate = f"{'promoted' if decision.promoted else 'refused'}: {decision.reason}"
+    if decision is not None and moved.verdict is not None:
+        gate = f"{GATE[moved.verdict]}: {decision.reason}"
     facts = [
         ("champion", f"version {moved.version} of {moved.name}"),
         ("before", "none" if moved.before is None else f"version {moved.before}"),
@@ -96,9 +122,11 @@ def _history(name: str) -> Answer:
 
 def _event_cells(event: Event) -> tuple[str, ...]:
     moves = (f"{alias} {_number(a)} → {_number(b)}" for alias, (a, b) in event.moves.items())
+    notes = ["as typed"] if event.typed else []
+    notes += [f"flow run {event.flow_run}"] if event.flow_run else []
     return (
         "not recorded" if event.when is None else f"{event.when:%Y-%m-%d %H:%M:%S}",
-        f"{event.who} (flow run {event.flow_run})" if event.flow_run else event.who,
+        f"{event.who} ({', '.join(notes)})" if notes else event.who,
         event.kind,
         _number(event.version),
         ", ".join(moves),

@@ -7,29 +7,28 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from tasks.artifacts import cache_folder, disk_errors, folder_atomic, write_atomic
 from tasks.config import RunConfig
-from tasks.errors import EvaluationError, TrackingError
+from tasks.errors import ConfigError, EvaluationError
 from tasks.evaluate.export_scores import ScoredExport, score_export
 from tasks.evaluate.exported import SPEC_FILE, ExportedFile, ExportSpec, Format, write_file
 from tasks.evaluationconfig import PromotionConfig
 from tasks.index import read_index
 from tasks.measures import Speed
-from tasks.register.client import connect, named_store, tracking_errors
+from tasks.register.client import connect, tracking_errors
 from tasks.register.contest import image_keys, learned_by
 from tasks.register.facts import graft_version
 from tasks.register.figures import figures
 from tasks.register.gate import Contender, Verdict, decide
 from tasks.register.paired import enough_draws
 from tasks.register.registry import find_version
+from tasks.register.stored_exports import store_export
 from tasks.register.versions import TEST_DIGEST
 from tasks.values import Certainty, PreparedDataset, RegisteredModel, Value
 
 EXPORT_FILE = "export.json"
-TAG = "graft.export."  # version tag, with the format: digest of the exported file
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +92,13 @@ def export_version(
         named = {"size_mib": _mib(written.path), **figures(scored.report)}
         verdict = _verdict(config, prepared, model, version, scored, named)
         report = _report(config.promotion, model, kind, written, scored, verdict, named)
-        with folder_atomic(target) as folder:
-            shutil.copyfile(written.path, folder / report.spec.file)
-            write_atomic(folder / SPEC_FILE, report.spec.model_dump_json(indent=2).encode())
-            write_atomic(folder / EXPORT_FILE, report.model_dump_json(indent=2).encode())
-            if register:
-                _register(client, version, report.spec, folder)
+        _publish(written.path, report, target)
+    if register:
+        try:
+            store_export(client, version, report.spec, target)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
     log.info("%s of %s is in %s", kind, model.uri, target)
     return report
 
@@ -196,19 +196,20 @@ def _spec(model: RegisteredModel, kind: Format, file: str, scored: ScoredExport)
     )
 
 
+def _publish(file: Path, report: ExportReport, target: Path) -> None:
+    """Write the folder ``target`` whole; raises ``ConfigError`` where another made it meanwhile."""
+    described = report.model_dump_json(indent=2).encode()
+    with folder_atomic(target) as folder:
+        shutil.copyfile(file, folder / report.spec.file)
+        write_atomic(folder / SPEC_FILE, report.spec.model_dump_json(indent=2).encode())
+        write_atomic(folder / EXPORT_FILE, described)
+    there = target / EXPORT_FILE
+    if not there.is_file() or there.read_bytes() != described:
+        raise ConfigError(
+            f"{target} was made by another process meanwhile, and is left as it is.\n"
+            "Name a new folder for the export."
+        )
+
+
 def _mib(path: Path) -> float:
     return path.stat().st_size / 2**20
-
-
-def _register(client: MlflowClient, version: ModelVersion, spec: ExportSpec, folder: Path) -> None:
-    """Put the folder with the run that made the version, and say so on the version."""
-    name, number = version.name, version.version
-    if not version.run_id:
-        raise TrackingError(
-            f"Version {number} of {name} was made by no run, which could take the file.\n"
-            "Export it without --register."
-        )
-    with tracking_errors(f"storing the export of {name} version {number}"):
-        with named_store():
-            client.log_artifacts(version.run_id, str(folder), f"exports/{spec.format}")
-        client.set_model_version_tag(name, number, f"{TAG}{spec.format}", spec.sha256)

@@ -16,11 +16,20 @@ from tasks.register.aliases import (
     return_champion,
 )
 from tasks.register.client import connect, tracking_errors
-from tasks.register.history import Event, line_of_champions, read_events, with_outside_moves
+from tasks.register.history import (
+    Event,
+    Kind,
+    line_of_champions,
+    read_events,
+    settled_aliases,
+    with_outside_moves,
+)
 from tasks.register.registry import find_model, find_version, version_numbers
 from tasks.register.verify import verify_version
 from tasks.register.versions import decision_on, settle
 from tasks.values import PromotionDecision
+
+VERDICTS: tuple[Kind, ...] = ("promoted", "refused", "waiting", "approved", "rejected")
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,8 @@ class Moved:
     version: int  # champion now
     before: int | None  # champion until now
     aliases: Aliases
-    decision: PromotionDecision | None  # what the gate had decided on the version
+    decision: PromotionDecision | None  # the gate's on the version, as it stands now
+    verdict: Kind | None  # what had become of that decision before
 
 
 @dataclass(frozen=True)
@@ -54,22 +64,34 @@ def promote(name: str, which: str, reason: str = "") -> Moved:
     with tracking_errors(f"promoting {name}"):
         version = pick(client, name, which)
         number = int(version.version)
-        before = read_aliases(find_model(client, name)).champion
-        decision = decision_on(version)
+        model = find_model(client, name)
+        before = read_aliases(model).champion
         if before == number:
             raise TrackingError(
                 f"Version {number} of {name} is champion already.\nNothing was changed."
             )
-        if decision is None:
+        if decision_on(version) is None:
             raise TrackingError(
                 f"No decision stands on version {number} of {name}: it is half-made, or not "
                 "graft's.\nWait until its run is done; what a dead run left, its next try removes."
             )
         verify_version(client, version)
-        move_champion(client, version, before, reason, kind="promoted by hand")
-        if decision.waiting:  # for a person, who has spoken
-            settle(client, version, decision, promoted=True)
-        return _moved(client, version, before)
+        move_champion(
+            client,
+            version,
+            before,
+            reason,
+            kind="promoted by hand",
+            then=lambda: _end_waiting(client, version),
+        )
+        return _moved(client, version, model)
+
+
+def _end_waiting(client: MlflowClient, version: ModelVersion) -> None:
+    """Let a version wait no longer for a person, who has spoken."""
+    decision = decision_on(client.get_model_version(version.name, version.version))
+    if decision is not None and decision.waiting:
+        settle(client, version, decision, promoted=True)
 
 
 def roll_back(name: str, reason: str = "") -> Moved:
@@ -95,7 +117,7 @@ def roll_back(name: str, reason: str = "") -> Moved:
         led_here = line[:-1] if line[-1:] == [aliases.champion] else line
         previous = below(led_here, target, there)
         return_champion(client, version, aliases.champion, previous, reason)
-        return _moved(client, version, aliases.champion)
+        return _moved(client, version, model)
 
 
 def _target(aliases: Aliases, line: list[int], there: set[int]) -> int | None:
@@ -107,9 +129,24 @@ def _target(aliases: Aliases, line: list[int], there: set[int]) -> int | None:
     return below(line, aliases.champion, there)
 
 
-def _moved(client: MlflowClient, version: ModelVersion, before: int | None) -> Moved:
-    aliases = read_aliases(find_model(client, version.name))
-    return Moved(version.name, int(version.version), before, aliases, decision_on(version))
+def _moved(client: MlflowClient, version: ModelVersion, model: RegisteredModel) -> Moved:
+    """Return what a move came to; ``model`` is as it was before."""
+    name, number = version.name, int(version.version)
+    before, aliases = read_aliases(model).champion, read_aliases(find_model(client, name))
+    decision = decision_on(client.get_model_version(name, version.version))
+    return Moved(name, number, before, aliases, decision, _verdict(model, number, decision))
+
+
+def _verdict(
+    model: RegisteredModel, number: int, decision: PromotionDecision | None
+) -> Kind | None:
+    """Return what became of the decision on a version; its tags know no rejection."""
+    for event in reversed(read_events(model)):
+        if event.version == number and event.kind in VERDICTS:
+            return event.kind
+    if decision is None:
+        return None
+    return "promoted" if decision.promoted else "refused"  # it has no history
 
 
 def story(name: str) -> Story:
@@ -117,7 +154,7 @@ def story(name: str) -> Story:
     client = connect(create=False)
     with tracking_errors(f"reading the history of {name}"):
         model: RegisteredModel = find_model(client, name)
-        events = with_outside_moves(read_events(model), model.aliases)
+        events = with_outside_moves(read_events(model), settled_aliases(model))
         return Story(name, read_aliases(model), tuple(events))
 
 

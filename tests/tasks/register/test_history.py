@@ -5,10 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from mlflow.entities.model_registry import RegisteredModel
 
 from tasks.register import history
 from tasks.register.aliases import below
-from tasks.register.history import Event, line_of_champions, read_events, with_outside_moves
+from tasks.register.history import (
+    Event,
+    Note,
+    compose,
+    line_of_champions,
+    read_events,
+    with_outside_moves,
+)
+from tasks.register.journal import turn
 
 BACK = "rolled back"
 
@@ -73,17 +82,17 @@ def kinds(events):
 
 def test_moves_that_nobody_recorded_are_told_between_those_that_were():
     first, second = moved(None, 1), moved(5, 6, previous=(None, 5))
-    told = with_outside_moves([first, second], {"champion": "6", "previous": "5"})
+    told = with_outside_moves([first, second], {"champion": 6, "previous": 5})
     assert kinds(told) == [
         ("promoted", {"champion": (None, 1)}),
         ("moved outside graft", {"champion": (1, 5)}),
         ("promoted", {"champion": (5, 6), "previous": (None, 5)}),
     ]
-    later = with_outside_moves([first], {"champion": "4"})
+    later = with_outside_moves([first], {"champion": 4})
     assert kinds(later)[1:] == [("moved outside graft", {"champion": (1, 4)})]
     gone = with_outside_moves([first], {})
     assert kinds(gone)[1:] == [("moved outside graft", {"champion": (1, None)})]
-    assert kinds(with_outside_moves([], {"champion": "2", "mine": "1"})) == [
+    assert kinds(with_outside_moves([], {"champion": 2, "mine": 1})) == [
         ("moved outside graft", {"champion": (None, 2)})
     ]
 
@@ -99,11 +108,15 @@ def test_events_are_read_in_the_order_they_were_written_in(store, monkeypatch, c
         def now(cls, tz=None):
             return ahead
 
+    def record(note):
+        with turn(store, "m") as mine:
+            mine.move({}, note)
+
     monkeypatch.setenv(history.FLOW_RUN, "0b2a")
     with monkeypatch.context() as patch:
         patch.setattr(history, "datetime", Ahead)
-        history.record(store, "m", "promoted", 1, "first", {"champion": (None, 1)})
-    history.record(store, "m", "promoted by hand", 2, "y" * 9000, {"champion": (1, 2)})
+        record(Note("promoted", 1, "first"))
+    record(Note("promoted by hand", 2, "y" * 9000))
     store.set_registered_model_tag("m", f"{history.EVENT}2000", "{}")
     first, second = read_events(store.get_registered_model("m"))
     assert (first.why, first.when, first.flow_run) == ("first", ahead, "0b2a")
@@ -112,3 +125,23 @@ def test_events_are_read_in_the_order_they_were_written_in(store, monkeypatch, c
     assert second.who
     assert f"{history.EVENT}2000 of m is no event of graft" in caplog.text
     assert max(map(len, store.get_registered_model("m").tags.values())) < 5000
+
+
+ODD = {
+    "no UTF-8": ("caf\udce9 \x1b[31m\x00", "caf\\udce9 \\x1b[31m\\x00"),
+    "lines": ("  one\r\ntwo\n", "one\ntwo"),
+    "quotes": ('"\\' * 4000, None),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_whatever_is_typed_can_be_kept(case):
+    typed, kept = ODD[case]
+    stamp, text = compose(RegisteredModel("m"), Note("approved", 1, typed, who=typed), {})
+    assert len(text.encode()) < 5000
+    event = Event.model_validate_json(text)
+    assert f"{event.when:%Y%m%dT%H%M%S.%fZ}" in stamp
+    assert event.typed
+    assert len(event.who) <= history.LONGEST_NAME
+    if kept is not None:
+        assert (event.who, event.why) == (kept, kept)

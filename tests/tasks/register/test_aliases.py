@@ -1,0 +1,116 @@
+"""Aliases that several move at once, and those that a version leaves which is taken back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from tasks.errors import TransientTrackingError
+from tasks.register.aliases import read_aliases, take_aliases_back
+from tasks.register.locks import locked
+from tasks.register.moves import promote, story
+from tasks.register.versions import write_decision
+from tasks.values import PromotionDecision
+
+HELD_SECONDS = 1.0  # long enough for whoever asks for no lock to be done
+
+
+@pytest.fixture
+def decide(store, publish, tiny_models) -> Callable[..., int]:
+    """Return what registers a version of ``m``, and puts a decision on it into effect."""
+
+    def make(champion: int | None, number: int | None = None, **change: object) -> int:
+        number = number or publish(store, "m", tiny_models[0])
+        facts = {"promoted": True, "reason": "r", "n": 9, "accuracy": 0.5, "alpha": 0.05}
+        decision = PromotionDecision(
+            model="m",
+            version=number,
+            uri=f"models:/m/{number}",
+            run_id="",
+            champion_version=champion,
+            **(facts | change),
+        )
+        write_decision(store, store.get_model_version("m", str(number)), decision)
+        return number
+
+    return make
+
+
+def aliases(store) -> tuple[int | None, ...]:
+    """Return champion, previous and challenger."""
+    return tuple(asdict(read_aliases(store.get_registered_model("m"))).values())
+
+
+def kinds() -> list[str]:
+    return [event.kind for event in story("m").events]
+
+
+@contextmanager
+def at_once(client, *acts: Callable[[], Any]) -> Iterator[list[Future]]:
+    """Let ``acts`` all come to the lock while it is held; none may get by it."""
+    with ThreadPoolExecutor(len(acts)) as pool:
+        with locked(client, "m"):
+            doing = [pool.submit(act) for act in acts]
+            time.sleep(HELD_SECONDS)
+            assert not [one for one in doing if one.done()]
+        yield doing
+
+
+def test_of_two_refused_at_once_the_newer_is_challenger_and_both_are_told(
+    store, decide, publish, tiny_models
+):
+    decide(None)
+    numbers = [publish(store, "m", tiny_models[0]) for _ in range(2)]
+    acts = [lambda n=n: decide(1, n, promoted=False) for n in numbers]
+    with at_once(store, *acts) as doing:
+        assert {one.result() for one in doing} == {2, 3}
+    assert aliases(store) == (1, None, 3)
+    assert kinds() == ["promoted", "refused", "refused"]
+
+
+def test_a_decision_against_a_champion_of_before_is_not_put_into_effect(store, decide):
+    decide(None)
+    decide(1)
+    before = store.get_registered_model("m")
+    with pytest.raises(TransientTrackingError, match="Champion of m is version 2 by now"):
+        decide(1, promoted=False, waiting=True)
+    after = store.get_registered_model("m")
+    assert (after.aliases, after.tags) == (before.aliases, before.tags)
+
+
+def take_back(store, number: int, before: int) -> None:
+    take_aliases_back(store, store.get_model_version("m", str(number)), before)
+    store.delete_model_version("m", str(number))
+
+
+def test_previous_is_what_it_was_and_not_what_it_might_have_been(store, decide):
+    for champion in (None, 1, 2):
+        decide(champion)
+    store.set_registered_model_alias("m", "previous", "1")  # as in MLflow's UI
+    decide(3)
+    assert aliases(store) == (4, 3, None)
+    take_back(store, 4, 3)
+    assert aliases(store) == (3, 1, None)
+    assert kinds().count("moved outside graft") == 1
+
+
+def test_what_is_taken_back_from_below_the_champion_is_previous_no_more(store, decide):
+    for champion in (None, 1, 2):
+        decide(champion)
+    assert aliases(store) == (3, 2, None)
+    take_back(store, 2, 1)
+    assert aliases(store) == (3, 1, None)
+    assert "moved outside graft" not in kinds()
+
+
+def test_a_reason_that_is_no_utf_8_is_kept_as_it_can_be(store, decide):
+    decide(None)
+    decide(1, promoted=False)
+    moved = promote("m", "2", "caf\udce9")
+    assert (moved.version, story("m").events[-1].why) == (2, "caf\\udce9")
