@@ -61,6 +61,20 @@ def top_folder(folder: Path) -> Path:
     return inner if subfolders(inner) else folder
 
 
+def find_images(root: Path) -> tuple[list[str], list[str]]:
+    """Return the images at any depth under ``root``, sorted, and what is none by its name.
+
+    Paths are relative, with forward slashes; links are not followed. Raises ``OSError``.
+    """
+    images: list[str] = []
+    ignored: list[str] = []
+    for entry in _walk(root):
+        path = PurePosixPath(entry.path).relative_to(root).as_posix()
+        is_image = entry.is_file(follow_symlinks=False) and _names_image(entry.name)
+        (images if is_image else ignored).append(path)
+    return sorted(images), sorted(ignored)
+
+
 def subfolders(folder: Path) -> list[str]:
     """Return the names of the folders in ``folder``, sorted; links and hidden ones are none."""
     return [entry.name for entry in _visible(folder) if entry.is_dir(follow_symlinks=False)]

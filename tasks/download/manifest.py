@@ -62,16 +62,16 @@ def read_manifest(path: Path, config: DataConfig, bounds: Path | None) -> Listin
     split, paths that name no file (all of them), and a path with two labels; ``ConfigError`` where
     ``config`` names splits and there is no column.
     """
-    table = _read_table(path)
-    paths = _texts(table, config.path_column, path)
-    labels = _labels(table, config, path)
+    table = read_table(path)
+    paths = column_texts(table, config.path_column, path)
+    labels = column_labels(table, config, path)
     splits = _splits(table, config, path)
     groups = _groups(table, config, path)
     slices = _slices(table, config, path)
     root = (bounds or path.parent).resolve()
-    placed = _place(paths, path, root, inside=bounds is not None)
+    placed = place_paths(paths, path, root, inside=bounds is not None)
     rows = zip(placed, labels, splits, groups, slices, strict=True)
-    return Listing(root, _unique([ListedImage(*row) for row in rows], path), (), 0)
+    return Listing(root, unique_images([ListedImage(*row) for row in rows], path), (), 0)
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -79,7 +79,8 @@ def _tables(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV or Parquet manifest as it stands; raises ``DataError``."""
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -123,7 +124,7 @@ def _column(table: pd.DataFrame, name: str, path: Path) -> pd.Series:
     return table.iloc[:, columns.index(name)]
 
 
-def _texts(table: pd.DataFrame, name: str, path: Path, empty: str | None = None) -> list[str]:
+def column_texts(table: pd.DataFrame, name: str, path: Path, empty: str | None = None) -> list[str]:
     """Return a column as strings, whole floats as integers.
 
     An empty cell becomes ``empty``, and is refused where that is None.
@@ -154,10 +155,13 @@ def _text(cell: object, name: str, path: Path) -> str:
     )
 
 
-def _labels(table: pd.DataFrame, config: DataConfig, path: Path) -> list[str | tuple[str, ...]]:
+def column_labels(
+    table: pd.DataFrame, config: DataConfig, path: Path
+) -> list[str | tuple[str, ...]]:
+    """Return each row's label, or with ``data.multi_label`` all of them, sorted."""
     if not config.multi_label:
-        return [label.strip() for label in _texts(table, config.label_column, path)]
-    cells = _texts(table, config.label_column, path, empty="")
+        return [label.strip() for label in column_texts(table, config.label_column, path)]
+    cells = column_texts(table, config.label_column, path, empty="")
     parts = ({part.strip() for part in cell.split(config.label_separator)} for cell in cells)
     return [tuple(sorted(labels - {""})) for labels in parts]
 
@@ -168,7 +172,7 @@ def _splits(table: pd.DataFrame, config: DataConfig, path: Path) -> list[str]:
         if named_splits(config):
             raise ConfigError("data.train, val and test name values of data.split_column: give it.")
         return [""] * len(table)
-    cells = [cell.strip() for cell in _texts(table, column, path)]
+    cells = [cell.strip() for cell in column_texts(table, column, path)]
     values = sorted(set(cells))
     where = f"Column {column!r} of {printable(path)}"
     known = assign_splits(config, values, where)
@@ -185,11 +189,11 @@ def _groups(table: pd.DataFrame, config: DataConfig, path: Path) -> list[str]:
     column = _chosen(config.group_column, "group", table, config)
     if column is None:
         return [""] * len(table)
-    return [cell.strip() for cell in _texts(table, column, path, empty="")]
+    return [cell.strip() for cell in column_texts(table, column, path, empty="")]
 
 
 def _slices(table: pd.DataFrame, config: DataConfig, path: Path) -> list[tuple[str, ...]]:
-    columns = (_texts(table, name, path, empty="") for name in config.slice_columns)
+    columns = (column_texts(table, name, path, empty="") for name in config.slice_columns)
     values = [[cell.strip() for cell in cells] for cells in columns]
     return list(zip(*values, strict=True)) if values else [()] * len(table)
 
@@ -202,7 +206,7 @@ def _chosen(named: str | None, usual: str, table: pd.DataFrame, config: DataConf
     return usual if usual in map(str, table.columns) and usual not in taken else None
 
 
-def _place(paths: list[str], manifest: Path, root: Path, inside: bool) -> list[str]:
+def place_paths(paths: list[str], manifest: Path, root: Path, inside: bool) -> list[str]:
     """Return each path relative to ``root`` where it lies in it, else absolute."""
     start = manifest.parent.resolve()
     full = [os.path.normpath(start / path) for path in paths]
@@ -233,7 +237,7 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _unique(images: list[ListedImage], manifest: Path) -> tuple[ListedImage, ...]:
+def unique_images(images: list[ListedImage], manifest: Path) -> tuple[ListedImage, ...]:
     """Sort, and drop rows given twice; refuse an image of two labels, splits, groups or slices."""
     unique = sorted(set(images))
     torn = [b.path for a, b in pairwise(unique) if a.path == b.path]

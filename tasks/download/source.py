@@ -62,7 +62,7 @@ def download(config: DataConfig, cache: Path) -> RawDataset:
 
 
 def _download(config: DataConfig, cache: Path) -> RawDataset:
-    origin = _origin(config, cache)
+    origin = locate(config, cache)
     _check_name(origin.path)
     if origin.sealed is None:
         return _index(_read(origin, config), config, cache, key=None)
@@ -92,7 +92,8 @@ def _check_name(path: Path) -> None:
         ) from fault
 
 
-def _origin(config: DataConfig, cache: Path) -> Origin:
+def locate(config: DataConfig, cache: Path) -> Origin:
+    """Fetch and unpack what ``config`` names; nothing of it is read yet."""
     if config.kind in ("digits", "cifar10"):
         make = digits_folder if config.kind == "digits" else cifar10_folder
         folder = make(config, cache)
@@ -135,7 +136,7 @@ def _read(origin: Origin, config: DataConfig) -> Listing:
 def _index(listing: Listing, config: DataConfig, cache: Path, key: str | None) -> RawDataset:
     """Hash every image, write index and facts, and return the facts."""
     classes = classes_of(listing)
-    records = _records(listing, classes)
+    records = hashed_records(listing, classes)
     digest = digest_records(classes, records)
     folder = cache / "raw" / (key or sha256_parts(FORMAT, str(listing.root), digest))
     facts = RawDataset(
@@ -155,7 +156,8 @@ def _index(listing: Listing, config: DataConfig, cache: Path, key: str | None) -
     return facts
 
 
-def _records(listing: Listing, classes: tuple[str, ...]) -> list[ImageRecord]:
+def hashed_records(listing: Listing, classes: tuple[str, ...]) -> list[ImageRecord]:
+    """Hash every image of ``listing``; raises ``DataError`` that names those it cannot read."""
     number = {name: position for position, name in enumerate(classes)}
     paths = [listing.root / image.path for image in listing.images]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

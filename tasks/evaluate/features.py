@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,23 +28,41 @@ def head_inputs(
 
     In float32 on every device: what tells one image from another may be less than bfloat16 shows.
 
-    Maps before a convolution are averaged over their places, tokens before a linear layer over
-    their positions. Raises ``EvaluationError`` when one of them is no finite number.
+    Pooled as ``captured`` says. Raises ``EvaluationError`` when one of them is no finite number.
     """
-    kept: list[Tensor] = []
-    layer = network.get_submodule(head)
-    hook = layer.register_forward_pre_hook(
-        lambda module, given: kept.append(_pooled(module, given[0]).cpu())
-    )
     device = next(network.parameters()).device
     network.eval()
+    with captured(network, head) as kept, torch.inference_mode():
+        for images_bhwc, _ in packed.batches(rows_n, batch_size, device):
+            network(eval_view(images_bhwc, spec))
+    return finite(torch.cat(kept))
+
+
+@contextmanager
+def captured(
+    network: nn.Module, head: str, wanted_n: npt.NDArray[np.bool_] | None = None
+) -> Iterator[list[Tensor]]:
+    """Collect, on the CPU, what the layer called ``head`` is given in the block, pooled: (b, d).
+
+    Maps before a convolution are averaged over their places, tokens before a linear layer over
+    their positions. ``wanted_n`` says of each image in turn whether its features are kept: memory
+    is that of those alone.
+    """
+    kept: list[Tensor] = []
+    seen = 0
+
+    def take(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        rows = slice(seen, seen + len(given[0]))
+        seen = rows.stop
+        wanted = slice(None) if wanted_n is None else torch.from_numpy(wanted_n[rows])
+        kept.append(_pooled(module, given[0])[wanted].cpu())
+
+    hook = network.get_submodule(head).register_forward_pre_hook(take)
     try:
-        with torch.inference_mode():
-            for images_bhwc, _ in packed.batches(rows_n, batch_size, device):
-                network(eval_view(images_bhwc, spec))
+        yield kept
     finally:
         hook.remove()
-    return _finite(torch.cat(kept))
 
 
 def _pooled(head: nn.Module, inputs: Tensor) -> Tensor:
@@ -50,10 +71,11 @@ def _pooled(head: nn.Module, inputs: Tensor) -> Tensor:
     return inputs if inputs.ndim == 2 else inputs.flatten(1, -2).mean(dim=1)  # (b, …, d)
 
 
-def _finite(features_nd: Tensor) -> npt.NDArray[np.float32]:
+def finite(features_nd: Tensor) -> npt.NDArray[np.float32]:
+    """Return features as an array; raises ``EvaluationError`` for what is no finite number."""
     if not features_nd.isfinite().all():
         raise EvaluationError(
-            "The pretrained network's features are not all finite numbers.\n"
+            "The network's features are not all finite numbers.\n"
             "Take other weights, or check preprocess.mean and preprocess.std."
         )
     array: npt.NDArray[np.float32] = features_nd.numpy()

@@ -234,7 +234,7 @@ def load_prepared(folder: Path) -> PreparedDataset | None:
     """
     try:
         stored = PreparedDataset.model_validate_json((folder / MANIFEST).read_bytes())
-        splits = [_located(split, folder) for split in (stored.train, stored.val, stored.test)]
+        splits = [located(split, folder) for split in (stored.train, stored.val, stored.test)]
     except (OSError, ValueError):
         return None
     update = {"folder": folder} | {split.name: split for split in splits}
@@ -242,6 +242,7 @@ def load_prepared(folder: Path) -> PreparedDataset | None:
     return prepared if is_present(prepared) else None
 
 
-def _located(split: PackedSplit, folder: Path) -> PackedSplit:
+def located(split: PackedSplit, folder: Path) -> PackedSplit:
+    """Return ``split`` with its files in ``folder``."""
     files = {"images": split.images, "labels": split.labels, "index": split.index}
     return split.model_copy(update={key: folder / path.name for key, path in files.items()})

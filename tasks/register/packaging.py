@@ -22,6 +22,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
 
 import tasks
+from tasks.evaluate.reference import REFERENCE_FILE
 from tasks.preprocess.batches import PackedImages
 from tasks.pretrained.timm_networks import is_timm
 from tasks.register.classifier import (
@@ -51,6 +52,9 @@ NEEDED = (
     "torch",
     "torchvision",
 )
+
+KEPT_REFERENCE = f"artifacts/{REFERENCE_FILE}"
+REFERENCE = "graft.reference_digest"  # version tag: digest of that file
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +105,8 @@ def log_model(
             save_model(folder, facts, model.weights, spec, example_image(examples))
             if learned is not None:
                 (folder / LEARNED_FILE).write_bytes(learned)
+            if report.reference is not None:
+                shutil.copyfile(report.folder / REFERENCE_FILE, folder / KEPT_REFERENCE)
             files_digest = list_files(folder)
             client.log_model_artifacts(logged.model_id, str(folder))
             client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
