@@ -15,6 +15,8 @@ from flows.artifacts import publish
 from flows.candidate import Beginning, Candidate, begin, challenge, gone_on_error, trained
 from flows.console import ready_logs, screen
 from flows.inputs import images_held, pack_images, read_raw, say
+from flows.notify import tell_promotion
+from flows.outcome import note_failure
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
 from tasks.register.sameness import find_precedent
@@ -57,7 +59,12 @@ class Outcome(NamedTuple):
     decision: PromotionDecision
 
 
-@flow(name="retrain", flow_run_name="retrain {config.name}", validate_parameters=True)
+@flow(
+    name="retrain",
+    flow_run_name="retrain {config.name}",
+    validate_parameters=True,
+    on_failure=[note_failure],
+)
 def retrain(config: RunConfig, start: Starts = "both", force: bool = False) -> RetrainResult:
     """Do nothing where data, config and code are those of a registered version; else train.
 
@@ -137,6 +144,7 @@ def _carry_out(plan: Plan, raw: RawDataset, work: Work) -> Outcome:
         report, decision = challenge(chosen)
     screen.get().scored(report)
     publish(report, decision, chosen.tracker)
+    tell_promotion(decision)
     ask(decision)
     return Outcome(start, choice, decision)
 

@@ -181,6 +181,18 @@ def using(server: LocalServer | None) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def named_server() -> Iterator[None]:
+    """Speak to the server that the user's settings name; raises ``TrackingError`` without one."""
+    if not server_is_named():
+        raise TrackingError(
+            "This needs a Prefect server, and PREFECT_API_URL names none.\n"
+            "Type prefect server start, and export PREFECT_API_URL=http://127.0.0.1:4200/api."
+        )
+    with using(None):
+        yield
+
+
 def _check_named_server() -> None:
     from prefect.client.orchestration import get_client
 

@@ -9,6 +9,8 @@ from flows.artifacts import publish
 from flows.candidate import begin, challenge, trained
 from flows.console import ready_logs, screen
 from flows.inputs import images_held, read_raw
+from flows.notify import tell_promotion
+from flows.outcome import note_failure
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
 from tasks.register.tracking import open_run
@@ -19,6 +21,7 @@ from tasks.values import PromotionDecision
     name="transfer",
     flow_run_name="{config.name}: {config.model.architecture}, {config.strategy.kind}",
     validate_parameters=True,
+    on_failure=[note_failure],
 )
 def transfer(config: RunConfig) -> PromotionDecision:
     """Fine-tune a pretrained network on the images that ``config`` names and register it.
@@ -35,5 +38,6 @@ def transfer(config: RunConfig) -> PromotionDecision:
             report, decision = challenge(candidate)
     screen.get().scored(report)
     publish(report, decision, tracker)
+    tell_promotion(decision)
     ask(decision)
     return decision

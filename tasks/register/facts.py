@@ -25,6 +25,7 @@ from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE, MAX_PARAM_VAL_LENGT
 from tasks.config import DataConfig, RunConfig
 from tasks.public import HIDDEN, public_config, without_secrets
 from tasks.recipe import Section
+from tasks.register.processes import process_tags
 from tasks.values import EvaluationReport, FineTunedModel, PackedSplit, PreparedDataset
 
 GIT_SECONDS = 10
@@ -62,12 +63,13 @@ def _flat(prefix: str, section: Section) -> Iterator[tuple[str, str]]:
 
 
 def run_tags() -> dict[str, str]:
-    """Return who runs which code: user, program, graft's version, and the git commit if any."""
+    """Return who runs which code: user, program, graft's version, process, git commit if any."""
     return {
         MLFLOW_USER: user_name(),
         MLFLOW_SOURCE_NAME: Path(sys.argv[0]).name or "python",
         MLFLOW_SOURCE_TYPE: "LOCAL",
         "graft.version": graft_version(),
+        **process_tags(),
         **_git_tags(Path.cwd()),
     }
 
