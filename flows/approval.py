@@ -20,6 +20,7 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from flows.console import ready_logs
+from flows.notify import tell_promotion
 from tasks.register import approval as registry
 from tasks.register.facts import user_name
 from tasks.register.history import LONGEST_NAME
@@ -60,7 +61,9 @@ def approval(model: str, version: int) -> PromotionDecision:
     form = Verdict.with_initial_data(description=_question(decision), approve=False)
     verdict = suspend_flow_run(wait_for_input=form, timeout=SECONDS)
     settle = registry.approve if verdict.approve else registry.reject
-    return with_retries(settle, model, str(version), verdict.reason, verdict.name)
+    settled = with_retries(settle, model, str(version), verdict.reason, verdict.name)
+    tell_promotion(settled)
+    return settled
 
 
 def _question(decision: PromotionDecision) -> str:

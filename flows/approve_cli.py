@@ -9,6 +9,7 @@ import typer
 
 from flows.answer import Answer
 from flows.arguments import Json
+from flows.notify import tell_promotion
 from flows.printing import answer
 from flows.registry_cli import Name, Reason, Version
 
@@ -36,6 +37,7 @@ def _approve(name: str, version: str, reason: str, reject: bool) -> Answer:
 
     settle = approval.reject if reject else approval.approve
     decision = settle(name, version, reason)
+    tell_promotion(decision)
     told = tell_prefect(decision, reason)
     said = "rejected" if reject else "champion"
     facts = [(said, f"version {decision.version} of {name}"), ("gate", decision.reason)]

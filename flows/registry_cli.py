@@ -8,6 +8,7 @@ import typer
 
 from flows.answer import Answer, Cells, Rows
 from flows.arguments import Json
+from flows.notify import champion_moved
 from flows.printing import answer
 from tasks.words import printable
 
@@ -81,6 +82,7 @@ def _rollback(name: str, reason: str) -> Answer:
 
 
 def _moved(moved: Moved, reason: str) -> Answer:
+    champion_moved(moved.name, moved.version, moved.before, reason)
     decision = moved.decision
     data: dict[str, Any] = {
         "model": moved.name,
