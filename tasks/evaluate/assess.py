@@ -10,7 +10,7 @@ from tasks.config import RunConfig
 from tasks.evaluate.calibration import fit_temperature, scaled
 from tasks.evaluate.corruptions import robustness
 from tasks.evaluate.curves import curves
-from tasks.evaluate.estimates import estimate, estimate_classes
+from tasks.evaluate.estimates import estimate, estimate_areas, estimate_classes
 from tasks.evaluate.explain import explain
 from tasks.evaluate.metrics import measure
 from tasks.evaluate.novelty import novelty, score_noise
@@ -74,12 +74,14 @@ def assess(subject: Subject, folder: Path) -> tuple[Scores, Parts]:
     repeat = (settings.bootstrap, settings.confidence, subject.config.seed)
     columns = subject.config.data.slice_columns
     records = read_index(prepared.test.index)
+    areas = estimate_areas(test, prepared.classes, *repeat)
     parts["estimates"] = (
         *estimate(test, *repeat),
         *estimate_classes(test, prepared.classes, *repeat),
+        *areas,
     )
     parts["slices"] = slice_table(test, records, columns, *repeat)
-    parts["curves"] = curves(test, prepared.classes)
+    parts["curves"] = curves(test, prepared.classes, areas)
     parts["reliability"] = () if test.multi_label else reliability(test)
     parts["corruptions"] = _corruptions(subject)
     parts["speed"] = timed(subject.config, subject.scorer, subject.model.weights)

@@ -33,7 +33,7 @@ class Tallies:
     @property
     def recall(self) -> Floats:
         """Share of a class's images that are found; NaN without any."""
-        return _ratio(self.hits, self.truth)
+        return ratio(self.hits, self.truth)
 
     @property
     def precision(self) -> Floats:
@@ -49,7 +49,7 @@ class Tallies:
     def specificity(self) -> Floats:
         """Share of the images not of a class that are not predicted so; NaN without any."""
         absent = self.total - self.truth
-        return _ratio(absent - self.predicted + self.hits, absent)
+        return ratio(absent - self.predicted + self.hits, absent)
 
     def _of_present(self, values_cb: Floats) -> Floats:
         return np.where(self.truth > 0, values_cb, np.nan)
@@ -111,42 +111,7 @@ def micro_f1(found: Tallies) -> Floats:
     return micro_b
 
 
-def mean_average_precision(scores: Scores) -> Figure:
-    """Mean over the classes in a test set of the average precision, without interpolation."""
-    rankings = [
-        _ranking(labels_n, given_n)
-        for labels_n, given_n in zip(scores.labels_n.T, scores.probabilities_nc.T, strict=True)
-    ]
-
-    def figure(counts_nb: Floats) -> Floats:
-        return mean_of_known(np.stack([ranking(counts_nb) for ranking in rankings]))
-
-    return figure
-
-
-def _ranking(labels_n: npt.NDArray[np.int64], given_n: npt.NDArray[np.float32]) -> Figure:
-    """Return the average precision of one class: the mean precision at its images.
-
-    Images of equal probability share a threshold, as in scikit-learn.
-    """
-    order_n = np.argsort(-given_n, kind="stable")
-    sorted_n = given_n[order_n]
-    ends = np.append(np.flatnonzero(np.diff(sorted_n)), len(sorted_n) - 1)
-    true_m = np.flatnonzero(labels_n[order_n])
-    end_m = ends[np.searchsorted(ends, true_m)]  # last image at the threshold of each true one
-    last_m = np.searchsorted(true_m, end_m, side="right") - 1  # the last true one there
-
-    def figure(counts_nb: Floats) -> Floats:
-        ranked_nb = counts_nb[order_n]
-        true_mb = ranked_nb[true_m]
-        seen_mb = np.cumsum(ranked_nb, axis=0)[end_m]
-        precision_mb = np.cumsum(true_mb, axis=0)[last_m] / np.maximum(seen_mb, 1)
-        return _ratio((true_mb * precision_mb).sum(axis=0), true_mb.sum(axis=0))
-
-    return figure
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
+def ratio(part: Floats, whole: Floats) -> Floats:
     """Divide; NaN where the whole is 0."""
     return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
@@ -154,4 +119,4 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 def mean_of_known(values: Floats) -> Floats:
     """Return the mean over the first axis of what is not NaN; NaN where all are."""
     known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0).astype(np.float64))
+    return ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0).astype(np.float64))

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from tasks.evaluate.class_figures import Floats, tallier
+from tasks.evaluate.areas import class_areas, rankings, work
+from tasks.evaluate.class_figures import Floats, mean_of_known, tallier
 from tasks.evaluate.resample import Counts, draw_counts, figure_names, once, weigher
 from tasks.evaluate.score import Scores
 from tasks.measures import Estimate
 
 log = logging.getLogger(__name__)
 
-RANKED = 2_000_000_000  # images x classes x resamples: average precision takes 20 s or so for them
+LONGEST = 100_000_000_000  # work of all resamples' areas: half a minute or so
+IN_TAIL = 5  # resamples beyond each end of an interval; of fewer it would be chance
 KEPT = 5_000_000  # classes x resamples: three figures of each class take 120 MB
 
 Weigh = Callable[[Counts], Mapping[str, Floats]]  # figures (..., b) of b weighted test sets
 
 
 def estimate(scores: Scores, resamples: int, confidence: float, seed: int) -> tuple[Estimate, ...]:
-    """Return every figure of ``figure_names`` with its interval.
+    """Return every figure of ``figure_names`` with its interval, but those of ``estimate_areas``.
 
     The interval holds the middle ``confidence`` of the figure over ``resamples`` resamples of the
     images; None without any. Resampled images are calibrated worse than the test set itself, so
-    that the interval of ``ece`` may lie above it. Of data with several labels, a mean average
-    precision that would take minutes has no interval, which the log says.
+    that the interval of ``ece`` may lie above it.
     """
-    n, classes = scores.probabilities_nc.shape
-    names = figure_names(scores)
-    slow = {"mean_average_precision"} & set(names) if n * classes * resamples > RANKED else set()
-    for name in slow:
-        log.warning("%s has no interval: %d images, %d classes take too long", name, n, classes)
-    weigh = weigher(scores, [name for name in names if name not in slow])
-    plain = {**weigh(once(n)), **weigher(scores, sorted(slow))(once(n))}
-    spread = intervals(weigh, n, resamples, confidence, seed)
-    found = (_estimate(name, plain[name], spread.get(name)) for name in names)
+    names = [name for name in figure_names(scores) if name != "mean_average_precision"]
+    return estimate_some(scores, names, resamples, confidence, seed)
+
+
+def estimate_some(
+    scores: Scores, names: Sequence[str], resamples: int, confidence: float, seed: int
+) -> tuple[Estimate, ...]:
+    """Return the named figures as ``estimate`` does; one that these scores have not is left out."""
+    n, weigh = len(scores.labels_n), weigher(scores, names)
+    plain, spread = weigh(once(n)), intervals(weigh, n, resamples, confidence, seed)
+    found = (_estimate(name, plain[name], spread.get(name), resamples) for name in names)
     return tuple(one for one in found if one is not None)
 
 
@@ -62,11 +65,60 @@ def estimate_classes(
         resamples = 0
     plain, spread = weigh(once(n)), intervals(weigh, n, resamples, confidence, seed)
     found = (
-        _estimate(f"{name}[{classes[k]}]", plain[name][row], _row(spread.get(name), row))
+        _estimate(f"{name}[{classes[k]}]", plain[name][row], _row(spread.get(name), row), resamples)
         for row, k in enumerate(present)
         for name in plain
     )
     return tuple(one for one in found if one is not None)
+
+
+def estimate_areas(
+    scores: Scores, classes: tuple[str, ...], resamples: int, confidence: float, seed: int
+) -> tuple[Estimate, ...]:
+    """Return ``roc_auc[CLASS]`` and ``average_precision[CLASS]``, and first the mean of each.
+
+    They are those of ``tasks.evaluate.areas``. A class that no image or every image has is left
+    out; a mean is over the classes of the test set or resample at hand that have the area. An image
+    drawn twice lifts the average precision of a small class, whose interval may lie above it. What
+    would take minutes has the interval of fewer resamples, or none, which the log says and
+    ``Estimate.resamples`` tells.
+    """
+    n, drawn = len(scores.labels_n), affordable(scores, resamples, confidence)
+    ranked = list(rankings(scores)) if drawn else rankings(scores)
+
+    def weigh(counts_bn: Counts) -> dict[str, Floats]:
+        roc_cb, precision_cb = class_areas(ranked, counts_bn.T)
+        means = {"mean_roc_auc": roc_cb, "mean_average_precision": precision_cb}
+        single = {"roc_auc": roc_cb, "average_precision": precision_cb}
+        return {name: mean_of_known(values_cb) for name, values_cb in means.items()} | single
+
+    plain, spread = weigh(once(n)), intervals(weigh, n, drawn, confidence, seed)
+    found = [
+        _estimate(name, plain[name], spread.get(name), drawn)
+        for name in ("mean_roc_auc", "mean_average_precision")
+    ]
+    found += [
+        _estimate(f"{name}[{classes[k]}]", plain[name][k], _row(spread.get(name), k), drawn)
+        for k in np.flatnonzero(~np.isnan(plain["roc_auc"][:, 0]))
+        for name in ("roc_auc", "average_precision")
+    ]
+    return tuple(one for one in found if one is not None)
+
+
+def affordable(scores: Scores, resamples: int, confidence: float) -> int:
+    """Return how many of ``resamples`` the areas can take in half a minute; 0 if too few."""
+    drawn = min(resamples, LONGEST // work(scores))
+    if drawn < min(resamples, round(2 * IN_TAIL / (1 - confidence))):
+        drawn = 0
+    if drawn < resamples:
+        log.warning(
+            "the intervals of ROC AUC and average precision are of %d resamples instead of %d: "
+            "%d images, %d classes take long",
+            drawn,
+            resamples,
+            *scores.probabilities_nc.shape,
+        )
+    return drawn
 
 
 def intervals(
@@ -94,11 +146,14 @@ def _row(interval: Floats | None, row: int) -> Floats | None:
     return None if interval is None else interval[:, row]
 
 
-def _estimate(name: str, value_1: Floats, interval_2: Floats | None) -> Estimate | None:
+def _estimate(
+    name: str, value_1: Floats, interval_2: Floats | None, resamples: int
+) -> Estimate | None:
     """Return the figure; None where there is none."""
     value = float(value_1[0])
     if np.isnan(value):
         return None
     if interval_2 is None or np.isnan(interval_2).any():
         return Estimate(name=name, value=value, low=None, high=None)
-    return Estimate(name=name, value=value, low=float(interval_2[0]), high=float(interval_2[1]))
+    low, high = (float(end) for end in interval_2)
+    return Estimate(name=name, value=value, low=low, high=high, resamples=resamples)

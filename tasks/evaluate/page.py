@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
-from tasks.evaluate import charts, page_parts, wording
+from tasks.evaluate import charts, page_parts, trust_words, wording
+from tasks.evaluate.seen_words import seen_words
 from tasks.evaluate.subject import Model, subject_facts
 from tasks.public import public_config
 from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset
@@ -64,6 +65,7 @@ def _content(
         "report": report,
         "facts": subject_facts(config, prepared, model, report),
         "figures": wording.whole_figures(report),
+        "resampling": page_parts.resampling(report),
         "calibration_error": None if ece is None else ece.value,
         "weakest_class": page_parts.weakest_class(report),
         "weakest_slice": page_parts.weakest_slice(report),
@@ -137,6 +139,10 @@ def _environment() -> Environment:
         "interval": wording.interval,
         "wording": wording.wording,
         "three": wording.decimals,
+        "seen_words": seen_words,
+        "calibration_words": trust_words.calibration_words,
+        "rejection_words": trust_words.rejection_words,
+        "novelty_words": trust_words.novelty_words,
     }
     return environment
 

@@ -20,7 +20,9 @@ from tasks.values import ClassReport, EvaluationReport, FineTunedModel
 MOST_IN_MATRIX = 50  # classes; beyond that a matrix is no longer read
 MOST_ROWS = 30  # of a table before the rest is folded away
 MOST_PAIRS = 20
+AREAS = ("mean_roc_auc", "mean_average_precision")
 FEW = 20  # images
+OF_CLASS = ("recall", "precision", "f1", "roc_auc", "average_precision")
 SIDE = 320  # px, of a picture on the page at most
 
 
@@ -29,7 +31,7 @@ class ClassRow:
     """One class with all that the report knows of it."""
 
     report: ClassReport
-    estimates: dict[str, Estimate]  # by recall, precision and f1, as far as there are any
+    estimates: dict[str, Estimate]  # by the figures of ``OF_CLASS``, as far as there are any
     curve: Curve | None
     counts: tuple[int, int, int, int] | None  # TN, FP, FN, TP; multi-label only
     colour: int | None  # of its curves, from 1
@@ -72,7 +74,7 @@ def class_rows(report: EvaluationReport) -> list[ClassRow]:
             report=one,
             estimates={
                 figure: estimates[key]
-                for figure in ("recall", "precision", "f1")
+                for figure in OF_CLASS
                 if (key := f"{figure}[{one.name}]") in estimates
             },
             curve=curves.get(one.name),
@@ -82,6 +84,20 @@ def class_rows(report: EvaluationReport) -> list[ClassRow]:
         for one, four in zip(report.classes, counts, strict=False)
     ]
     return rows if len(rows) <= MOST_ROWS else sorted(rows, key=lambda row: row.report.f1)
+
+
+def resampling(report: EvaluationReport) -> str:
+    """Return in words how many resamples intervals are of, and where fewer; "" without any."""
+    drawn = [one.resamples for one in report.estimates if one.resamples is not None]
+    if not drawn:
+        return ""
+    words = f"Intervals are of {max(drawn):,} bootstrap resamples of the test images"
+    few = [one.resamples or 0 for one in report.estimates if one.name in AREAS]
+    if not few or max(few) == max(drawn):
+        return f"{words}."
+    if max(few) == 0:
+        return f"{words}; ROC AUC and average precision have none, which would take minutes."
+    return f"{words}; of ROC AUC and average precision {max(few):,}, since more take minutes."
 
 
 def weakest_class(report: EvaluationReport) -> ClassReport | None:

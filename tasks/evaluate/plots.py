@@ -13,10 +13,12 @@ from tasks.artifacts import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 _MOST_CELLS_WITH_NUMBERS = 20  # classes; beyond that the numbers run into each other
 _MOST_ROWS_WITH_NUMBERS = 50
+_MOST_NAMES = 50  # classes; beyond that their names run into each other, and take half a minute
 _DPI = 120
 
 
@@ -50,16 +52,13 @@ def plot_confusion(
     """Write ``stem``.png and .svg; rows are the truth, shaded by share of the row."""
     counts_cc = np.array(confusion)
     shares_cc = counts_cc / np.maximum(counts_cc.sum(axis=1, keepdims=True), 1)
-    side = min(max(4.0, 0.55 * len(classes) + 2.0), 24.0)
+    widest = 24.0 if len(classes) <= _MOST_NAMES else 12.0
+    side = min(max(4.0, 0.55 * len(classes) + 2.0), widest)
     figure = new_figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(shares_cc, cmap="Blues", vmin=0, vmax=1)
-    ticks = range(len(classes))
-    names = [plain(name) for name in classes]
-    axes.set_xticks(ticks, names, rotation=90)
-    axes.set_yticks(ticks, names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    _name_rows(axes.xaxis, classes, "predicted", rotation=90)
+    _name_rows(axes.yaxis, classes, "true")
     axes.set_title("Confusion matrix, test set")
     if len(classes) <= _MOST_CELLS_WITH_NUMBERS:
         _write_counts(axes, counts_cc, shares_cc)
@@ -81,11 +80,21 @@ def plot_class_confusion(
     axes.imshow(shares_k22.reshape(-1, 4), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     kinds = ("true\nnegative", "false\npositive", "false\nnegative", "true\npositive")
     axes.set_xticks(range(4), kinds)
-    axes.set_yticks(range(len(classes)), [plain(name) for name in classes])
+    _name_rows(axes.yaxis, classes, "")
     axes.set_title("Each class by itself, test set")
     if len(classes) <= _MOST_ROWS_WITH_NUMBERS:
         _write_counts(axes, counts_k22.reshape(-1, 4), shares_k22.reshape(-1, 4))
     save_figure(figure, stem)
+
+
+def _name_rows(axis: Axis, classes: tuple[str, ...], what: str, rotation: int = 0) -> None:
+    """Name the rows or columns of a matrix by their classes, as far as names have room."""
+    if len(classes) <= _MOST_NAMES:
+        axis.set_ticks(range(len(classes)), [plain(name) for name in classes], rotation=rotation)
+        axis.set_label_text(what)
+    else:
+        axis.set_ticks([])
+        axis.set_label_text(f"{what} ({len(classes):,} classes in the report's order)".strip())
 
 
 def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
 from tasks.evaluate.page_parts import (
     corruption_rows,
     mean_corrupted,
+    resampling,
     slice_groups,
     undamaged,
 )
 from tasks.evaluate.tables import escape_markdown, markdown_table
+from tasks.evaluate.trust_words import calibration_words, novelty_words, rejection_words
 from tasks.evaluate.wording import (
     NOTHING,
     counted,
     decimals,
     interval,
     percent,
+    ranged,
     shown,
     whole_figures,
     wording,
 )
-from tasks.measures import Curve
+from tasks.measures import Estimate, Slice
 from tasks.values import ClassReport, EvaluationReport, PreparedDataset
 
 Row = tuple[str, ...]
+OF_CLASS = ("precision", "recall", "f1")
+OF_CURVE = ("roc_auc", "average_precision")
 OF_SLICE = ("balanced_accuracy", "macro_f1", "log_loss")  # beside the accuracy
 
 
@@ -32,24 +40,30 @@ def figure_lines(report: EvaluationReport) -> list[str]:
         (wording(one.name).label, shown(one.name, one.value), interval(one.name, one.low, one.high))
         for one in whole_figures(report)
     ]
-    return [*markdown_table([("figure", "value", "interval"), *rows]), ""]
+    drawn = resampling(report)
+    return [
+        *markdown_table([("figure", "value", "interval"), *rows]),
+        "",
+        *([drawn, ""] if drawn else []),
+    ]
 
 
 def class_lines(report: EvaluationReport) -> list[str]:
-    """Return a table of the classes; with several labels an image, with their counts."""
+    """Return a table of the classes with intervals; with several labels an image, with counts."""
+    known = {one.name: one for one in report.estimates}
     curves = {curve.name: curve for curve in report.curves}
     head: Row = ("class", "images", "precision", "recall", "F1")
-    rows = [_class_row(one) for one in report.classes]
+    rows = [_class_row(one, known) for one in report.classes]
     if curves:
         head += ("ROC AUC", "average precision")
         rows = [
-            (*row, *_areas(curves.get(one.name)))
+            (*row, *_figures(curves.get(one.name), OF_CURVE, one.name, known))
             for row, one in zip(rows, report.classes, strict=True)
         ]
     elif report.multi_label:
         head += ("average precision",)
         rows = [
-            (*row, decimals(one.average_precision))
+            (*row, *_figures(one, OF_CURVE[1:], one.name, known))
             for row, one in zip(rows, report.classes, strict=True)
         ]
     if report.class_confusion is not None:
@@ -61,14 +75,16 @@ def class_lines(report: EvaluationReport) -> list[str]:
     return [*markdown_table([head, *rows]), ""]
 
 
-def _class_row(one: ClassReport) -> Row:
-    return one.name, str(one.n), decimals(one.precision), decimals(one.recall), decimals(one.f1)
+def _class_row(one: ClassReport, known: Mapping[str, Estimate]) -> Row:
+    return (one.name, str(one.n), *_figures(one, OF_CLASS, one.name, known))
 
 
-def _areas(curve: Curve | None) -> Row:
-    if curve is None:
-        return NOTHING, NOTHING
-    return decimals(curve.roc_auc), decimals(curve.average_precision)
+def _figures(
+    part: object, names: Sequence[str], what: str, known: Mapping[str, Estimate]
+) -> Iterator[str]:
+    """Yield the named figures of a class, each with its interval if there is one."""
+    for name in names:
+        yield ranged(getattr(part, name, None), known.get(f"{name}[{what}]"), decimals)
 
 
 def slice_lines(report: EvaluationReport) -> list[str]:
@@ -82,7 +98,7 @@ def slice_lines(report: EvaluationReport) -> list[str]:
                 f"{one.n:,}",
                 percent(one.accuracy),
                 interval("accuracy", one.low, one.high),
-                *(shown(name, getattr(one, name)) for name in OF_SLICE),
+                *_slice_figures(one),
             )
             for one in slices
         ]
@@ -90,52 +106,20 @@ def slice_lines(report: EvaluationReport) -> list[str]:
     return lines
 
 
+def _slice_figures(one: Slice) -> Iterator[str]:
+    known = {estimate.name: estimate for estimate in one.estimates}
+    for name in OF_SLICE:
+        yield ranged(getattr(one, name), known.get(name), partial(shown, name))
+
+
 def trust_lines(report: EvaluationReport) -> list[str]:
-    """Return a sentence each on calibration, rejection and novelty."""
-    return [*_calibration(report), *_rejection(report), *_novelty(report)]
-
-
-def _calibration(report: EvaluationReport) -> list[str]:
-    fit = report.calibration
-    if fit is None:
-        return []
-    return [
-        f"Calibration: temperature {fit.temperature:.3f}, chosen on validation, where the "
-        f"calibration error went from {percent(fit.val_ece_before)} to {percent(fit.val_ece)} and "
-        f"the log loss from {fit.val_log_loss_before:.4f} to {fit.val_log_loss:.4f}.",
-        "",
-    ]
-
-
-def _rejection(report: EvaluationReport) -> list[str]:
-    found = report.rejection
-    if found is None:
-        return []
-    if found.threshold > 1:
-        return [
-            "Rejection: no confidence was shown on validation to keep the error rate among "
-            f"answered images at {percent(found.wanted_error)}; no image would be answered.",
-            "",
-        ]
-    return [
-        f"Rejection: answering only from a confidence of {found.threshold:.4f} on, chosen on "
-        f"validation for an error rate of {percent(found.wanted_error)}, "
-        f"{percent(found.test_coverage)} of the test images are answered and "
-        f"{percent(found.test_error)} of those are wrong.",
-        "",
-    ]
-
-
-def _novelty(report: EvaluationReport) -> list[str]:
-    found = report.novelty
-    if found is None:
-        return []
-    return [
-        f"Novelty: an energy above {found.threshold:.3f}, which {percent(found.kept)} of the "
-        f"validation images stay below, marks {percent(found.test_flagged)} of the test images and "
-        f"{percent(found.noise_flagged)} of noise images (AUROC {found.noise_auroc:.4f}).",
-        "",
-    ]
+    """Return a paragraph each on calibration, rejection and novelty."""
+    said = {
+        "Calibration": report.calibration and calibration_words(report.calibration),
+        "Rejection": report.rejection and rejection_words(report.rejection),
+        "Novelty": report.novelty and novelty_words(report.novelty),
+    }
+    return [line for what, words in said.items() if words for line in (f"{what}: {words}", "")]
 
 
 def robustness_lines(report: EvaluationReport) -> list[str]:

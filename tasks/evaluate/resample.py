@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tasks.evaluate.areas import mean_average_precision
 from tasks.evaluate.class_figures import (
     Figure,
     Floats,
@@ -14,7 +15,6 @@ from tasks.evaluate.class_figures import (
     balanced_accuracy,
     balanced_label_accuracy,
     macro_f1,
-    mean_average_precision,
     micro_f1,
     tallier,
 )

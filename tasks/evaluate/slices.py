@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import EvaluationError
-from tasks.evaluate.estimates import intervals
-from tasks.evaluate.resample import figures, once, weigher
+from tasks.evaluate.estimates import estimate_some
 from tasks.evaluate.score import Scores
 from tasks.index import ImageRecord
-from tasks.measures import Slice
+from tasks.measures import Estimate, Slice
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +32,11 @@ def slice_table(
 ) -> tuple[Slice, ...]:
     """Return a row for each value of each column of ``data.slice_columns``, most images first.
 
-    ``records`` are those of the images scored, in order; an empty cell is the value "". The
-    accuracy's interval is a percentile bootstrap within the slice: of a few images, all right, it
-    is 1 to 1. A mean over classes is over those in the slice. Of a column with more than 50 values
-    the log says what is left out. Raises ``EvaluationError`` for records of other columns.
+    ``records`` are those of the images scored, in order; an empty cell is the value "". Intervals
+    are percentile bootstraps within the slice: of a few images, all right, the accuracy's is 1
+    to 1. A mean over classes is over those in the slice or its resample. Of a column with more than
+    50 values the log says what is left out. Raises ``EvaluationError`` for records of other
+    columns.
     """
     if any(len(record.slices) != len(columns) for record in records):
         raise EvaluationError(
@@ -78,23 +77,21 @@ def _commonest(column: str, values: npt.NDArray[np.object_]) -> Iterator[str]:
 
 
 def _slice(column: str, value: str, part: Scores, repeat: tuple[int, float, int]) -> Slice:
-    n = len(part.labels_n)
-    plain = figures(part, FIGURES, once(n))
-    known = {name: float(value_1[0]) for name, value_1 in plain.items()}
-    interval_2 = intervals(weigher(part, ("accuracy",)), n, *repeat).get("accuracy", (None, None))
-    low, high = (None if end is None else float(end) for end in interval_2)
+    found = estimate_some(part, FIGURES, *repeat)
+    known = {one.name: one for one in found}
     return Slice(
         column=column,
         value=value,
-        n=n,
-        accuracy=known["accuracy"],
-        low=low,
-        high=high,
-        balanced_accuracy=_number(known["balanced_accuracy"]),
-        macro_f1=_number(known["macro_f1"]),
-        log_loss=known["log_loss"],
+        n=len(part.labels_n),
+        accuracy=known["accuracy"].value,
+        low=known["accuracy"].low,
+        high=known["accuracy"].high,
+        balanced_accuracy=_value(known.get("balanced_accuracy")),
+        macro_f1=_value(known.get("macro_f1")),
+        log_loss=known["log_loss"].value,
+        estimates=found,
     )
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _value(one: Estimate | None) -> float | None:
+    return None if one is None else one.value

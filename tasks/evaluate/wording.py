@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tasks.measures import Estimate
@@ -33,9 +34,16 @@ _WORDS = {
         "so wrongly.",
     ),
     "micro_f1": Wording("micro F1", "F1 over all labels of all images together."),
+    "mean_roc_auc": Wording(
+        "mean ROC AUC",
+        "Mean over the classes of the chance that an image of the class gets a higher probability "
+        "for it than one of another; 0.5 is chance.",
+    ),
     "mean_average_precision": Wording(
         "mean average precision",
-        "How well each label's probability puts the images that have it first; 1 is perfect.",
+        "Mean over the classes of how well each one's probability puts its images first; 1 is "
+        "perfect. Of small classes resampled test sets look better than the set itself: the "
+        "interval may lie above it.",
     ),
     "hamming_loss": Wording("Hamming loss", "Share of all labels that are wrong."),
     "log_loss": Wording(
@@ -90,6 +98,13 @@ def counted(n: int, unit: str) -> str:
 def interval(name: str, low: float | None, high: float | None) -> str:
     """Return an interval in words, or nothing where none was computed."""
     return "" if low is None or high is None else f"{shown(name, low)} to {shown(name, high)}"
+
+
+def ranged(value: float | None, one: Estimate | None, show: Callable[[float | None], str]) -> str:
+    """Return a figure as ``show`` writes it and, in brackets, its interval where there is one."""
+    if one is None or one.low is None:
+        return show(value)
+    return f"{show(value)} ({show(one.low)} to {show(one.high)})"
 
 
 def whole_figures(report: EvaluationReport) -> tuple[Estimate, ...]:

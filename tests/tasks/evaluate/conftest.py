@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -254,21 +254,33 @@ def model_of(
     )
 
 
+def slice_estimates(a: float) -> Iterator[Estimate]:
+    """Yield the figures of a slice of accuracy ``a``, each with an interval of its own width."""
+    figures = {"accuracy": a, "balanced_accuracy": a, "macro_f1": a, "log_loss": 0.4}
+    for k, (name, v) in enumerate(figures.items()):
+        wide = 0.05 + 0.01 * k
+        yield Estimate(name=name, value=v, low=v - wide, high=v + wide, resamples=1000)
+
+
 def whole_parts(folder: Path, scores: Scores, names: tuple[str, ...], words: str) -> dict:
     """Return every part of a report that a setting can ask for."""
     labels, p = scores.labels_n, scores.probabilities_nc
     truth_nc = labels if scores.multi_label else np.eye(len(names), dtype=int)[labels]
     listed = {"accuracy": scores.accuracy, "log_loss": scores.log_loss, "brier": 0.31, "ece": 0.041}
-    listed |= {f"{figure}[{name}]": 0.5 for name in names for figure in ("recall", "f1")}
+    listed |= {"mean_roc_auc": 0.953, "mean_average_precision": 0.875}
+    of_class = {"recall": 0.5, "f1": 0.5, "roc_auc": 0.95, "average_precision": 0.85}
+    listed |= {f"{figure}[{name}]": v for name in names for figure, v in of_class.items()}
     # a thousand classes share the curves of ten, which would take their time
     drawn = [curve_of(name, truth_nc[:, k], p[:, k]) for k, name in enumerate(names[:10])]
     parts = {
         "estimates": tuple(
-            Estimate(name=name, value=v, low=v - 0.02, high=v + 0.02) for name, v in listed.items()
+            Estimate(name=name, value=v, low=v - 0.02, high=v + 0.02, resamples=1000)
+            for name, v in listed.items()
         ),
         "slices": tuple(
             Slice(column=words, value=f"{words} {k}", n=50 * k, accuracy=a, low=a - 0.05,
-                  high=a + 0.05, balanced_accuracy=a, macro_f1=a, log_loss=0.4)
+                  high=a + 0.05, balanced_accuracy=a, macro_f1=a, log_loss=0.4,
+                  estimates=tuple(slice_estimates(a)))
             for k, a in ((1, 0.62), (2, 0.9))
         ),
         "curves": tuple(

@@ -94,7 +94,7 @@ def test_names_are_no_markup_and_no_front_matter(make_sample, read):
     sample = make_sample(names=HOSTILE, words="a\n---\nlicense: mit")
     card = read(model_card(*sample.parts()))
     assert card.data.license is None
-    assert len(card.data.eval_results) == 6
+    assert len(card.data.eval_results) == 8
     for markup in ("<script", "](http", "\n---", "__a__"):
         assert markup not in card.text
     assert "&lt;script&gt;" in card.text

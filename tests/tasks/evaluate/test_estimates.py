@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from tasks.evaluate import estimates
-from tasks.evaluate.estimates import estimate, estimate_classes
+from tasks.evaluate.estimates import estimate, estimate_areas, estimate_classes
 from tasks.evaluate.resample import figure_names, figures
 from tasks.evaluate.score import Scores
 from tasks.evaluate.slices import subset
@@ -31,11 +33,16 @@ def scipys_interval(statistic, n: int, resamples: int, seed: int) -> tuple[float
     return found.confidence_interval
 
 
+def whole_names(scores: Scores) -> list[str]:
+    return [name for name in figure_names(scores) if name != "mean_average_precision"]
+
+
 @pytest.mark.parametrize(("c", "multi_label"), [(2, False), (6, False), (5, True)])
 def test_each_interval_is_scipys(random_scores, c, multi_label):
     scores, resamples, seed = random_scores(70, c, multi_label), 120, 5
     got = estimate(scores, resamples, CONFIDENCE, seed)
-    assert [one.name for one in got] == list(figure_names(scores))
+    assert [one.name for one in got] == whole_names(scores)
+    assert {one.resamples for one in got} == {resamples}
     once = np.ones((1, 70), dtype=np.int64)
     for one in got:
         # the figure itself is checked against scikit-learn in test_resample.py
@@ -82,9 +89,15 @@ def test_the_seed_repeats_it(random_scores):
 def test_no_resamples_no_intervals(random_scores, multi_label):
     scores = random_scores(30, 3, multi_label)
     names = tuple("abc")
-    with_intervals = estimate(scores, 10, 0.95, 0) + estimate_classes(scores, names, 10, 0.95, 0)
-    without = estimate(scores, 0, 0.95, 0) + estimate_classes(scores, names, 0, 0.95, 0)
-    assert {(one.low, one.high) for one in without} == {(None, None)}
+    with_intervals, without = (
+        (
+            *estimate(scores, resamples, 0.95, 0),
+            *estimate_classes(scores, names, resamples, 0.95, 0),
+            *estimate_areas(scores, names, resamples, 0.95, 0),
+        )
+        for resamples in (10, 0)
+    )
+    assert {(one.low, one.high, one.resamples) for one in without} == {(None, None, None)}
     assert [(one.name, one.value) for one in without] == [
         (one.name, one.value) for one in with_intervals
     ]
@@ -144,22 +157,92 @@ def test_resamples_without_any_label_are_left_out(scores_of):
     p = np.full((6, 2), 0.1)
     p[0] = 0.9, 0.2
     got = values(scores_of(p, [[1, 0]] + [[0, 0]] * 5), resamples=200)
-    for name in ("macro_f1", "micro_f1", "balanced_accuracy", "mean_average_precision"):
+    for name in ("macro_f1", "micro_f1", "balanced_accuracy"):
         assert got[name][0] == 1.0, name
-    assert got["macro_f1"] == got["mean_average_precision"] == (1.0, 1.0, 1.0)
+    assert got["macro_f1"] == (1.0, 1.0, 1.0)
     assert got["micro_f1"] == (1.0, 0.0, 1.0)  # neither true nor predicted: 0
+    names = ("a", "b")
+    areas = estimate_areas(scores_of(p, [[1, 0]] + [[0, 0]] * 5), names, 200, CONFIDENCE, 0)
+    assert {one.name for one in areas} == {
+        *("mean_roc_auc", "roc_auc[a]"),
+        *("mean_average_precision", "average_precision[a]"),
+    }
+    assert {(one.value, one.low, one.high) for one in areas} == {(1.0, 1.0, 1.0)}
 
 
-def test_what_would_take_minutes_has_no_interval_and_says_so(random_scores, monkeypatch, caplog):
-    scores = random_scores(40, 3, multi_label=True)
-    whole = estimate(scores, 10, 0.95, 0)
-    monkeypatch.setattr(estimates, "RANKED", 40 * 3 * 10 - 1)
-    quick = estimate(scores, 10, 0.95, 0)
-    assert "mean_average_precision has no interval: 40 images, 3 classes" in caplog.text
-    assert [(one.name, one.value) for one in quick] == [(one.name, one.value) for one in whole]
-    for one, before in zip(quick, whole, strict=True):
-        slow = one.name == "mean_average_precision"
-        assert (one.low, one.high) == ((None, None) if slow else (before.low, before.high))
+def areas_oracle(scores: Scores) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what gives scikit-learn's ROC AUC and average precision (2, c) of resampled images."""
+    true_nc = scores.labels_n if scores.multi_label else np.eye(3, dtype=int)[scores.labels_n]
+
+    @functools.cache  # scipy draws the same resamples for each figure
+    def areas(images: tuple[int, ...]) -> np.ndarray:
+        pairs = zip(true_nc[list(images)].T, scores.probabilities_nc[list(images)].T, strict=True)
+        return np.transpose(
+            [(sk.roc_auc_score(y, q), sk.average_precision_score(y, q)) for y, q in pairs]
+        )
+
+    return lambda i: areas(tuple(i))
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_intervals_of_areas_are_scipys_of_scikit_learns(random_scores, multi_label):
+    scores, names, n = random_scores(60, 3, multi_label), ("a", "b", "c"), 60
+    got = {one.name: one for one in estimate_areas(scores, names, 40, CONFIDENCE, 4)}
+    oracle = areas_oracle(scores)
+    statistics = {
+        f"{name}[{what}]": lambda i, k=k, which=which: oracle(i)[which, k]
+        for which, name in enumerate(("roc_auc", "average_precision"))
+        for k, what in enumerate(names)
+    }
+    statistics["mean_roc_auc"] = lambda i: oracle(i)[0].mean()
+    statistics["mean_average_precision"] = lambda i: oracle(i)[1].mean()
+    assert got.keys() == statistics.keys()
+    for name, statistic in statistics.items():
+        one, (low, high) = got[name], scipys_interval(statistic, n, 40, 4)
+        assert one.value == pytest.approx(statistic(np.arange(n))), name
+        assert (one.low, one.high) == pytest.approx((low, high)), name
+        assert one.low < one.high
+        assert one.resamples == 40
+
+
+def test_the_auc_varies_as_delong_says(random_scores):
+    # DeLong, DeLong & Clarke-Pearson 1988: the variance of the AUC from its placements
+    scores = random_scores(1500, 2)
+    true, q = scores.labels_n == 0, scores.probabilities_nc[:, 0]
+    beats = (q[true][:, None] > q[~true]) + 0.5 * (q[true][:, None] == q[~true])
+    variance = sum(beats.mean(axis=axis).var(ddof=1) / beats.shape[1 - axis] for axis in (0, 1))
+    got = {one.name: one for one in estimate_areas(scores, ("a", "b"), 2000, CONFIDENCE, 0)}
+    one = got["roc_auc[a]"]
+    wide = 2 * stats.norm.isf((1 - CONFIDENCE) / 2) * np.sqrt(variance)
+    assert one.high - one.low == pytest.approx(wide, rel=0.07)
+
+
+def test_a_class_of_one_kind_only_has_no_areas(scores_of):
+    p = [[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [0.7, 0.2, 0.1]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        some = estimate_areas(scores_of(p, [0, 1, 0]), ("a", "b", "c"), 30, 0.95, 0)
+        bare = estimate_areas(scores_of(p, [0, 0, 0]), ("a", "b", "c"), 30, 0.95, 0)
+    assert {one.name.partition("[")[2] for one in some} == {"", "a]", "b]"}
+    assert [(one.name, one.value) for one in bare] == [("mean_average_precision", 1.0)]
+
+
+def test_areas_that_would_take_minutes_have_fewer_resamples(random_scores, monkeypatch, caplog):
+    scores, names = random_scores(40, 3), ("a", "b", "c")
+    one_resample = 40 * 3 + 100 * 40
+    whole = estimate_areas(scores, names, 60, CONFIDENCE, 0)
+    assert caplog.text == ""
+    monkeypatch.setattr(estimates, "LONGEST", one_resample * 101 - 1)
+    assert estimate_areas(scores, names, 300, CONFIDENCE, 0) == estimate_areas(
+        scores, names, 100, CONFIDENCE, 0
+    )
+    assert "are of 100 resamples instead of 300: 40 images, 3 classes" in caplog.text
+    assert estimate_areas(scores, names, 60, CONFIDENCE, 0) == whole
+    monkeypatch.setattr(estimates, "LONGEST", one_resample * 100 - 1)  # 5 beyond each end are less
+    bare = estimate_areas(scores, names, 300, CONFIDENCE, 0)
+    assert "are of 0 resamples instead of 300" in caplog.text
+    assert {(one.low, one.high, one.resamples) for one in bare} == {(None, None, None)}
+    assert [(one.name, one.value) for one in bare] == [(one.name, one.value) for one in whole]
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

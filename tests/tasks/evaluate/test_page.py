@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -75,6 +76,8 @@ def browser() -> Iterator[object]:
 
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("Chromium is missing, and CI must have it")
         pytest.skip("no Chromium is installed on this machine")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

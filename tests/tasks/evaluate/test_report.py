@@ -47,8 +47,12 @@ def test_every_part_is_in_it(make_sample):
     assert headings(text) == list(PARTS)
     for words in (
         "| accuracy | ",
-        "| site A 1 | 50 | 62.00% | 57.00% to 67.00% |",
-        "temperature 1.400",
+        "| site A 1 | 50 | 62.00% | 57.00% to 67.00% | 62.00% (56.00% to 68.00%) | "
+        "0.6200 (0.5500 to 0.6900) | 0.4000 (0.3200 to 0.4800) |",
+        "(0.930 to 0.970) | ",
+        "(0.830 to 0.870) |",
+        "| mean ROC AUC | 0.9530 | 0.9330 to 0.9730 |",
+        "Temperature 1.400",
         "confidence of 0.8000",
         "above -3.200",
         "Mean accuracy 60.00% on 100 test images",
@@ -81,11 +85,48 @@ def test_several_labels_have_their_counts_and_areas(make_sample):
 @pytest.mark.parametrize("write", [markdown, html_page, model_card])
 def test_a_slice_without_any_label_has_dashes(make_sample, write):
     config, prepared, model, report = make_sample(multi_label=True).parts()
-    bare = {"balanced_accuracy": None, "macro_f1": None}
+    bare = {"balanced_accuracy": None, "macro_f1": None, "estimates": ()}
     slices = tuple(one.model_copy(update=bare) for one in report.slices)
     text = write(config, prepared, model, report.model_copy(update={"slices": slices}))
     cells = text.replace("</td><td>", " | ")
     assert cells.count(f"{NOTHING} | {NOTHING} | 0.4000") == len(slices)
+
+
+def with_areas_of(sample, drawn: int | None):
+    """Return the parts of a sample whose mean areas are of so many resamples; None: of none."""
+    ends = {"low": None, "high": None} if drawn is None else {}
+    estimates = tuple(
+        one.model_copy(update={"resamples": drawn} | ends) if "mean_" in one.name else one
+        for one in sample.report.estimates
+    )
+    return (*sample.parts()[:3], sample.report.model_copy(update={"estimates": estimates}))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "words"),
+    [
+        (400, "; of ROC AUC and average precision 400, since more take minutes."),
+        (None, "; ROC AUC and average precision have none, which would take minutes."),
+        (1000, "."),
+    ],
+)
+def test_areas_of_fewer_resamples_are_told(make_sample, drawn, words):
+    text = markdown(*with_areas_of(make_sample(), drawn))
+    assert f"\nIntervals are of 1,000 bootstrap resamples of the test images{words}\n" in text
+
+
+def test_the_page_shows_the_interval_of_each_figure(make_sample):
+    text = html_page(*with_areas_of(make_sample(), 400))
+    assert "resamples of the test images; of ROC AUC and average precision 400, since" in text
+    for words in (
+        "<td>62.00%<small>56.00% 68.00%</small></td>",
+        "<td>0.6200<small>0.5500 0.6900</small></td>",
+        "<td>0.4000<small>0.3200 0.4800</small></td>",
+        "<small>0.930 0.970</small>",
+        "<small>0.830 0.870</small>",
+        "<td>0.9530</td><td>0.9330 to 0.9730</td>",
+    ):
+        assert words in text.replace(NOTHING, " ")
 
 
 @pytest.mark.parametrize("name", MARKUP)

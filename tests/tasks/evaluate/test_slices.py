@@ -15,7 +15,7 @@ from tasks.config import DataConfig
 from tasks.download.source import download
 from tasks.errors import EvaluationError
 from tasks.evaluate.estimates import estimate
-from tasks.evaluate.slices import VALUES, slice_table, subset
+from tasks.evaluate.slices import FIGURES, VALUES, slice_table, subset
 from tasks.index import ImageRecord, read_index
 from tasks.measures import Slice
 from tasks.preprocess.prepare import prepare
@@ -45,8 +45,10 @@ def test_each_row_is_its_part_alone(random_scores, multi_label):
         alone = {one.name: one for one in estimate(part, 40, 0.9, 3)}
         assert row.accuracy == sk.accuracy_score(part.labels_n, part.predictions_n)
         assert (row.low, row.high) == (alone["accuracy"].low, alone["accuracy"].high)
-        for name in ("balanced_accuracy", "macro_f1", "log_loss"):
-            assert getattr(row, name) == pytest.approx(alone[name].value, abs=1e-12)
+        assert [one.name for one in row.estimates] == list(FIGURES)
+        for one in row.estimates:
+            assert getattr(row, one.name) == one.value
+            assert one == alone[one.name]
         assert Slice.model_validate_json(row.model_dump_json()) == row
 
 
@@ -64,7 +66,9 @@ def test_a_subset_keeps_every_field(random_scores):
 def test_one_image_and_no_resamples(random_scores):
     (row,) = slice_table(random_scores(1, 2), records_of(["x"]), ("column",), 0, 0.95, 0)
     assert (row.n, row.low, row.high) == (1, None, None)
+    assert {one.low for one in row.estimates} == {None}
     (row,) = slice_table(random_scores(1, 2), records_of(["x"]), ("column",), 9, 0.95, 0)
+    assert all(one.low == one.value == one.high for one in row.estimates)
     assert row.low == row.high == row.accuracy
 
 
