@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tasks.config import DataConfig
 from tasks.index import count_labels
+from tasks.preprocess.dealt import dealt_p_values, gather
 from tasks.preprocess.findings import Finding, Splits
 from tasks.preprocess.splits import SPLITS
 from tasks.words import SHOWN
@@ -38,28 +39,39 @@ def class_drift(splits: Splits, classes: tuple[str, ...], config: DataConfig) ->
     image each class is tested alone, present against absent, at ``drift_alpha`` over all by Holm's
     step-down procedure (1979): ``p_value`` is the smallest adjusted one, ``found`` counts classes.
     Where counts of under 5 are expected the p value is rough (Cochran 1954).
+
+    Images of one group are no independent draws: where there are groups, the statistic is held
+    against deals of whole groups (``dealt_p_values``), and no p value is below 1 in 10,000.
     """
     shares = _count(splits, len(classes))
-    if config.multi_label:
-        tables = [_present(shares, label) for label in range(len(classes))]
-        p_values = holm([p_value(table) for table in tables])
-        distance = max((total_variation(table) for table in tables), default=0.0)
-        found, unit = sum(p < config.checks.drift_alpha for p in p_values), "class"
+    groups = gather([list(splits[name]) for name in shares.names])
+    tables = _tables(shares, config.multi_label)
+    if not groups.single:
+        test = "whole groups dealt at random"
+        p_values = dealt_p_values(groups, len(classes), config.multi_label)
     else:
-        p_values, distance = [p_value(shares.counts_sk)], total_variation(shares.counts_sk)
-        found, unit = int(p_values[0] < config.checks.drift_alpha), "distribution"
-    least = min(p_values, default=1.0)
+        test, p_values = "chi-square test", [p_value(table) for table in tables]
+        p_values = holm(p_values) if config.multi_label else p_values
+    distance = max((total_variation(table) for table in tables), default=0.0)
+    found, least = sum(p < config.checks.drift_alpha for p in p_values), min(p_values, default=1.0)
     return Finding(
         "class_drift",
         config.checks.class_drift,
         found,
-        unit,
+        "class" if config.multi_label else "distribution",
         "The shares of the classes differ between splits beyond chance (total variation "
-        f"{distance:.3f}, chi-square test p = {least:.2g})",
+        f"{distance:.3f}, {test}: p = {least:.2g})",
         _examples(shares, classes) if found else (),
         statistic=distance,
         p_value=least,
     )
+
+
+def _tables(shares: _Shares, multi_label: bool) -> list[Table]:
+    """Return the table that is tested, or one for each class."""
+    if not multi_label:
+        return [shares.counts_sk]
+    return [_present(shares, label) for label in range(shares.counts_sk.shape[1])]
 
 
 def p_value(table_sk: Table) -> float:

@@ -98,13 +98,21 @@ def judged(
 
 
 def refuse(findings: Sequence[Finding]) -> None:
-    """Raise one ``DataError`` for all checks that failed: a line each, then what to do."""
+    """Raise one ``DataError`` for all checks that failed: what was found, then what to do.
+
+    One check alone is told with examples; of several each is told without.
+    """
     failed = [finding for finding in findings if finding.status == "failed"]
     if not failed:
         return
-    lines = [f"{each.check}: {each.said(max(3, SHOWN // len(failed)))}." for each in failed]
     settings = ", ".join(f"data.checks.{each.check}={_milder(each)}" for each in failed)
-    raise DataError("\n".join([*lines, f"Mend the data, or set {settings}."]))
+    if len(failed) == 1:
+        (only,) = failed
+        raise DataError(f"{only.check}: {only.said()}.\nMend the data, or set {settings}.")
+    found = "; ".join(f"{each.check}: {each.text}" for each in failed)
+    raise DataError(
+        f"{found}.\ngraft check --json lists examples of each. Mend the data, or set {settings}."
+    )
 
 
 def _milder(finding: Finding) -> str:

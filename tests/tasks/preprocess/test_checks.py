@@ -234,16 +234,19 @@ def test_all_that_fails_is_in_one_message(make) -> None:
     policies = dict.fromkeys(names, "fail")
     with pytest.raises(DataError) as caught:
         make(files, all_cases["group_leakage"].groups, **policies, tiny_class=3)
-    *lines, hint = str(caught.value).split("\n")
-    found = ["exact", "near", "conflicting", "group", "tiny"]
-    assert [line.partition(":")[0].partition("_")[0] for line in lines] == found
+    first, hint = str(caught.value).split("\n")
+    names = ("exact_duplicates", "near_duplicates", "conflicting_labels", "group_leakage")
+    found = zip((*names, "tiny_classes"), (2, 2, 2, 2, 1), strict=True)
+    for line, (name, n) in zip(first.split("; "), found, strict=True):
+        assert line.startswith(f"{name}: {n} ")
+    assert hint.startswith("graft check --json lists examples of each. Mend the data, or set ")
     assert hint.count("data.checks.") == 5
 
 
 def test_what_fails_of_the_files_is_told_before_any_is_decoded(make, monkeypatch) -> None:
     monkeypatch.setattr("tasks.preprocess.prepare._decode", None)
     case = cases()["exact_duplicates"]
-    with pytest.raises(DataError, match="exact_duplicates: 2") as caught:
+    with pytest.raises(DataError, match=r"exact_duplicates: 2 ") as caught:
         make(case.files, tiny_classes="fail", tiny_class=100)
     assert "tiny_classes: 2 class(es) have fewer than 100" in str(caught.value)
 

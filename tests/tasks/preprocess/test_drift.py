@@ -65,7 +65,7 @@ def test_drift_is_found_with_the_shares_of_the_classes_furthest_apart() -> None:
     assert drifted.examples[0] == "'ants' is 33.3% of train, 33.3% of val, 80.0% of test"
     assert not drifted.gone
     (warning,) = drifted.warnings()
-    assert "total variation 0.467, chi-square test p = " in warning
+    assert "total variation 0.467, chi-square test: p = " in warning
 
 
 def test_the_level_is_what_chance_exceeds() -> None:

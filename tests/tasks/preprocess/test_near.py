@@ -105,6 +105,26 @@ def test_the_hash_is_that_of_imagehash_on_small_pictures(photographs: dict[str, 
         assert f"{perceptual_hash(np.asarray(image)):016x}" == str(imagehash.phash(image))
 
 
+def odd_pictures(n: int) -> Iterator[np.ndarray]:
+    """Yield pictures whose frequencies tie at the median, or nearly: what rounding could decide."""
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        yield noise
+        yield np.full((20, 40, 3), i % 256, np.uint8)  # one colour
+        yield np.repeat(noise[:, :1], 32, axis=1)  # stripes
+        yield np.concatenate((noise, noise[:, ::-1]), axis=1)  # its own mirror image
+        dot = np.zeros((32, 32, 3), np.uint8)
+        dot[i % 32, i * 7 % 32] = 255
+        yield dot
+
+
+def test_the_hash_is_that_of_imagehash_where_frequencies_tie() -> None:
+    for pixels in odd_pictures(40):
+        image = Image.fromarray(pixels).convert("L").resize((32, 32), 1, reducing_gap=2.0)
+        assert f"{perceptual_hash(pixels):016x}" == str(imagehash.phash(image))
+
+
 @pytest.fixture(scope="module")
 def photos(shared: Path) -> dict[str, np.ndarray]:
     """Return 13 real photographs of ants and bees."""
