@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mlflow import MlflowClient
 
 from tasks.errors import TrackingError
 from tasks.register import approval
+from tasks.register.facts import user_name
+from tasks.register.locks import locked
 from tasks.register.moves import promote, story
 from tasks.register.versions import decision_on, read_decision
 
@@ -55,11 +59,11 @@ def test_approved_it_is_champion_and_the_history_says_by_whom_and_why(registry, 
         "looked at the errors",
         int(version),
     )
-    assert last.who
+    assert (last.who, last.typed) == (user_name(), False)
     assert decision_on(registry.get_model_version("small", version)).promoted
     again = graft("approve", "small", version)
     assert (again.code, len(again.message.splitlines())) == (7, 2)
-    assert "it was promoted" in again.message
+    assert f"it was promoted (approved by {user_name()}, " in again.message
 
 
 def test_rejected_it_stays_challenger(registry, graft):
@@ -71,8 +75,84 @@ def test_rejected_it_stays_challenger(registry, graft):
     assert (last.kind, last.why) == ("rejected", "odd errors")
     again = graft("approve", "small", version)
     assert again.code == 7
-    assert "it was not promoted" in again.message
+    assert "it was not promoted (rejected by " in again.message
     assert aliases(registry) == {"champion": "1", "challenger": version}
+
+
+def test_of_answers_at_once_the_first_counts_and_the_others_say_so(registry):
+    version = newest(registry)
+    kinds = {"approved": approval.approve, "rejected": approval.reject}
+
+    def say(kind: str, who: str) -> TrackingError | tuple[str, str]:
+        try:
+            kinds[kind]("small", version, "why", who)
+        except TrackingError as error:
+            return error
+        return kind, who
+
+    with ThreadPoolExecutor(4) as pool:
+        with locked(registry, "small"):  # all have looked, and wait, or have asked for no lock
+            said = [pool.submit(say, kind, who) for kind in kinds for who in ("Ada", "Bo")]
+            time.sleep(1.5)
+            assert not [one for one in said if one.done()]
+        told = [one.result() for one in said]
+    (first,) = [one for one in told if isinstance(one, tuple)]
+    state = "was promoted" if first[0] == "approved" else "was not promoted"
+    words = f"does not wait for approval: it {state} ({first[0]} by {first[1]}, "
+    assert sum(words in str(one) for one in told) == 3
+    (answer,) = [event for event in story("small").events if event.kind in kinds]
+    assert ((answer.kind, answer.who), answer.typed) == (first, True)
+    decision = approval.standing("small", version)
+    assert (decision.promoted, decision.waiting) == (first[0] == "approved", False)
+    champion = version if decision.promoted else "1"
+    assert aliases(registry)["champion"] == champion
+
+
+def test_what_waited_and_is_promoted_by_hand_was_not_refused(registry, graft, once_more):
+    version = newest(registry)
+    result = graft("promote", "small", version, "--json")
+    told = json.loads(result.out)
+    assert told["verdict"] == "waiting"
+    assert (told["decision"]["promoted"], told["decision"]["waiting"]) == (True, False)
+    assert graft("rollback", "small").code == 0
+    for said, words in (([], "passed, and waited for approval"), (["--reject"], "passed, but re")):
+        version = str(once_more(registry, **WAITS))
+        if said:
+            assert graft("approve", "small", version, *said).code == 0
+        result = graft("promote", "small", version)
+        assert f"gate        {words}" in result.out, result.err
+        assert graft("rollback", "small").code == 0
+
+
+def test_a_version_that_somebody_made_champion_in_mlflow_cannot_be_rejected(registry, graft):
+    version = newest(registry)
+    registry.set_registered_model_alias("small", "champion", version)
+    result = graft("approve", "small", version, "--reject")
+    assert (result.code, len(result.message.splitlines())) == (7, 2)
+    assert "graft rollback small" in result.message
+    assert approval.standing("small", version).waiting
+
+
+def test_the_flow_run_that_asks_is_resumed_with_who_answered(registry, home):
+    from prefect.client.orchestration import get_client
+    from prefect.input.run_input import keyset_from_paused_state
+    from prefect.states import Paused
+
+    from flows import approval as flow
+    from flows.server import start_server, using
+
+    decision = approval.approve("small", newest(registry))
+    given = {"model": decision.model, "version": decision.version}
+    with using(start_server()), get_client(sync_client=True) as client:
+        name = flow.RUN_NAME.format(**given)
+        run = client.create_flow_run(flow.approval, name=name, parameters=given)
+        state = Paused(name="Suspended", timeout_seconds=600, pause_key="1")
+        state.state_details.run_input_keyset = keys = keyset_from_paused_state(state)
+        flow.Verdict.save(keys, run.id)
+        assert client.set_flow_run_state(run.id, state, force=True).status == "ACCEPT"
+        assert flow.answer(decision, "looked at the errors") == 1
+        told = flow.Verdict.load(keys, run.id)
+    assert (told.approve, told.name, told.reason) == (True, user_name(), "looked at the errors")
 
 
 def test_a_champion_that_came_between_stops_the_approval(registry, once_more, graft):

@@ -44,6 +44,7 @@ def test_a_person_promotes_and_rolls_back_and_the_history_tells_it(registry, gra
         "before": newest,
         "aliases": {"champion": 1, "previous": None, "challenger": None},
         "decision": json.loads(result.out)["decision"],
+        "verdict": "promoted",
         "reason": "",
     }
     assert json.loads(result.out)["decision"]["promoted"] is True
@@ -97,3 +98,22 @@ def test_two_versions_of_one_run_do_not_differ(registry, graft):
     assert flips["both_right"] + flips["both_wrong"] == data["metrics"]["n"][0] > 0
     assert (flips["only_first"], flips["only_second"], flips["p_value"]) == (0, 0, 1.0)
     assert data["notes"] == []
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("promote", "small", "challenger", "--reason", "caf\udce9"),
+        ("approve", "small", "challenger", "--reason", "caf\udce9"),
+        ("rollback", "caf\udce9"),
+        ("history", "caf\udce9"),
+        ("promote", "small", "caf\udce9"),
+    ],
+)
+def test_what_is_no_utf_8_is_refused_before_anything_moves(registry, graft, typed):
+    before = registry.get_registered_model("small")
+    result = graft(*typed)
+    assert (result.code, len(result.message.splitlines())) == (2, 2)
+    assert "caf\\udce9 is no UTF-8" in result.message
+    after = registry.get_registered_model("small")
+    assert (after.aliases, after.tags) == (before.aliases, before.tags)

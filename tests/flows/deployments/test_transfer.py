@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
@@ -55,14 +56,19 @@ def _approve(site: Site, run_id: str) -> None:
     """Resume the flow run that asks, as the form in Prefect's pages does."""
     site.wait_until(run_id, "PAUSED")
     assert _champions(site) == []
-    bad = {"run_input": {"approve": "perhaps"}}
-    assert site.post(f"flow_runs/{run_id}/resume", bad)["status"] == "REJECT"
-    answer = {"run_input": {"approve": True, "reason": "looked at the errors"}}
+    given = {"approve": True, "name": "Ada Lovelace", "reason": "looked at the errors"}
+    nobody = {key: value for key, value in given.items() if key != "name"}
+    for bad in (given | {"approve": "perhaps"}, given | {"name": " "}, nobody):
+        refused = site.post(f"flow_runs/{run_id}/resume", {"run_input": bad})
+        assert refused["status"] == "REJECT", bad
+    answer = {"run_input": given}
     assert site.post(f"flow_runs/{run_id}/resume", answer)["status"] == "ACCEPT"
     site.wait_until(run_id, "COMPLETED")
     assert _champions(site) == [(1,)]
     events = site.query("select value from registered_model_tags where name = 'digits'")
-    assert any("looked at the errors" in value for (value,) in events)
+    told = [json.loads(value) for (value,) in events]
+    said = [(one["kind"], one["who"], one["typed"], one["why"]) for one in told]
+    assert ("approved", "Ada Lovelace", True, "looked at the errors") in said
 
 
 def _champions(site: Site) -> list[tuple]:

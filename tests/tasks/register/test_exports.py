@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tasks.artifacts import sha256_file
 from tasks.config import RunConfig
-from tasks.errors import EvaluationError, TrackingError
+from tasks.errors import ConfigError, EvaluationError, TrackingError
 from tasks.evaluate.evaluate import score_weights
 from tasks.evaluate.exported import ExportSpec, open_exported
 from tasks.evaluate.score import score
@@ -201,3 +202,32 @@ def test_a_version_of_no_run_is_not_kept_with_one(
             register=True,
         )
     assert left_over(strong.config, tmp_path) == []
+
+
+def test_an_export_that_is_not_both_here_and_with_the_run_is_nowhere(
+    store, strong, model, tmp_path
+):
+    def export(target: Path) -> None:
+        config = asking(strong.config)
+        export_version(config, strong.prepared, model, "torch_export", target, register=True)
+
+    theirs = tmp_path / "out"
+    theirs.mkdir()
+    (theirs / "model.pt2").write_text("another process's")  # made after the command looked
+    with pytest.raises(ConfigError, match="was made by another process meanwhile") as caught:
+        export(theirs)
+    assert len(str(caught.value).splitlines()) == 2
+    assert [path.name for path in theirs.iterdir()] == ["model.pt2"]
+
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+        database.execute(
+            "CREATE TRIGGER broken BEFORE INSERT ON model_version_tags "
+            "BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+        )
+    database.close()
+    with pytest.raises(TrackingError, match="refused by the test"):
+        export(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    version = store.get_model_version("colours", "1")
+    assert not [tag for tag in version.tags if tag.startswith("graft.export.")]
+    assert not store.list_artifacts(version.run_id, "exports")
