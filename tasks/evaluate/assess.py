@@ -13,13 +13,15 @@ from tasks.evaluate.curves import curves
 from tasks.evaluate.estimates import estimate, estimate_areas, estimate_classes
 from tasks.evaluate.explain import explain
 from tasks.evaluate.metrics import measure
-from tasks.evaluate.novelty import novelty, score_noise
-from tasks.evaluate.rejection import choose_rejection
+from tasks.evaluate.novelty import novelty, score_noise, served_novelty
+from tasks.evaluate.reference import ReferenceSample
+from tasks.evaluate.rejection import choose_rejection, served_rejection
 from tasks.evaluate.reliability import reliability
 from tasks.evaluate.score import Scores
 from tasks.evaluate.scorer import Scorer
 from tasks.evaluate.slices import slice_table
 from tasks.evaluate.speed import measure_speed
+from tasks.evaluationconfig import EvaluationConfig
 from tasks.index import read_index
 from tasks.measures import (
     Calibration,
@@ -30,10 +32,17 @@ from tasks.measures import (
     Novelty,
     Rejection,
     ReliabilityBin,
+    Seen,
     Slice,
     Speed,
 )
-from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset, RegisteredModel
+from tasks.values import (
+    EvaluationReport,
+    FineTunedModel,
+    PackedSplit,
+    PreparedDataset,
+    RegisteredModel,
+)
 
 NOISE_IMAGES = 200  # of uniform noise, at most
 
@@ -51,6 +60,8 @@ class Parts(TypedDict, total=False):
     corruptions: tuple[Corruption, ...]
     speed: Speed | None
     explained: tuple[ExplainedImage, ...]
+    reference: str | None
+    seen: Seen | None
 
 
 @dataclass(frozen=True)
@@ -61,12 +72,20 @@ class Subject:
     prepared: PreparedDataset
     model: FineTunedModel | RegisteredModel
     scorer: Scorer
+    sample: ReferenceSample | None = None  # what is kept of the splits as they are scored
+
+    def score(self, split: PackedSplit) -> Scores:
+        """Score ``split`` with its logits as they are."""
+        if self.sample is None:
+            return self.scorer.score(split)
+        return self.sample.score(self.scorer, split)
 
 
 def assess(subject: Subject, folder: Path) -> tuple[Scores, Parts]:
     """Score the test split once and return its scores, calibrated, with all parts of the report.
 
-    Temperature, rejection threshold and energy threshold come from validation alone. Pictures go
+    Temperature, rejection threshold and energy threshold come from validation alone; those of a
+    registered version, and of an export of it, are the ones that it is served with. Pictures go
     into ``folder``. Raises ``ResourceError`` when memory or disk runs out.
     """
     settings, prepared = subject.config.evaluation, subject.prepared
@@ -106,33 +125,39 @@ def report_of(subject: Subject, scores: Scores, parts: Parts, folder: Path) -> E
     )
 
 
+def chooses_by_validation(settings: EvaluationConfig) -> bool:
+    """Tell whether validation is scored as well, since something is chosen by it."""
+    return settings.calibrate or settings.novelty or settings.rejection_error is not None
+
+
 def _calibrated(subject: Subject) -> tuple[Scores, Parts]:
     """Score test and, where something is chosen by it, validation."""
-    settings, scorer = subject.config.evaluation, subject.scorer
-    test, parts = scorer.score(subject.prepared.test), Parts()
-    if not (settings.calibrate or settings.novelty or settings.rejection_error):
-        return scaled(test, _given_temperature(subject)), parts
-    val = scorer.score(subject.prepared.val)
+    model, settings = subject.model, subject.config.evaluation
+    if isinstance(model, RegisteredModel):
+        return _as_served(subject, model)
+    test, parts = subject.score(subject.prepared.test), Parts()
+    if not chooses_by_validation(settings):
+        return test, parts
+    val = subject.score(subject.prepared.val)
     if settings.novelty:
         parts["novelty"] = novelty(val, test, _noise(subject))
-    temperature = _temperature(subject, val, parts)
-    val, test = scaled(val, temperature), scaled(test, temperature)
+    if settings.calibrate:
+        calibration = parts["calibration"] = fit_temperature(val)
+        val, test = (scaled(scores, calibration.temperature) for scores in (val, test))
     if settings.rejection_error is not None:
         parts["rejection"] = choose_rejection(val, test, settings.rejection_error)
     return test, parts
 
 
-def _temperature(subject: Subject, val: Scores, parts: Parts) -> float:
-    """Return the temperature to score with; a registered model keeps the one it is served with."""
-    if isinstance(subject.model, RegisteredModel) or not subject.config.evaluation.calibrate:
-        return _given_temperature(subject)
-    calibration = parts["calibration"] = fit_temperature(val)
-    return calibration.temperature
-
-
-def _given_temperature(subject: Subject) -> float:
-    model = subject.model
-    return model.temperature if isinstance(model, RegisteredModel) else 1.0
+def _as_served(subject: Subject, model: RegisteredModel) -> tuple[Scores, Parts]:
+    """Score test with the temperature and thresholds of a version: nothing is chosen anew."""
+    test, parts = subject.score(subject.prepared.test), Parts()
+    if model.novel_above is not None and subject.config.evaluation.novelty:
+        parts["novelty"] = served_novelty(model.novel_above, test, _noise(subject))
+    test = scaled(test, model.temperature)
+    if model.reject_below is not None:
+        parts["rejection"] = served_rejection(test, model.reject_below)
+    return test, parts
 
 
 def _noise(subject: Subject) -> Scores:
@@ -169,7 +194,9 @@ def timed(config: RunConfig, scorer: Scorer, file: Path) -> Speed | None:
     if not runs:
         return None
     network, spec, device = scorer.network, scorer.spec, scorer.device
-    return measure_speed(network, spec, device, scorer.batch_size, runs, file)
+    return measure_speed(
+        network, spec, device, scorer.batch_size, runs, file, scorer.parameters
+    )
 
 
 def _explained(subject: Subject, test: Scores, folder: Path) -> tuple[ExplainedImage, ...]:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
-from tasks.evaluate.assess import Subject, assess, report_of
+from tasks.evaluate.assess import Subject, assess, chooses_by_validation, report_of
 from tasks.evaluate.calibration import scaled
 from tasks.evaluate.card import model_card
 from tasks.evaluate.page import html_page
 from tasks.evaluate.plots import plot_class_confusion, plot_confusion, plot_learning_curve
+from tasks.evaluate.reference import ReferenceSample
 from tasks.evaluate.report import markdown, write_predictions
 from tasks.evaluate.score import Scores
 from tasks.evaluate.scorer import open_scorer
+from tasks.measures import Seen
 from tasks.values import (
     EvaluationReport,
     FineTunedModel,
@@ -32,23 +34,38 @@ def evaluate(
     prepared: PreparedDataset,
     model: FineTunedModel | RegisteredModel,
     folder: Path,
+    seen: Seen | None = None,
 ) -> EvaluationReport:
     """Write the report into ``folder``: as JSON, Markdown and one HTML page.
 
     And README.md, a model card, predictions.parquet and the plots; of a model from the registry,
-    whose training is over and gone, without its learning curve.
+    whose training is over and gone, without its learning curve. Of a new model as well
+    reference.safetensors: what ``graft monitor`` holds new images against. How many of the test
+    images the model has ``seen`` is for the caller to find out; the report claims no more.
 
     The network is read back from ``model.safetensors``, so that what is scored is what is
     registered, in float32 on every device. Raises ``EvaluationError`` when the file is not the
     one that training wrote, ``ResourceError`` when memory or disk runs out.
     """
     with open_scorer(config, model) as scorer:
-        subject = Subject(config, prepared, model, scorer)
+        sample = _sample(config, prepared) if isinstance(model, FineTunedModel) else None
+        subject = Subject(config, prepared, model, scorer, sample)
         scores, parts = assess(subject, folder)
+    if sample is not None:
+        parts["reference"] = sample.write(folder)
+    parts["seen"] = seen
     report = report_of(subject, scores, parts, folder)
     _write(config, prepared, model, report, scores)
     log.info("test accuracy %.2f%% on %d images", 100 * report.accuracy, report.n)
     return report
+
+
+def _sample(config: RunConfig, prepared: PreparedDataset) -> ReferenceSample:
+    """Return what takes a reference of all splits that are scored."""
+    splits = [prepared.test]
+    if chooses_by_validation(config.evaluation):
+        splits.append(prepared.val)
+    return ReferenceSample(splits, config.seed)
 
 
 def score_weights(

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tasks.artifacts import sha256_file
 from tasks.config import RunConfig
 from tasks.errors import EvaluationError
+from tasks.evaluate.features import captured
 from tasks.evaluate.score import Scores, score
 from tasks.finetune.device import (
     memory_errors,
@@ -21,6 +25,7 @@ from tasks.finetune.device import (
     use_threads,
 )
 from tasks.finetune.fuse import fused
+from tasks.pretrained.heads import find_heads
 from tasks.pretrained.network import restore_network
 from tasks.values import FineTunedModel, InputSpec, PackedSplit, RegisteredModel
 
@@ -33,31 +38,59 @@ class Scorer:
     spec: InputSpec
     device: torch.device
     batch_size: int
+    parameters: int  # of the model, some of which are gone where ``network`` is fused
+    head: str = ""  # the layer that gives the logits; "" where it is not known
 
     def score(self, split: PackedSplit) -> Scores:
         """Score ``split``, which must be packed for ``spec``, with its logits as they are."""
         return score(self.network, split, self.spec, self.device, self.batch_size)
 
+    def score_with_features(
+        self, split: PackedSplit, wanted_n: npt.NDArray[np.bool_]
+    ) -> tuple[Scores, Tensor]:
+        """Score ``split``, and return what the head is given of the images wanted, in order."""
+        with captured(self.network, self.head, wanted_n) as kept:
+            scores = self.score(split)
+        return scores, torch.cat(kept)
+
 
 @contextmanager
 def open_scorer(config: RunConfig, model: FineTunedModel | RegisteredModel) -> Iterator[Scorer]:
+    """Yield what scores with a model, as ``open_model`` does, on what ``config`` says."""
+    settings = config.training
+    with open_model(
+        model, settings.device, settings.threads, config.evaluation.batch_size
+    ) as scorer:
+        yield scorer
+
+
+@contextmanager
+def open_model(
+    model: FineTunedModel | RegisteredModel,
+    device_name: str,
+    threads: int | None,
+    batch_size: int | Literal["auto"],
+    key: str = "evaluation.batch_size",
+) -> Iterator[Scorer]:
     """Read a model's weights back, check their digest, and yield what scores with them.
 
     A run's own model and a registered champion both go through here, so that the gate compares
     like with like. Raises ``EvaluationError`` when the file is missing or has another digest,
-    ``ResourceError`` when memory runs out, in the block as well.
+    ``ResourceError`` when memory runs out, in the block as well, which names the setting ``key``.
     """
     if not model.weights.is_file() or sha256_file(model.weights) != model.sha256:
         raise EvaluationError(
             f"{model.weights} is missing or is not the file that was written.\n"
             "Run again; if it happens twice, check the disk."
         )
-    use_threads(config.training.threads)
-    device = pick_device(config.training.device)
-    batch_size = scoring_batch(config.evaluation.batch_size, device)
-    with memory_errors(batch_size, "evaluation.batch_size"):
+    use_threads(threads)
+    device = pick_device(device_name)
+    at_once = scoring_batch(batch_size, device)
+    with memory_errors(at_once, key):
         network = restore_network(model.architecture, len(model.classes), model.weights)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        head = find_heads(network)[0]  # by its own names, before it is traced and fused
         network = on_device(network, device)
         if device.type == "cpu":  # cuDNN gains little by it
             network = fused(network)
-        yield Scorer(network.eval(), model.input, device, batch_size)
+        yield Scorer(network.eval(), model.input, device, at_once, parameters, head)

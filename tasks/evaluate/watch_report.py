@@ -27,9 +27,11 @@ def p_words(p_value: float) -> str:
 
 def alarms_words(report: WatchReport) -> str:
     """Say how often there is an alert without cause; the schedule multiplies the chance of one."""
+    most = "at most about " if isinstance(report, ReevaluationReport) else ""
     return (
-        f"Where nothing changes, {100 * report.alpha:g}% of the checks alert all the same: at "
-        f"{report.checks_a_day:g} a day, {report.false_alarms_a_year:.1f} false alarms a year."
+        f"Where nothing changes, {most}{100 * report.alpha:g}% of the checks alert all the same: "
+        f"at {report.checks_a_day:g} a day, {most}{report.false_alarms_a_year:.1f} false alarms a "
+        "year."
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from tasks.register.watching import Watched, WatchRun, fetch_watched, read_refer
 from tasks.retry import with_retries
 from tasks.values import RegisteredModel
 
-log = logging.getLogger(__name__)
+LEAST_REFERENCE = 8  # images: half of them, and as many, teach the classifier
 
 
 @dataclass(frozen=True)
@@ -123,15 +122,24 @@ def _reference(
     config: MonitorConfig, watched: Watched, scorer: Scorer
 ) -> tuple[Outlook, Literal["version", "base"]]:
     """Return the reference that the version carries, else that of ``config.base``'s images."""
-    found = with_retries(read_reference, watched.version)
+    uri, found = watched.model.uri, with_retries(read_reference, watched.version)
     if found is not None:
-        return found, "version"
+        return _enough(found, uri), "version"
     if config.base is None:
         raise ConfigError(
-            f"{watched.model.uri} carries no reference: an older graft registered it.\n"
+            f"{uri} carries no reference: an older graft registered it.\n"
             "Set base to the config of its run, or register the model again."
         )
-    return _from_base(config.base, watched.model, scorer), "base"
+    return _enough(_from_base(config.base, watched.model, scorer), uri), "base"
+
+
+def _enough(reference: Outlook, uri: str) -> Outlook:
+    if reference.n < LEAST_REFERENCE:
+        raise EvaluationError(
+            f"The reference of {uri} has {reference.n} images; a test needs {LEAST_REFERENCE}.\n"
+            "Hold out more images for validation and test."
+        )
+    return reference
 
 
 def _from_base(base: RunConfig, model: RegisteredModel, scorer: Scorer) -> Outlook:

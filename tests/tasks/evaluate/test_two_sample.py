@@ -139,6 +139,6 @@ def test_the_classifiers_auc_and_p_are_sklearns_and_scipys_of_its_held_out_score
 def test_the_strange_ones_among_new_images_are_named(name: str):
     x, y = samples(200, 60, d=4)
     y[:15] += 4
-    test = {"kernel": lambda: kernel_test(x, y, 99, 0), "classifier": lambda: classifier_test(x, y, 0)}
-    strangest = np.argsort(-test[name]().strangeness_m)[:15]
+    found = kernel_test(x, y, 99, 0) if name == "kernel" else classifier_test(x, y, 0)
+    strangest = np.argsort(-found.strangeness_m)[:15]
     assert np.mean(strangest < 15) > 0.85
