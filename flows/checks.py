@@ -30,6 +30,7 @@ from tasks.preprocess.checks import (
 from tasks.preprocess.findings import Finding, refuse
 from tasks.preprocess.verdict import absent_classes, ignored_files, refuse_bad, refuse_lost
 from tasks.pretrained.load import input_spec, load_pretrained
+from tasks.register.bounds import refuse_unknown_figures
 from tasks.register.warm_start import fetch_named, fetch_teacher
 from tasks.values import Backbone, RawDataset
 
@@ -67,6 +68,8 @@ def check(path: Path, overrides: Sequence[str]) -> Answer:
         _check_data(config, raw, found)
     with found.keeping():
         _check_weights(config, raw, cache, found)
+    with found.keeping():
+        refuse_unknown_figures(config, None if raw is None else found.classes)
     with found.keeping():
         pick_device(config.training.device)
     return _answer(found)

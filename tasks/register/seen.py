@@ -27,7 +27,7 @@ def seen_by_run(config: RunConfig, prepared: PreparedDataset, model: FineTunedMo
 
 
 def seen_by_version(uri: str, test: PackedSplit) -> Seen:
-    """Return what the version ``uri`` learned from, as its files say, and else as ``seen_by_run``."""
+    """Return what the version ``uri`` learned from, as its files say; else as ``seen_by_run``."""
     return _count(_known(lambda: _of_version(uri)), test)
 
 

@@ -128,6 +128,11 @@ CASES: dict[str, tuple[Make, int, list[str]]] = {
     "unknown key": (override("training.epoch=3"), 2, ["Did you mean training.epochs?"]),
     "no equals sign": (override("training.epochs"), 2, ["key=value"]),
     "settings that clash": (override("strategy.kind=full"), 2, ["model.weights"]),
+    "a floor on no figure": (
+        override('promotion.floors={"recall[read]": 0.5, "accuracy[fog:3]": 0.5}'),
+        2,
+        ["names recall[read] (the nearest are recall[red]", "accuracy[fog:3]"],
+    ),
     "unknown option": (lambda _: ["run", "good.yaml", "--fast"], 2, ["--fast"]),
     "unknown command": (lambda _: ["rum"], 2, ["rum"]),
     "no config": (lambda _: ["run"], 2, ["CONFIG"]),
@@ -139,6 +144,14 @@ CASES: dict[str, tuple[Make, int, list[str]]] = {
     "no readable image": (photos(none_readable), 3, ["40 of 40 images"]),
     "all bad images at once": (photos(bad_ones), 3, ["truncated.jpg", "zero.png", "text.jpg"]),
     "the same image in train and test": (photos(leak), 3, ["exact_duplicates", "again.png"]),
+    "several checks of the data": (
+        lambda folder: [
+            *photos(leak)(folder),
+            *("data.checks.tiny_classes=fail", "data.checks.tiny_class=100"),
+        ],
+        3,
+        ["exact_duplicates: 1", "tiny_classes: 2", "graft check --json"],
+    ),
     "manifest names no file": (manifest, 3, ["nowhere/a.png"]),
     "archive has another digest": (
         lambda folder: [

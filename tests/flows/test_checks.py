@@ -39,6 +39,14 @@ def test_check_counts_classes_and_trains_nothing(workspace: Path, graft):
     assert answer["backbone"]["architecture"] == "graft_tiny"
 
 
+def test_check_refuses_a_limit_that_nothing_measures(workspace: Path, graft):
+    limit = 'promotion.limits={"size_mib": 1}'
+    assert graft("check", "good.yaml", limit).code == 0
+    result = graft("check", "good.yaml", limit, "evaluation.latency_runs=0")
+    assert result.code == 2
+    assert "names size_mib (evaluation.latency_runs is 0)" in result.message
+
+
 def test_check_shows_every_problem(workspace: Path, tmp_path: Path, graft):
     result = graft("check", "good.yaml", "data.path=nowhere", "model.architecture=resnet999")
     assert result.code == 3
