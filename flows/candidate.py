@@ -25,8 +25,10 @@ from tasks.finetune.task import finetune_model
 from tasks.pretrained.load import input_spec
 from tasks.pretrained.task import load_backbone
 from tasks.public import public_config, without_secrets
+from tasks.register.bounds import refuse_unknown_figures
 from tasks.register.promote import standing_decision
 from tasks.register.sameness import describe_work
+from tasks.register.seen import seen_by_run
 from tasks.register.starts import clean_validation
 from tasks.register.task import register_model
 from tasks.register.tracking import RunTracker
@@ -107,6 +109,7 @@ def trained(
     """
     config, cache = start.config, cache_folder(start.config.output.cache)
     prepared = pack_images(config, raw, start.input, cache)
+    refuse_unknown_figures(config, prepared.classes)  # the gate would, after hours of training
     with_retries(tracker.datasets, prepared)
     backbone = load_backbone(config, prepared.classes, start.registered, cache)
     with_retries(tracker.backbone, backbone)
@@ -130,7 +133,8 @@ def challenge(candidate: Candidate) -> tuple[EvaluationReport, PromotionDecision
     """
     config, prepared, model = candidate.config, candidate.prepared, candidate.model
     with gone_on_error(model.folder):
-        report = evaluate_model(config, prepared, model, model.folder)
+        seen = seen_by_run(config, prepared, model)
+        report = evaluate_model(config, prepared, model, model.folder, seen)
     with _kept(model.folder):
         with_retries(candidate.tracker.finished, model, report)
         decision = _register(candidate, report)

@@ -13,6 +13,7 @@ from tasks.index import count_labels
 from tasks.preprocess.dealt import dealt_p_values, gather
 from tasks.preprocess.findings import Finding, Splits
 from tasks.preprocess.splits import SPLITS
+from tasks.values import SplitName
 from tasks.words import SHOWN
 
 Table = npt.NDArray[np.int64]
@@ -21,7 +22,7 @@ Table = npt.NDArray[np.int64]
 class _Shares(NamedTuple):
     """The images of each split: how many there are, and how many of each class."""
 
-    names: list[str]  # of the splits that have images
+    names: list[SplitName]  # of the splits that have images
     sizes_s: npt.NDArray[np.int64]
     counts_sk: Table
 
