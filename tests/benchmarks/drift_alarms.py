@@ -33,7 +33,7 @@ from tasks.pretrained.load import input_spec, load_pretrained
 from tasks.values import PreparedDataset
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
-ALPHA, PERMUTATIONS = 0.01, 1999  # those of configs/monitor_folder.yaml
+ALPHA = 0.01  # that of configs/monitor_folder.yaml
 Picture = Callable[[Image.Image], Image.Image]
 DAMAGE: dict[str, Picture] = {
     "80% as bright": lambda image: ImageEnhance.Brightness(image).enhance(0.8),
@@ -85,22 +85,22 @@ class Pool:
             return look_at(self._scorer, split, np.ones(split.n, dtype=bool))[1].features_nd
 
 
-def alerts(reference: np.ndarray, batches: Iterable[np.ndarray]) -> str:
-    """Return how often each test, and both together as shipped, call batches different."""
+def alerts(pairs: Iterable[tuple[np.ndarray, np.ndarray]], permutations: int) -> str:
+    """Return how often each test, and both together as shipped, call pairs of sets different."""
     found = np.array(
         [
             (
-                kernel_test(reference, batch, PERMUTATIONS, seed).p_value,
+                kernel_test(reference, batch, permutations, seed).p_value,
                 classifier_test(reference, batch, seed).p_value,
             )
-            for seed, batch in enumerate(batches)
+            for seed, (reference, batch) in enumerate(pairs)
         ]
     )
     counts = [*(found <= ALPHA).sum(axis=0), (found.min(axis=1) <= ALPHA / 2).sum()]
     return " | ".join(f"{count} of {len(found)}" for count in counts)
 
 
-def table(pool: Pool, kept: np.ndarray, train: np.ndarray, null: int, shifted: int) -> None:
+def table(pool: Pool, kept: np.ndarray, train: np.ndarray, given: argparse.Namespace) -> None:
     """Print alerts of each kind of new images, by size of the batch."""
     draw = np.random.default_rng(0)
 
@@ -111,34 +111,33 @@ def table(pool: Pool, kept: np.ndarray, train: np.ndarray, null: int, shifted: i
         some = drawn(pool.whole[pool.labels == "cat"], round(0.3 * size))
         return np.concatenate((some, drawn(pool.whole, size - len(some))))
 
+    def apart(size: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = drawn(pool.whole, len(kept) + size)
+        return rows[: len(kept)], rows[len(kept) :]
+
+    def say(what: str, size: int, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        print(f"| {what} | {size} | {alerts(pairs, given.permutations)} |", flush=True)
+
     print("| new images | in a check | kernel | classifier | both |\n|" + " --- |" * 5)
-    for size in (100, 300):
-        same = alerts(kept, (drawn(pool.whole, size) for _ in range(null)))
-        print(f"| the same, against the kept reference | {size} | {same} |", flush=True)
-        apart = (draw.permutation(len(pool.whole)) for _ in range(null))
-        counts = [
-            alerts(pool.whole[rows[:1000]], [pool.whole[rows[1000 : 1000 + size]]])
-            for rows in apart
-        ]
-        sums = [
-            sum(int(count.split(" | ")[test].split()[0]) for count in counts) for test in range(3)
-        ]
-        fresh = " | ".join(f"{count} of {null}" for count in sums)
-        print(f"| the same, a new reference each time | {size} | {fresh} |", flush=True)
-        learned = alerts(train, (drawn(pool.whole, size) for _ in range(shifted)))
-        print(f"| the same, against training images | {size} | {learned} |", flush=True)
+    for size in given.sizes:
+        null, shifted = range(given.null), range(given.shifted)
+        say("the same", size, ((kept, drawn(pool.whole, size)) for _ in null))
+        say("the same, a new reference each time", size, (apart(size) for _ in null))
+        training = ((train, drawn(pool.whole, size)) for _ in shifted)
+        say("the same, against training images", size, training)
         for name, features in pool.damaged.items():
-            told = alerts(kept, (drawn(features, size) for _ in range(shifted)))
-            print(f"| {name} | {size} | {told} |", flush=True)
-        told = alerts(kept, (cats(size) for _ in range(shifted)))
-        print(f"| 30% more cats | {size} | {told} |", flush=True)
+            damaged = ((kept, drawn(features, size)) for _ in shifted)
+            say(name, size, damaged)
+        say("30% more cats", size, ((kept, cats(size)) for _ in shifted))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 300], help="images a check")
     parser.add_argument("--null", type=int, default=200, help="checks of unchanged images")
     parser.add_argument("--shifted", type=int, default=50, help="checks of changed ones")
+    parser.add_argument("--permutations", type=int, default=1999)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -167,9 +166,7 @@ def main() -> None:
                 f"accuracy: training images {scores.accuracy:.1%}, test {report.accuracy:.1%}; "
                 f"alpha {ALPHA}\n"
             )
-            table(
-                Pool(scorer, prepared, folder), kept, learned.features_nd, given.null, given.shifted
-            )
+            table(Pool(scorer, prepared, folder), kept, learned.features_nd, given)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,22 @@ from tasks.compareconfig import CompareConfig
 from tasks.config import DataConfig, RunConfig
 from tasks.configfile import dump_config, known_keys, load_config
 from tasks.errors import ConfigError
+from tasks.monitorconfig import MonitorConfig, ReevaluateConfig
 from tasks.rankconfig import RankConfig
 
 FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
 STUDIES = {
     "compare": CompareConfig,
+    "monitor": MonitorConfig,
     "rank": RankConfig,
+    "reevaluate": ReevaluateConfig,
 }  # by the first word of the file's name; any other is a run
+RATE_OF = {  # a number of each kind of config
+    RunConfig: "training.learning_rate",
+    MonitorConfig: "checks_a_day",
+    ReevaluateConfig: "margin",
+}
 DIGITS = "data: {kind: digits}\n"
 
 
@@ -71,8 +79,8 @@ def test_every_value_of_a_shipped_config_is_commented(path: Path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_dumped_config_is_read_back_the_same(path: Path, tmp_path: Path):
     model = kind_of(path)
-    run = "" if model is RunConfig else "base."
-    config = load_config(path, [f"{run}training.learning_rate=3e-05"], model)
+    change = f"{RATE_OF.get(model, 'base.training.learning_rate')}=3e-05"
+    config = load_config(path, [change], model)
     assert load_config(write(tmp_path, dump_config(config)), model=model) == config
     assert flat(yaml.safe_load(dump_config(config)), leaves(model)) == leaves(model)
 
