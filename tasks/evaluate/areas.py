@@ -70,10 +70,10 @@ def rankings(scores: Scores) -> Iterator[Ranking]:
 
 
 def work(scores: Scores) -> int:
-    """Return what the areas of one resample take, in counts added up: a billion in 0.3 s or so."""
-    labels_n, c = scores.labels_n, scores.probabilities_nc.shape[1]
-    true = int(labels_n.sum()) if scores.multi_label else len(labels_n)
-    return len(labels_n) * c + STEP * true
+    """Return what the areas of one resample take, in counts added up: a billion in 0.4 s or so."""
+    n, c = len(scores.labels_n), int(scores.probabilities_nc.shape[1])
+    true = int(scores.labels_n.sum()) if scores.multi_label else n
+    return n * c + STEP * true
 
 
 def of_class(scores: Scores, k: int) -> Bools:
@@ -82,18 +82,22 @@ def of_class(scores: Scores, k: int) -> Bools:
     return is_n
 
 
-def class_areas(ranked: Iterable[Ranking], counts_nb: npt.NDArray[np.generic]) -> Floats:
+def class_areas(
+    ranked: Iterable[Ranking], counts_nb: npt.NDArray[np.integer] | npt.NDArray[np.floating]
+) -> Floats:
     """Return ROC AUC and average precision (2, c, b) of each class in each of b test sets.
 
     ``counts_nb`` (n, b) says how often each image is in each of them.
     """
     total_b = counts_nb.sum(axis=0).astype(np.float64)
-    exact = np.float32 if total_b.max() < EXACT else np.float64
+    exact: type[np.floating] = np.float32 if total_b.max() < EXACT else np.float64
     some = [slice(start, start + AT_ONCE) for start in range(0, len(total_b), AT_ONCE)]
     blocks = [(np.ascontiguousarray(counts_nb[:, one], exact), total_b[one]) for one in some]
-    return np.stack(
-        [np.hstack([ranking.areas(*block) for block in blocks]) for ranking in ranked], axis=1
-    )
+    of_each = [
+        np.hstack([ranking.areas(weights_nb, here_b) for weights_nb, here_b in blocks])
+        for ranking in ranked
+    ]
+    return np.stack(of_each, axis=1)
 
 
 def mean_average_precision(scores: Scores) -> Figure:

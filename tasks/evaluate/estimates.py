@@ -16,7 +16,7 @@ from tasks.measures import Estimate
 
 log = logging.getLogger(__name__)
 
-LONGEST = 100_000_000_000  # work of all resamples' areas: half a minute or so
+LONGEST = 60_000_000_000  # work of all resamples' areas: 20 s or so of one processor
 IN_TAIL = 5  # resamples beyond each end of an interval; of fewer it would be chance
 KEPT = 5_000_000  # classes x resamples: three figures of each class take 120 MB
 
@@ -106,7 +106,7 @@ def estimate_areas(
 
 
 def affordable(scores: Scores, resamples: int, confidence: float) -> int:
-    """Return how many of ``resamples`` the areas can take in half a minute; 0 if too few."""
+    """Return how many of ``resamples`` the areas can take in 20 s or so; 0 if too few."""
     drawn = min(resamples, LONGEST // work(scores))
     if drawn < min(resamples, round(2 * IN_TAIL / (1 - confidence))):
         drawn = 0
@@ -142,7 +142,7 @@ def intervals(
         }
 
 
-def _row(interval: Floats | None, row: int) -> Floats | None:
+def _row(interval: Floats | None, row: int | np.integer) -> Floats | None:
     return None if interval is None else interval[:, row]
 
 

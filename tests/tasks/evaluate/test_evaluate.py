@@ -168,3 +168,14 @@ def test_the_same_figures_give_the_same_bytes(tmp_path):
     for suffix in (".png", ".svg"):
         first, second = ((tmp_path / name).with_suffix(suffix).read_bytes() for name in "ab")
         assert first == second
+
+
+def test_a_matrix_of_many_classes_is_drawn_without_their_names(tmp_path):
+    # written side by side, a thousand names take half a minute and cannot be read
+    for c, named in ((2, True), (51, False)):
+        matrix = tuple(map(tuple, np.eye(c, dtype=int).tolist()))
+        for word in ("a", "b"):
+            names = tuple(f"{word}{k}" for k in range(c))
+            plot_confusion(matrix, names, tmp_path / word)
+        first, second = ((tmp_path / f"{word}.svg").read_bytes() for word in "ab")
+        assert (first != second) is named
