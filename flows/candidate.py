@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.console import screen
-from flows.inputs import pack_images, say
+from flows.inputs import hold, pack_images, say
 from tasks.artifacts import cache_folder, new_folder, user_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
@@ -113,6 +113,8 @@ def trained(
     with_retries(tracker.datasets, prepared)
     backbone = load_backbone(config, prepared.classes, start.registered, cache)
     with_retries(tracker.backbone, backbone)
+    named = (backbone.weights, None if start.teacher is None else start.teacher.weights)
+    hold(cache, *(path for path in named if path is not None))
     source = f"{backbone.architecture} from {without_secrets(backbone.source)}"
     say("pretrained", source, f"{backbone.parameters:,} parameters")
     name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"

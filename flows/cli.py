@@ -16,6 +16,7 @@ import typer
 
 from flows import (
     approve_cli,
+    cleanup_cli,
     commands,
     compare_answer,
     evaluation,
@@ -138,6 +139,9 @@ app.command(
     epilog="Example: graft export models:/digits@champion configs/digits.yaml --format onnx "
     "--output digits_onnx",
 )(export_cli.export)
+app.command("cleanup", epilog="Example: graft cleanup configs/cleanup.yaml runs.keep=5 --apply")(
+    cleanup_cli.cleanup
+)
 app.command("retrain", epilog="Example: graft retrain configs/digits.yaml --start champion")(
     retrain_cli.retrain
 )

@@ -12,6 +12,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.console import ready_logs
+from flows.inputs import images_held
 from flows.schedule import Schedule
 from tasks.artifacts import disk_errors, user_folder
 from tasks.compareconfig import CompareConfig
@@ -43,7 +44,7 @@ def compare(config: CompareConfig) -> Comparison:
     """
     ready_logs()
     root = user_folder(config.base.output.folder) / config.name
-    with _alone(root), open_comparison(config) as run:
+    with images_held(), _alone(root), open_comparison(config) as run:
         outcomes = Schedule(config, root / "cells", run).run()
         folder = root / config.identity[:IDENTITY]
         comparison = _put_together(config, folder, run.run_id, outcomes)

@@ -47,7 +47,7 @@ def read_images(
 def read_raw(config: RunConfig, cache: Path) -> RawDataset:
     """Download, and say what came of it."""
     raw, how = _used_again(download_images, config.data, cache)
-    _hold(cache, raw.index, raw.root / "images")  # whatever is in the root
+    hold(cache, raw.index, raw.root / "images")  # whatever is in the root
     images, classes = sum(raw.counts.values()), len(raw.classes)
     say("download", f"{images:,} images", f"{classes} classes", _digest(raw), how)
     return raw
@@ -58,7 +58,7 @@ def pack_images(
 ) -> PreparedDataset:
     """Preprocess, say what came of it, and pass the warnings on."""
     prepared, how = _used_again(preprocess_images, config.data, config.seed, raw, spec, cache)
-    _hold(cache, prepared.train.index)
+    hold(cache, prepared.train.index)
     sizes = (f"{split.name} {split.n:,}" for split in (prepared.train, prepared.val, prepared.test))
     say("preprocess", *sizes, f"{spec.crop} px", _digest(prepared), how)
     for warning in prepared.warnings:
@@ -71,8 +71,8 @@ def say(room: str, *facts: str) -> None:
     log.info(", ".join(facts), extra={"room": room})
 
 
-def _hold(cache: Path, *paths: Path) -> None:
-    """Note that the entries of the cache that hold ``paths`` are in use."""
+def hold(cache: Path, *paths: Path) -> None:
+    """Note that the cache's entries with ``paths`` in them are in use; see ``images_held``."""
     stack = _held.get()
     entries = {entry_of(path, cache) for path in paths} - {None}
     if stack is not None:

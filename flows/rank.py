@@ -12,7 +12,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.console import ready_logs, screen
-from flows.inputs import read_images
+from flows.inputs import images_held, read_images
 from tasks.artifacts import cache_folder, new_folder, user_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
@@ -27,6 +27,7 @@ from tasks.public import public_config
 from tasks.rankconfig import RankConfig
 from tasks.register.warm_start import fetch_named, fetch_teacher
 from tasks.retry import with_retries
+from tasks.use import in_use
 from tasks.values import Backbone, InputSpec, PreparedDataset, RegisteredModel
 
 log = logging.getLogger(__name__)
@@ -48,10 +49,17 @@ def rank(config: RankConfig) -> Ranking:
     the test images are not opened. Raises the rooms' ``GraftError``.
     """
     ready_logs()
+    with images_held():
+        ranking = _ranked(config)
+    _publish(ranking)
+    return ranking
+
+
+def _ranked(config: RankConfig) -> Ranking:
     candidates = _candidates(config)
     rows = [_scored(config, candidate) for candidate in candidates]
     name = f"{config.base.name}-rank-{datetime.now():%Y%m%d-%H%M%S}"
-    with new_folder(user_folder(config.base.output.folder), name) as folder:
+    with new_folder(user_folder(config.base.output.folder), name) as folder, in_use([folder]):
         if config.verify:
             rows = _fine_tuned(candidates, rows, folder)
         ranking = Ranking(
@@ -64,7 +72,6 @@ def rank(config: RankConfig) -> Ranking:
         )
         write_atomic(folder / "config.yaml", dump_config(_public(config)).encode())
         write_ranking(ranking)
-    _publish(ranking)
     return ranking
 
 

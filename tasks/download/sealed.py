@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tasks.artifacts import folder_atomic, sha256_parts, write_atomic
+from tasks.use import mark_used
 
 FILES = "files"
 SEAL = "seal"
@@ -28,6 +29,7 @@ def sealed(target: Path, fill: Callable[[Path], None]) -> Path:
             write_atomic(scratch / SEAL, _seal(scratch / FILES).encode())
             if target.is_dir() and not _is_whole(target):
                 shutil.rmtree(target)  # a whole one was made by another process meanwhile
+    mark_used(target)
     return files
 
 

@@ -36,6 +36,7 @@ from tasks.preprocess.verdict import (
     refuse_bad,
     refuse_lost,
 )
+from tasks.use import mark_used
 from tasks.values import (
     InputSpec,
     PackedSplit,
@@ -60,6 +61,7 @@ def prepare(
     """
     folder = cache / "prepared" / _key(config, seed, raw, spec)
     prepared = load_prepared(folder) or _make(folder, config, seed, raw, spec)
+    mark_used(folder)
     # of the source, not of the images that the pack is kept under
     warnings = (*ignored_files(raw), *prepared.warnings)
     return prepared.model_copy(update={"warnings": warnings})

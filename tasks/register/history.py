@@ -39,6 +39,7 @@ Kind = Literal[
     "promoted by hand",
     "rolled back",
     "taken back",  # a run that failed left nothing
+    "removed",  # as old and not needed
     "moved outside graft",  # in MLflow's UI, or before there was a history; seen, not recorded
 ]
 BACKWARDS = ("rolled back", "taken back")

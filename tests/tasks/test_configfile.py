@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from tasks.cleanupconfig import CleanupConfig
 from tasks.compareconfig import CompareConfig
 from tasks.config import DataConfig, RunConfig
 from tasks.configfile import dump_config, known_keys, load_config
@@ -18,6 +19,7 @@ from tasks.rankconfig import RankConfig
 FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
 STUDIES = {
+    "cleanup": CleanupConfig,
     "compare": CompareConfig,
     "monitor": MonitorConfig,
     "rank": RankConfig,
@@ -25,6 +27,7 @@ STUDIES = {
 }  # by the first word of the file's name; any other is a run
 RATE_OF = {  # a number of each kind of config
     RunConfig: "training.learning_rate",
+    CleanupConfig: "runs.days",
     MonitorConfig: "checks_a_day",
     ReevaluateConfig: "margin",
 }
@@ -83,6 +86,10 @@ def test_a_dumped_config_is_read_back_the_same(path: Path, tmp_path: Path):
     config = load_config(path, [change], model)
     assert load_config(write(tmp_path, dump_config(config)), model=model) == config
     assert flat(yaml.safe_load(dump_config(config)), leaves(model)) == leaves(model)
+
+
+def test_what_cleans_up_ships_with_its_own_defaults():
+    assert load_config(FOLDER / "cleanup.yaml", model=CleanupConfig) == CleanupConfig()
 
 
 def test_there_are_the_five_configs_and_none_names_this_machine():

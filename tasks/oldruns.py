@@ -1,0 +1,96 @@
+"""Which run folders go: the old ones that no version with an alias came from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tasks.artifacts import user_folder
+from tasks.cleanupconfig import RunsRule
+from tasks.errors import ConfigError
+from tasks.leftovers import Item, days_since, is_free, look_at, moment, remove
+
+NAME = re.compile(r".+-\d{8}-\d{6}(-\d+)?")  # NAME-TIME, as every flow names its folder
+MARKS = ("config.yaml", "history.jsonl", "report.json", "lr_find.json", "rank.json")
+
+
+def plan_runs(rule: RunsRule, needed: Mapping[str, str]) -> list[Item]:
+    """Return every run folder, newest first, and whether it goes.
+
+    ``needed`` says by the digest of their weights which versions keep their folder, in words. Other
+    folders, such as comparisons, are not looked at. Raises ``ConfigError`` for a folder that holds
+    something, but no run of graft's.
+    """
+    found = {path: look_at(path) for path in _runs(rule)}
+    newest = sorted(found, key=lambda path: found[path].changed, reverse=True)
+    items = []
+    for place, path in enumerate(newest):
+        tree = found[path]
+        item = Item(
+            kind="run",
+            name=path.name,
+            size=tree.size,
+            last_use=moment(tree.changed),
+            goes=True,
+            why=f"older than {rule.days:g} days",
+        )
+        why = _reason(rule, path, place, item, needed)
+        items.append(item if why is None else item.kept(why))
+    return items
+
+
+def _runs(rule: RunsRule) -> list[Path]:
+    root = user_folder(rule.folder)
+    if not root.is_dir():
+        return []
+    there = [path for path in root.iterdir() if not path.name.startswith(".")]
+    runs = [path for path in there if _is_run(path)]
+    if there and not runs and not any((path / "cells").is_dir() for path in there):
+        raise ConfigError(
+            f"{root} holds no run folder of graft's.\nSet runs.folder to where output.folder is."
+        )
+    return runs
+
+
+def _is_run(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir() or not NAME.fullmatch(path.name):
+        return False
+    return any((path / mark).is_file() for mark in MARKS)
+
+
+def _reason(
+    rule: RunsRule, path: Path, place: int, item: Item, needed: Mapping[str, str]
+) -> str | None:
+    """Return why a folder stays, if it does."""
+    if place < rule.keep:
+        return f"among the newest {rule.keep}"
+    if days_since(item.last_use) < rule.days:
+        return f"younger than {rule.days:g} days"
+    version = needed.get(_weights(path))
+    if version is not None:
+        return version
+    return None if is_free(path) else "in use"
+
+
+def _weights(path: Path) -> str:
+    """Return the digest of the weights that a run ended with, or "" where it did not end."""
+    try:
+        return str(json.loads((path / "report.json").read_bytes())["model_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def remove_run(rule: RunsRule, needed: Callable[[], Mapping[str, str]], item: Item) -> Item:
+    """Remove the folder of ``item`` unless it was used, or came to be needed, meanwhile.
+
+    Raises ``ResourceError``, and what asking who needs folders does.
+    """
+    path = user_folder(rule.folder) / item.name
+    if not _is_run(path):
+        return item.kept("gone meanwhile")
+    if moment(look_at(path).changed) > item.last_use:
+        return item.kept("used meanwhile")
+    version = needed().get(_weights(path))
+    return remove(path, item) if version is None else item.kept(f"{version}, by now")
