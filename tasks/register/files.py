@@ -29,7 +29,8 @@ BYTECODE = "__pycache__"  # Python leaves it where MLflow loads a model in place
 
 def list_files(folder: Path) -> str:
     """Write the list of all files of the model in ``folder`` into it; return the list's digest."""
-    content = json.dumps({path: sha256_file(folder / path) for path in _paths(folder)}, indent=1)
+    others = (path for path in _paths(folder) if path != FILES_FILE)
+    content = json.dumps({path: sha256_file(folder / path) for path in others}, indent=1)
     (folder / FILES_FILE).write_text(content)
     return sha256_bytes(content.encode())
 

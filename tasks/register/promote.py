@@ -73,6 +73,11 @@ def register(
             "The evaluation report is of another model or another test set.\n"
             "Evaluate this model on this data, then register it."
         )
+    if model.data_digest != prepared.digest:  # whose images would count as those it learned from
+        raise EvaluationError(
+            "The model was fine-tuned on other data than it is to be registered with.\n"
+            "Register it with the data of its own run."
+        )
     client = connect()
     with tracking_errors("looking for an earlier try"):
         standing = read_decision(client, config.promotion.model, run_id)

@@ -45,7 +45,7 @@ from tasks.preprocess.prepare import prepare
 from tasks.pretrained.load import input_spec, load_pretrained
 from tasks.pretrained.tiny import GraftTiny
 from tasks.register.classifier import ModelSpec
-from tasks.register.files import SHA256, SPEC_SHA256
+from tasks.register.files import FILES, FILES_FILE, SHA256, SPEC_SHA256, list_files
 from tasks.register.packaging import save_model
 from tasks.values import (
     EvaluationReport,
@@ -275,6 +275,7 @@ def tiny_model(folder: Path, label: str, crop: int) -> TinyModel:
     file = io.BytesIO()
     Image.new("RGB", (crop, crop)).save(file, "PNG")
     save_model(folder / "model", Model(), weights, spec, file.getvalue())
+    list_files(folder / "model")
     return TinyModel(folder / "model", spec, label)
 
 
@@ -285,7 +286,11 @@ def publish() -> Callable[[MlflowClient, str, TinyModel], int]:
     def make(client: MlflowClient, name: str, model: TinyModel) -> int:
         with suppress(MlflowException):  # it is there already
             client.create_registered_model(name)
-        tags = {SHA256: model.spec.sha256, SPEC_SHA256: model.spec.digest}
+        tags = {
+            FILES: sha256_file(model.folder / FILES_FILE),
+            SHA256: model.spec.sha256,
+            SPEC_SHA256: model.spec.digest,
+        }
         return int(client.create_model_version(name, model.folder.as_uri(), tags=tags).version)
 
     return make

@@ -326,3 +326,10 @@ def test_a_report_of_another_model_registers_nothing(store, weak, strong):
     with pytest.raises(EvaluationError, match="another model"):
         do(strong, report=weak.report)
     assert snapshot(store) == ({}, {}, [])
+
+
+def test_a_model_of_other_data_registers_nothing(store, strong):
+    other = strong.model.model_copy(update={"data_digest": "0" * 64})
+    with pytest.raises(EvaluationError, match="fine-tuned on other data"):
+        do(strong, model=other)
+    assert snapshot(store) == ({}, {}, [])

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from tasks.errors import TrackingError
 from tasks.register.files import FILES
 from tasks.register.promote import register
-from tasks.register.registry import fetch
+from tasks.register.registry import fetch, fetch_version
 from tasks.register.tracking import open_run
 from tasks.register.verify import verify_version
 
@@ -68,23 +68,6 @@ def test_no_file_may_be_missing_or_another_however_warm_the_cache(store, strong,
         act()
 
 
-def test_the_same_over_http(tracking_server, strong, tmp_path):
-    do(strong)
-    client = MlflowClient(f"{mlflow.get_tracking_uri()}")
-    both = acts(client, tmp_path / "cache")
-    (mlmodel,) = (tmp_path / "files").rglob("MLmodel")
-    for name, gone in (("artifacts/model.safetensors", False), ("code/tasks/outputs.py", True)):
-        with changed(mlmodel.parent / name, gone):
-            for act in both:
-                with pytest.raises(TrackingError, match=f"^{name} of colours version 1 is"):
-                    act()
-    for act in both:
-        act()
-    assert sorted(path.name[:8] for path in (tmp_path / "cache" / "models").iterdir()) == [
-        strong.model.sha256[:8]  # what was downloaded to be looked at is gone again
-    ]
-
-
 def test_what_mlflow_and_python_leave_in_a_store_that_is_a_folder_is_no_change(
     store, strong, tmp_path
 ):
@@ -123,7 +106,5 @@ def test_a_version_that_is_not_ready_is_not_loaded(store, tiny_models, publish, 
     publish(store, "tiny", tiny_models[0])
     version = store.get_model_version("tiny", "1")
     version._status = "PENDING_REGISTRATION"
-    from tasks.register.registry import fetch_version
-
     with pytest.raises(TrackingError, match="is PENDING_REGISTRATION, not ready"):
         fetch_version(version, tmp_path / "cache")

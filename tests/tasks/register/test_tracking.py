@@ -294,12 +294,28 @@ def test_a_whole_run_on_a_real_server(
     registered = fetch("models:/colours@champion", tmp_path / "other-cache")
     assert registered.sha256 == strong.model.sha256
     assert registered.weights.read_bytes() == strong.model.weights.read_bytes()
+    assert_a_change_on_the_server_is_found(tmp_path, "artifacts/model.safetensors", b"other")
+    assert_a_change_on_the_server_is_found(tmp_path, "code/numpy.py", b"added")
+    folders = [path.name for path in (tmp_path / "other-cache" / "models").iterdir()]
+    assert folders == [registered.sha256]  # what was downloaded to be looked at is gone again
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     with pytest.raises(TransientTrackingError):
         run_while_the_server_dies(tracking_server.pid, strong)
     assert "epoch 1 is not tracked yet" in caplog.text
+
+
+def assert_a_change_on_the_server_is_found(tmp_path, name, content):
+    (mlmodel,) = (tmp_path / "files").rglob("MLmodel")
+    path = mlmodel.parent / name
+    before = path.read_bytes() if path.exists() else None
+    path.write_bytes(content)
+    with pytest.raises(TrackingError, match=f"^{name} of colours version 1 is not the file that"):
+        fetch("models:/colours/1", tmp_path / "other-cache")
+    path.unlink()
+    if before is not None:
+        path.write_bytes(before)
 
 
 def assert_the_page_is_served(tracker, page):
