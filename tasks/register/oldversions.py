@@ -20,13 +20,14 @@ from tasks.cleanupconfig import VersionsRule
 from tasks.errors import GraftError
 from tasks.leftovers import Item, days_since
 from tasks.register.client import connect, named_store, tracking_errors
+from tasks.register.files import SHA256
 from tasks.register.history import MOVING, Note
 from tasks.register.journal import turn
 from tasks.register.registry import PAGE
 from tasks.register.versions import PREFIX, PROMOTED, source_of
 
 EXPORT = "graft.export."  # version tag, with the format
-WEIGHTS = "graft.sha256"  # version tag: digest of what the next two name
+# version tags whose digest is that of another version's weights
 NEEDS = {"graft.backbone_sha256": "started from it", "graft.teacher_sha256": "was taught by it"}
 
 log = logging.getLogger(__name__)
@@ -71,9 +72,9 @@ def needed_runs() -> dict[str, str]:
     client = connect(create=False)
     with tracking_errors("reading the model registry"):
         return {
-            one.tags[WEIGHTS]: f"{one.title} came from it ({why})"
+            one.tags[SHA256]: f"{one.title} came from it ({why})"
             for one in _read(client)
-            if WEIGHTS in one.tags and (why := _standing(one))
+            if SHA256 in one.tags and (why := _standing(one))
         }
 
 
@@ -90,7 +91,7 @@ def reasons(known: Sequence[Known], rule: VersionsRule) -> dict[str, str]:
             if one.title in stay
             for tag, how in NEEDS.items()
             for other in known
-            if one.tags.get(tag, "none") == other.tags.get(WEIGHTS) and other.title not in stay
+            if one.tags.get(tag, "none") == other.tags.get(SHA256) and other.title not in stay
         }
         if not more:
             return stay

@@ -19,10 +19,11 @@ from tasks.evaluate.score import Scores
 from tasks.index import read_index
 from tasks.register.client import connect, tracking_errors
 from tasks.register.contest import image_keys, read_learned
+from tasks.register.files import SHA256
 from tasks.register.gate import CLEAN_TEST, class_obstacle
 from tasks.register.learned import Prefixes, count_seen
 from tasks.register.paired import compare, enough_draws
-from tasks.register.registry import SHA256, fetch_version, find_champion
+from tasks.register.registry import fetch_version, find_champion
 from tasks.register.sameness import VALIDATION
 from tasks.values import FineTunedModel, PreparedDataset, RegisteredModel
 from tasks.work import Choice
