@@ -20,6 +20,10 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0:
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 MaxMib = Annotated[int, typer.Option(min=1, help="Size of the largest request, in MiB.")]
 MaxImages = Annotated[int, typer.Option(min=1, help="Images in one request.")]
+MaxMegapixels = Annotated[
+    int,
+    typer.Option(min=1, max=89, help="Megapixels of the largest image; four times that a request."),
+]
 Poll = Annotated[
     float, typer.Option(min=0.05, max=86400, help="Seconds between looks for a new champion.")
 ]
@@ -36,6 +40,7 @@ def serve(
     host: Host = "127.0.0.1",
     max_mib: MaxMib = 16,
     max_images: MaxImages = 64,
+    max_megapixels: MaxMegapixels = 50,
     poll: Poll = 5.0,
     allow_url: AllowUrl = None,
     as_json: Json = False,
@@ -47,7 +52,7 @@ def serve(
         from tasks.register.serving_body import Limits
 
         cache, hosts = cache_folder(None), tuple(allow_url or ())
-        limits = Limits(max_mib, max_images)
+        limits = Limits(max_mib, max_images, max_megapixels)
         _serve(ServeSettings(name, cache, host, port, limits, poll, hosts), as_json)
 
     answer(as_json, until_stopped)

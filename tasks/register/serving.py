@@ -15,6 +15,7 @@ from tasks.errors import ConfigError
 from tasks.register.serving_app import Service, make_app
 from tasks.register.serving_body import Limits
 from tasks.register.serving_champion import Champion, uri_of
+from tasks.register.serving_http import TimedProtocol
 from tasks.register.serving_urls import UrlReader
 
 STOP_SECONDS = 8  # for requests under way
@@ -81,6 +82,7 @@ def listening(host: str, port: int) -> socket.socket:
 def _server_config(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=TimedProtocol,
         lifespan="off",
         ws="none",
         log_config=None,

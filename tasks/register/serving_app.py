@@ -6,8 +6,9 @@ import asyncio
 import io
 import json
 import logging
-import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from tasks.errors import DataError, ResourceError
-from tasks.register.serving_body import JSON, Limits, in_time, rows_of
-from tasks.register.serving_champion import Champion, Served
+from tasks.register.serving_body import JSON, Limits, Memory, body_of, in_time, rows_of
+from tasks.register.serving_champion import Champion
+from tasks.register.serving_decoders import Decoders
 from tasks.register.serving_images import Refusal, Rows, bad_request
 from tasks.register.serving_urls import NotFetched, UrlReader
 from tasks.register.serving_worker import Worker
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSION_HEADER = "X-Graft-Version"
-MOST_UNDER_WAY = 128  # requests; their bodies are all in memory
+MOST_UNDER_WAY = 128  # requests whose body has come
+BODIES = 32  # of the largest, in memory at once
+PARSERS = 2  # bodies taken apart at once
 FETCHERS = 8  # images by address at once
 
 log = logging.getLogger(__name__)
@@ -45,7 +49,9 @@ class Service:
         self._limits = limits
         self._urls = urls
         self._worker = Worker()
-        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._memory = Memory(BODIES * limits.bytes)
+        self._parsers = ThreadPoolExecutor(PARSERS, "parse")
+        self._decoders = Decoders(limits.megapixels)
         self._fetchers = ThreadPoolExecutor(FETCHERS, "fetch")
         self._under_way = 0
 
@@ -72,30 +78,40 @@ class Service:
 
     async def invocations(self, request: Request) -> Response:
         """Classify the images of a request; a reason is all that a wrong one gets."""
-        self._under_way += 1
         try:
-            return await self._predictions(request)
+            with self._memory.room() as take:
+                return await self._predictions(request, take)
         except asyncio.CancelledError:  # the server stops, and has waited for as long as it may
             return self.refused(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "The server is stopping."))
         except Exception as error:  # no fault may reach a client as a traceback
             return self.refused(refusal_of(error))
+
+    async def _predictions(self, request: Request, take: Callable[[int], None]) -> Response:
+        body = await body_of(request, self._limits, take)
+        with self._place():
+            loop = asyncio.get_running_loop()
+            rows = await loop.run_in_executor(self._parsers, rows_of, body, self._limits.images)
+            del body  # the images that came out of it are as large
+            async with in_time("The images"):
+                images = await self._fetched(rows, take)
+            served = self._champion.current  # to the end of this request
+            pixels_nhwc = await self._decoders.decoded(served.classifier, images)
+            frame = await asyncio.wrap_future(self._worker.submit(served.classifier, pixels_nhwc))
+            text = await asyncio.to_thread(_as_json, frame, served.version)
+            return self._reply(text, version=served.version)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Count a request for the time of the block; raises ``Refusal`` where many are at work."""
+        if self._under_way >= MOST_UNDER_WAY:
+            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests at once. Try again.")
+        self._under_way += 1
+        try:
+            yield
         finally:
             self._under_way -= 1
 
-    async def _predictions(self, request: Request) -> Response:
-        if self._under_way > MOST_UNDER_WAY:
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too many requests at once. Try again.")
-        rows = await rows_of(request, self._limits)
-        async with in_time("The images"):
-            images = await self._fetched(rows)
-        served = self._champion.current  # to the end of this request
-        loop = asyncio.get_running_loop()
-        pixels_nhwc = await loop.run_in_executor(self._decoders, _decoded, served, images)
-        frame = await asyncio.wrap_future(self._worker.submit(served.classifier, pixels_nhwc))
-        text = await loop.run_in_executor(self._decoders, _as_json, frame, served.version)
-        return self._reply(text, version=served.version)
-
-    async def _fetched(self, rows: Rows) -> list[bytes]:
+    async def _fetched(self, rows: Rows, take: Callable[[int], None]) -> list[bytes]:
         """Return images, those that are addresses fetched one after another."""
         images, left = [], self._limits.bytes
         for row, image in enumerate(rows):
@@ -104,6 +120,7 @@ class Service:
                     self._fetchers, self._fetch, row, image, left
                 )
                 left -= len(image)
+                take(len(image))
             images.append(image)
         return images
 
@@ -127,13 +144,6 @@ class Service:
     ) -> Response:
         said = self._champion.current.version if version is None else version
         return Response(text, status, {VERSION_HEADER: str(said)}, JSON)
-
-
-def _decoded(served: Served, images: list[bytes]) -> torch.Tensor:
-    """Return uint8 (n, crop, crop, 3); raises ``DataError`` that names every bad row."""
-    crop = served.classifier.spec.crop
-    empty = torch.empty((0, crop, crop, 3), dtype=torch.uint8)
-    return torch.cat([empty, *served.classifier.decoded(images)])
 
 
 def _as_json(frame: pd.DataFrame, version: int) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
-from starlette.types import Message
+from starlette.types import Message, Scope
 
 from tasks.register.serving_images import Refusal, Rows, bad_request, check_count, rows_of_json
 
@@ -27,6 +27,7 @@ class Limits:
 
     mib: int = 16
     images: int = 64
+    megapixels: int = 50  # of an image
 
     @property
     def bytes(self) -> int:
@@ -34,22 +35,67 @@ class Limits:
         return self.mib * MIB
 
 
-async def rows_of(request: Request, limits: Limits) -> Rows:
-    """Return the images of a request: bytes, or a str for the address of one.
+@dataclass(frozen=True)
+class Body:
+    """A body, and what it says that it is."""
 
-    Raises ``Refusal`` for a body that is too large, has too many images, comes too slowly, or is
-    not of a known kind.
+    kind: str
+    content: bytes | bytearray
+    scope: Scope
+
+
+class Memory:
+    """Counts the bytes of all bodies that are held, and refuses what would be too many.
+
+    Requests whose body does not come hold nothing, and so keep nobody out.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Take how many bytes may be held."""
+        self._most = most
+        self._held = 0
+
+    @contextmanager
+    def room(self) -> Iterator[Callable[[int], None]]:
+        """Give what takes bytes, for a request; they are given back at the end of the block."""
+        mine = 0
+
+        def take(size: int) -> None:
+            nonlocal mine
+            if self._held + size > self._most:
+                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Too much at once. Try again.")
+            self._held += size
+            mine += size
+
+        try:
+            yield take
+        finally:
+            self._held -= mine
+
+
+async def body_of(request: Request, limits: Limits, take: Callable[[int], None]) -> Body:
+    """Return the body of a request; ``take`` is told of every piece of it.
+
+    Raises ``Refusal`` for a body that is too large, comes too slowly, or is not of a known kind.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     name = kind.decode("latin-1")
     _check_kind(request, name, options.get(b"charset", b"utf-8"))
     async with in_time("The body"):
-        body = await _read(request, limits)
-    if name == JSON:
-        return await asyncio.to_thread(rows_of_json, body, limits.images)
-    if name == MULTIPART:
-        return await _files(request, body, limits.images)
-    return [body]
+        return Body(name, await _read(request, limits, take), request.scope)
+
+
+def rows_of(body: Body, most: int) -> Rows:
+    """Return the images of a body: bytes, or a str for the address of one.
+
+    Raises ``Refusal`` for what is wrong with it, as ``rows_of_json``. It can take seconds, and so
+    is no work for the thread that answers.
+    """
+    if body.kind == JSON:
+        return rows_of_json(body.content, most)
+    if body.kind == MULTIPART:
+        return asyncio.run(_files(body, most))
+    return [bytes(body.content)]
 
 
 def _check_kind(request: Request, kind: str, charset: bytes) -> None:
@@ -74,7 +120,7 @@ async def in_time(what: str) -> AsyncIterator[None]:
         ) from error
 
 
-async def _read(request: Request, limits: Limits) -> bytes:
+async def _read(request: Request, limits: Limits, take: Callable[[int], None]) -> bytearray:
     """Read the body; what is too large is read on for a while, so that the reply is seen."""
     declared = request.headers.get("content-length", "")
     promised = int(declared) if declared.isdecimal() else 0
@@ -85,6 +131,7 @@ async def _read(request: Request, limits: Limits) -> bytes:
             async for piece in pieces:
                 size += len(piece)
                 if size <= limits.bytes:
+                    take(len(piece))
                     body += piece
                 elif size > DISCARDED:
                     break
@@ -93,16 +140,16 @@ async def _read(request: Request, limits: Limits) -> bytes:
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"The request is larger than {limits.mib} MiB. Send its images in parts.",
         )
-    return bytes(body)
+    return body
 
 
-async def _files(request: Request, body: bytes, most: int) -> Rows:
+async def _files(body: Body, most: int) -> Rows:
     """Return the files of a form in their order; its other fields are not looked at."""
 
     async def replay() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": body.content, "more_body": False}
 
-    async with Request(request.scope, replay).form() as form:
+    async with Request(body.scope, replay).form() as form:
         files = [value for _, value in form.multi_items() if not isinstance(value, str)]
         check_count(len(files), most)
         if not files:

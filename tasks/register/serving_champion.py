@@ -39,7 +39,7 @@ def uri_of(named: str) -> str:
 
 
 def load(name: str, version: int, cache: Path) -> Served:
-    """Fetch a version, its digest checked, build its network, and run one image through it.
+    """Fetch a version, its files in the registry checked, build it, and run one image through it.
 
     The first image is slow on a GPU, where kernels are chosen and loaded, so no request should be
     it. Raises ``TrackingError`` and ``WeightsError`` for files that are missing or damaged.

@@ -8,7 +8,7 @@ body could fill the memory.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -17,6 +17,7 @@ from typing import Any
 FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 IMAGE_COLUMNS = ("image", "b64", 0)  # 0: a column without a name
 URL_COLUMN = "url"
+VALUES = 1000  # in JSON, for each image that a request may have
 
 Rows = list[bytes | str]  # images' bytes, and addresses of images
 
@@ -43,12 +44,13 @@ def check_count(n: int, most: int) -> None:
         )
 
 
-def rows_of_json(body: bytes, most: int) -> Rows:
+def rows_of_json(body: bytes | bytearray, most: int) -> Rows:
     """Return the images of a JSON body in order: bytes, or a str for the address of one.
 
     Raises ``Refusal`` for what is no such JSON, for a row that is no base64 (it names the row), and
-    for more than ``most`` rows.
+    for more than ``most`` rows or ``VALUES`` values for each of them.
     """
+    _check_values(body, VALUES * most)
     column, values = _column(_content(body), most)
     if column == URL_COLUMN:
         return [_address(row, value) for row, value in enumerate(values)]
@@ -60,7 +62,22 @@ def rows_of_json(body: bytes, most: int) -> Rows:
     return [_decoded(row, value) for row, value in enumerate(values)]
 
 
-def _content(body: bytes) -> tuple[str, Any]:
+def _check_values(body: bytes | bytearray, most: int) -> None:
+    """Raise ``Refusal`` for JSON of too many values, before it is read.
+
+    Three bytes can be a list, which takes 64 once it is read. All but one of the values have a
+    comma before them or a bracket around them; base64 has neither, so nothing is refused for its
+    images' sake.
+    """
+    n = sum(body.count(mark) for mark in (b",", b"[", b"{"))
+    if n > most:
+        raise Refusal(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"The JSON has {n} commas and brackets; {most} is the most. Send images alone.",
+        )
+
+
+def _content(body: bytes | bytearray) -> tuple[str, Any]:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:  # also no UTF-8, and numbers without an end
@@ -126,6 +143,7 @@ def _decoded(row: int, value: object) -> bytes:
     if not isinstance(value, str):
         raise bad_request(f"row {row}: {type(value).__name__} is no image in base64.")
     try:
-        return base64.decodebytes(value.encode())  # as MLflow: what is not of the alphabet is left
+        # as MLflow: what is not of the alphabet is left out
+        return binascii.a2b_base64(value if value.isascii() else value.encode())
     except ValueError as error:
         raise bad_request(f"row {row}: no base64: {str(error)[:100]}.") from error

@@ -47,8 +47,8 @@ class NotFetched(Exception):  # noqa: N818 - an answer to the client
 def is_public(address: Address) -> bool:
     """Tell whether an address is one of the public internet, also one wrapped in an IPv6 one.
 
-    IPv6 is given out from 2000::/3 alone (IANA, RFC 4291); whatever else there is stays on a site or
-    a machine, unless it wraps an IPv4 address, which then counts.
+    IPv6 is given out from 2000::/3 alone (IANA, RFC 4291); whatever else there is stays on a site
+    or a machine, unless it wraps an IPv4 address, which then counts.
     """
     if isinstance(address, ipaddress.IPv6Address):
         wrapped = address.ipv4_mapped or address.sixtofour or _translated(address)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -59,6 +61,7 @@ def test_a_port_that_is_taken_is_said(workspace: Path, graft):
         (["small", "--host", "nowhere.invalid"], 2, ["nowhere.invalid"]),
         (["small", "--allow-url", "https://example.org"], 2, ["HOST:PORT"]),
         (["small", "--max-images", "0"], 2, ["--max-images"]),
+        (["small", "--max-megapixels", "90"], 2, ["--max-megapixels"]),
     ],
 )
 def test_what_cannot_be_served_is_said_in_two_lines(workspace: Path, graft, arguments, code, words):
@@ -67,6 +70,23 @@ def test_what_cannot_be_served_is_said_in_two_lines(workspace: Path, graft, argu
     assert all(word in result.message for word in words), result.message
     assert len(result.message.splitlines()) == 2
     assert json.loads(result.out)["error"]["exit_code"] == code
+
+
+def test_a_champion_whose_files_are_gone_is_not_served_from_the_cache(
+    workspace: Path, graft, registry_copy, tmp_path: Path
+):
+    assert list((workspace / "cache" / "models").glob("*/model.safetensors"))
+    source = registry_copy.get_model_version("small", "1")
+    folder = urlsplit(registry_copy.get_model_version_download_uri("small", "1")).path
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    version = registry_copy.create_model_version("small", copy.as_uri(), tags=source.tags).version
+    registry_copy.set_registered_model_alias("small", "champion", version)
+    (copy / "artifacts" / "model.safetensors").unlink()
+    result = graft("serve", "small", "--port", "0")
+    assert result.code == 7, result.err
+    assert "model.safetensors of small version 2 is missing in the registry" in result.message
+    assert len(result.message.splitlines()) == 2
 
 
 def test_without_a_store_none_is_made(tmp_path: Path, graft, monkeypatch):

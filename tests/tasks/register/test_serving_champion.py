@@ -4,6 +4,7 @@ import gc
 import logging
 import shutil
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,36 @@ def test_a_damaged_version_is_tried_again_later(two, tiny_models, publish, tmp_p
     assert (champion.current.version, champion.problem) == (3, None)
     said = [record.getMessage() for record in caplog.records if "tasks" in record.name]
     assert said == [problem, "version 3 of tiny is served now"]
+
+
+@pytest.fixture
+def lost(two, tiny_models, publish, tmp_path) -> Callable[[str], None]:
+    """Return what makes version 3, champion, of version 2's files; one of them is lost since."""
+
+    def make(path: str) -> None:
+        copy = tmp_path / "copy"
+        shutil.copytree(tiny_models[1].folder, copy)
+        publish(two, "tiny", type(tiny_models[1])(copy, tiny_models[1].spec, "red"))
+        two.set_registered_model_alias("tiny", "champion", "3")
+        (copy / path).unlink()
+
+    return make
+
+
+@pytest.mark.parametrize("path", ["artifacts/model.safetensors", "artifacts/spec.json", "MLmodel"])
+def test_what_the_registry_lost_is_not_taken_from_the_cache(two, lost, tmp_path, path):
+    cache = tmp_path / "cache"
+    whole = Champion("models:/tiny/2", cache)  # whose weights are those of version 3
+    assert whole.current.version == 2
+    champion = Champion(uri_of("tiny"), cache)
+    lost(path)
+    champion.look()
+    assert (champion.current.version, label(champion)) == (1, "blue")
+    assert champion.problem is not None
+    assert "version 1 goes on" in champion.problem
+    assert path in champion.problem
+    with pytest.raises(TrackingError, match=path):
+        Champion(uri_of("tiny"), cache)
 
 
 def test_a_registry_that_does_not_answer_is_said_and_waited_for(two, tmp_path):

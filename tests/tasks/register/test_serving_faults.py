@@ -17,7 +17,7 @@ from PIL import Image
 from tasks.register import serving_app, serving_body
 from tasks.register.serving import listening
 from tasks.register.serving_app import Service, make_app
-from tasks.register.serving_body import Limits, rows_of
+from tasks.register.serving_body import MIB, Limits, Memory, body_of
 from tasks.register.serving_champion import Champion
 from tasks.register.serving_images import Refusal
 
@@ -79,6 +79,45 @@ def test_more_requests_than_memory_could_hold_are_put_off(client, image, monkeyp
     assert post(client, image).status_code == 200
 
 
+def test_bodies_that_come_slowly_keep_nobody_out_until_they_fill_the_memory():
+    memory, limits = Memory(3 * MIB), Limits(mib=1)
+    headers = [(b"content-type", b"image/png")]
+
+    async def body(size: int, rest: asyncio.Event, come: asyncio.Event) -> int:
+        pieces = iter([bytes(size), bytes(MIB - size)])
+
+        async def receive() -> dict[str, object]:
+            piece = next(pieces)
+            if len(piece) == MIB - size:
+                come.set()
+                await rest.wait()
+            return {"type": "http.request", "body": piece, "more_body": len(piece) == size}
+
+        scope = {"type": "http", "headers": headers}
+        with memory.room() as take:
+            return len((await body_of(Request(scope, receive), limits, take)).content)
+
+    async def scene() -> None:
+        rest, come = asyncio.Event(), asyncio.Event()
+        slow = [asyncio.create_task(body(8, rest, come)) for _ in range(200)]
+        await come.wait()
+        come.clear()
+        half = [asyncio.create_task(body(MIB // 2 + 1, rest, come)) for _ in range(6)]
+        await come.wait()
+        await asyncio.sleep(0)
+        refused = [task for task in half if task.done()]
+        assert len(refused) == 1
+        with pytest.raises(Refusal, match="Too much at once") as caught:
+            refused[0].result()
+        assert caught.value.status == 503
+        rest.set()
+        sizes = await asyncio.gather(*slow, *half, return_exceptions=True)
+        assert sizes.count(MIB) >= 2
+        assert await body(8, rest, come) == MIB  # all is given back
+
+    asyncio.run(scene())
+
+
 def test_addresses_are_not_read_where_no_host_is_allowed(client):
     records = [{"url": "https://example.org/a.png"}]
     reply = client.post("/invocations", json={"dataframe_records": records})
@@ -96,7 +135,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
     scope = {"type": "http", "headers": [(b"content-type", b"image/png")]}
     begun = time.monotonic()
     with pytest.raises(Refusal, match=r"within 0\.1 s") as caught:
-        asyncio.run(rows_of(Request(scope, never), Limits()))
+        asyncio.run(body_of(Request(scope, never), Limits(), lambda _: None))
     assert caught.value.status == 408
     assert time.monotonic() - begun < 5
 
