@@ -194,9 +194,7 @@ def timed(config: RunConfig, scorer: Scorer, file: Path) -> Speed | None:
     if not runs:
         return None
     network, spec, device = scorer.network, scorer.spec, scorer.device
-    return measure_speed(
-        network, spec, device, scorer.batch_size, runs, file, scorer.parameters
-    )
+    return measure_speed(network, spec, device, scorer.batch_size, runs, file, scorer.parameters)
 
 
 def _explained(subject: Subject, test: Scores, folder: Path) -> tuple[ExplainedImage, ...]:

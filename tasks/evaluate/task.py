@@ -16,11 +16,7 @@ from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDat
     task_run_name="evaluate {model.architecture}", timeout_seconds=24 * 3600, cache_policy=NO_CACHE
 )
 def evaluate_model(
-    config: RunConfig,
-    prepared: PreparedDataset,
-    model: FineTunedModel,
-    folder: Path,
-    seen: Seen | None = None,
+    config: RunConfig, prepared: PreparedDataset, model: FineTunedModel, folder: Path, seen: Seen
 ) -> EvaluationReport:
     """Score the chosen model on the test images, of which it has ``seen`` some or none, once."""
     return evaluate(config, prepared, model, folder, seen)

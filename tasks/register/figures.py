@@ -45,8 +45,9 @@ def figures(report: EvaluationReport) -> dict[str, float]:
     """Return every figure of ``report`` that a floor or a limit may name.
 
     ``recall[cat]`` is of a class, ``accuracy[site=A]`` of a slice, ``accuracy[jpeg:3]`` of images
-    under a corruption (``tasks.evaluate.corruption_kinds``) of severity 3; the others stand alone, such as ``ece`` or
-    ``latency_p95_ms``. What was not measured, and a class without a test image, is left out.
+    under a corruption of ``corruption_kinds`` at severity 3; the others stand alone, such as
+    ``ece`` or ``latency_p95_ms``. What was not measured, and a class without a test image, is left
+    out.
     """
     return {
         name: float(value)
