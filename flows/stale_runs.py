@@ -1,10 +1,10 @@
 """Runs that stay RUNNING because their process, and the worker that saw to it, were killed.
 
-A flow run on a worker sends a heartbeat from a thread of its own, every minute as prefect.yaml
-sets it. Silence alone proves nothing: a server that was away, or a machine that slept, heard none
+A flow run on a worker sends a heartbeat from a thread of its own, every 30 s as prefect.yaml sets
+it. Silence alone proves nothing: a server that was away, or a machine that slept, heard none
 either. So a silent run is watched for longer than a heartbeat's period, now that the server
-answers, and is marked only if none comes. (Prefect's own recipe, an automation that acts on the
-silence at once, marked a healthy run in our test when the server had been stopped: docs.)
+answers, and is marked only if none comes. Prefect's own recipe, an automation that acts on the
+silence at once, cannot look again: it may take a server's restart for the death of a run.
 
 Runs that send no heartbeats are never marked. Runs in MLflow are: where their flow run ended, and
 where their process on this very machine is gone.

@@ -37,6 +37,7 @@ class Site:
 
     folder: Path
     port: int
+    extra: dict[str, str] = field(default_factory=dict)  # of the environment
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -59,6 +60,8 @@ class Site:
             "DO_NOT_TRACK": "1",
             "NO_COLOR": "1",
             "COLUMNS": "200",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            **self.extra,
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -76,8 +79,8 @@ class Site:
         self.processes.append(process)
         return process
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        return self.start("worker", "start", "--pool", "graft", "--type", "process")
+    def start_worker(self, pool: str = "graft") -> subprocess.Popen[bytes]:
+        return self.start("worker", "start", "--pool", pool, "--type", "process")
 
     def call(self, *arguments: str, program: str = "prefect") -> str:
         """Return what a command said that must end well, ``prefect`` or ``graft``."""
@@ -178,11 +181,11 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 @contextmanager
-def open_site(folder: Path) -> Iterator[Site]:
+def open_site(folder: Path, extra: dict[str, str] | None = None) -> Iterator[Site]:
     """Give a site whose server answers; it ends with the block."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    made = Site(folder, port)
+    made = Site(folder, port, extra or {})
     made.start("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui")
     try:
         until(lambda: _answers(made.url), 120, lambda: (folder / "server.log").read_text())

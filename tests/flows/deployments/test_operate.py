@@ -1,0 +1,332 @@
+"""graft deploy, schedule, submit and status, against a real server and real workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tasks.download.fetch import fetch
+from tasks.errors import DataError
+from tests.flows.deployments.site import BIN, REPOSITORY, Site, until
+from tests.flows.deployments.vault import IN_BLOCK, IN_ENVIRONMENT, Vault
+
+pytestmark = pytest.mark.slow
+
+CRON = "0 3 * * 1"
+HOOK = """
+from prefect.blocks.system import Secret
+from prefect.blocks.webhook import Webhook
+import sys
+Webhook(url=sys.argv[1]).save("team")
+Secret(value=sys.argv[2]).save("photo-key")
+"""
+NOTIFY_AGAIN = """
+from flows.notify import block_of, make_automations
+from prefect.client.orchestration import get_client
+with get_client(sync_client=True) as client:
+    make_automations(client, block_of(client, "webhook/team"))
+"""
+ALERT = """
+from prefect.events import emit_event
+resource = {"prefect.resource.id": "graft.model.digits", "prefect.resource.name": "digits"}
+emit_event("graft.alert.drop", resource=resource, payload={"reason": "accuracy fell to 80%"})
+"""
+
+
+@dataclass
+class Hook:
+    """A web server that keeps what it is sent."""
+
+    port: int
+    got: list[dict[str, str]] = field(default_factory=list)
+
+    def wait_for(self, subject: str, *words: str) -> None:
+        def came() -> bool:
+            bodies = [one["body"] for one in self.got if one["subject"] == subject]
+            return any(all(word in body for word in words) for body in bodies)
+
+        until(came, 60, lambda: f"{subject}, {words}: not in {self.got}")
+
+
+@pytest.fixture(scope="module")
+def hook() -> Iterator[Hook]:
+    """Give the address that a team's notifications go to."""
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            made.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    made = Hook(httpd.server_address[1])
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield made
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def python(site: Site, code: str, *arguments: str) -> None:
+    command = [sys.executable, "-c", code, *arguments]
+    subprocess.run(command, env=site.environment, cwd=REPOSITORY, check=True, timeout=120)
+
+
+def graft(site: Site, *arguments: str) -> dict[str, Any]:
+    """Return what a command of graft's that must end well says to machines."""
+    done = site.attempt(*arguments, "--json", program="graft")
+    assert done.returncode == 0, done.stdout + done.stderr + site.logs()
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def found(site: Site, name: str) -> dict[str, Any]:
+    flow, deployment = name.split("/")
+    wanted = {"deployments": {"name": {"any_": [deployment]}}, "flows": {"name": {"any_": [flow]}}}
+    (one,) = site.ask("deployments", **wanted)
+    return one
+
+
+@pytest.fixture(scope="module")
+def deployed_again(site: Site, hook: Hook) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Schedule a config and deploy once more; return both answers and what there was before."""
+    python(site, HOOK, f"http://127.0.0.1:{hook.port}/", IN_BLOCK)
+    before = {one["id"]: one for one in site.ask("deployments")}
+    config = "configs/digits.yaml"
+    timezone = ("--timezone", "Europe/Berlin")
+    scheduled = graft(site, "schedule", CRON, config, "training.epochs=20", *timezone)
+    return scheduled, graft(site, "deploy", "--notify", "webhook/team"), before
+
+
+def test_deploying_again_changes_nothing_but_what_is_asked_for(site: Site, deployed_again):
+    _, again, before = deployed_again
+    after = {one["id"]: one for one in site.ask("deployments")}
+    assert after.keys() == before.keys()
+    assert {one["id"] for one in again["deployments"]} == before.keys()
+    for identity, one in before.items():
+        assert after[identity]["parameters"] == one["parameters"]
+    limits = {q["name"]: q["concurrency_limit"] for q in site.ask("work_pools/graft/queues")}
+    assert limits == {"default": None, "gpu": 1}  # the fixture site made it 2
+    python(site, NOTIFY_AGAIN)
+    names = sorted(one["name"] for one in site.ask("automations"))
+    assert names == sorted(again["automations"])
+    assert len(names) == 3
+
+
+def test_a_schedule_is_active_with_its_config_and_outlives_a_deployment(site: Site, deployed_again):
+    scheduled, *_ = deployed_again
+    assert scheduled["deployment"] == "transfer/digits"
+    assert [when[11:16] for when in scheduled["next"]] == ["03:00"] * 3
+    digits = found(site, "transfer/digits")
+    ours, theirs = sorted(digits["schedules"], key=lambda one: one["slug"] != "graft")
+    assert (ours["active"], theirs["active"]) == (True, False)
+    assert (ours["schedule"]["cron"], ours["schedule"]["timezone"]) == (CRON, "Europe/Berlin")
+    assert ours["parameters"]["config"]["training"]["epochs"] == 20
+    assert digits["parameters"]["config"]["training"]["epochs"] == 8
+    graft(site, "schedule", "configs/digits.yaml", "--pause")
+    (status,) = (d for d in graft(site, "status")["deployments"] if d["name"] == "transfer/digits")
+    assert f"{CRON} (Europe/Berlin), paused" in status["schedules"]
+    graft(site, "schedule", "configs/digits.yaml", "--remove")
+    (left,) = found(site, "transfer/digits")["schedules"]
+    assert (left["schedule"], left["active"]) == (theirs["schedule"], False)
+
+
+def small(site: Site, name: str, **sections: object) -> Path:
+    """Write a config of a run of seconds."""
+    config: dict[str, object] = {
+        "name": name,
+        "data": {"kind": "digits"},
+        "preprocess": {"resize": 32, "crop": 32},
+        "model": {"architecture": "graft_tiny", "weights": "graft:tiny-cifar10"},
+        "training": {"epochs": 1, "batch_size": 64, "threads": 1, "device": "cpu"},
+        "evaluation": {"bootstrap": 100, "novelty": False, "explained_images": 0},
+        "promotion": {"model": name},
+        "output": {"folder": site.runs},
+    }
+    path = site.folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config | sections))
+    return path
+
+
+def test_a_secret_is_sent_and_left_nowhere(site: Site, vault: Vault, hook: Hook, deployed_again):
+    photos = f"{vault.address('photos.zip')}?key=${{secret:photo-key}}"
+    weights = f"{vault.address('tiny.safetensors')}?key=${{secret:weights-key}}"
+    model = {"weights": weights, "sha256": vault.sha256("tiny.safetensors")}
+    config = small(
+        site,
+        "sealed",
+        data={"kind": "folder", "path": photos, "sha256": vault.sha256("photos.zip")},
+        model={"architecture": "graft_tiny", **model},
+    )
+    done = site.attempt("submit", str(config), program="graft")
+    assert done.returncode == 0, done.stdout + done.stderr + site.logs()
+    assert vault.given == ["photos.zip", "tiny.safetensors"]
+    assert "finetune    epoch 1/1" in done.stderr
+    assert "models:/sealed/1" in done.stderr
+    hook.wait_for("graft: a new champion", "sealed: Version 1 is champion, the first one.")
+    left = {path: path.read_bytes() for path in site.folder.rglob("*") if path.is_file()}
+    left[Path("terminal")] = (done.stdout + done.stderr).encode()
+    left[Path("hook")] = json.dumps(hook.got).encode()
+    names = {path.name for path in left}
+    assert {"prefect.db", "mlflow.db", "worker.log", "server.log", "config.yaml"} <= names
+    # what is looked for would be found: the secret's name is where its value must not be
+    assert any(
+        b"${secret:photo-key}" in text for path, text in left.items() if _is(path, "prefect")
+    )
+    for secret in (IN_BLOCK, IN_ENVIRONMENT):
+        assert [path for path, text in left.items() if secret.encode() in text] == []
+
+
+def _is(path: Path, name: str) -> bool:
+    return path.name.startswith(name)
+
+
+def test_a_run_that_fails_on_a_worker_ends_as_it_would_here(
+    site: Site, hook: Hook, tmp_path: Path, deployed_again
+):
+    config = small(site, "failing", data={"kind": "folder", "path": str(tmp_path / "nowhere")})
+    done = site.attempt("submit", str(config), program="graft")
+    with pytest.raises(DataError) as here:
+        fetch(str(tmp_path / "nowhere"), None, tmp_path, 1.0, DataError)
+    assert done.stderr.endswith(f"graft: {here.value}\n")
+    assert done.returncode == DataError.exit_code
+    hook.wait_for("graft: a run failed", "failing: graft_tiny, full (transfer): Failed", "nowhere")
+
+
+def test_an_alert_is_passed_on(site: Site, hook: Hook, deployed_again):
+    python(site, ALERT)
+    hook.wait_for("graft: an alert", "digits: accuracy fell to 80%")
+
+
+def test_a_query_that_prefect_would_show_is_refused(site: Site):
+    data = {"kind": "folder", "path": "https://host/a.zip?sig=s3cr3t", "sha256": "0" * 64}
+    done = site.attempt("submit", str(small(site, "open", data=data)), program="graft")
+    assert (done.returncode, "s3cr3t" in done.stdout + done.stderr) == (2, False)
+    assert not any("s3cr3t" in json.dumps(run) for run in site.ask("flow_runs"))
+
+
+LONG = 100_000  # epochs
+
+
+def test_a_killed_run_is_marked_and_a_healthy_one_is_not(site: Site, deployed_again):
+    """Also: Ctrl-C leaves a run going, and the queue gpu has one run at a time."""
+    healthy = _left_by_ctrl_c(site)
+    killed = _killed_with_its_worker(site)
+    taking_turns = [_on_gpu_queue(site) for _ in range(2)]
+    # 1 s of silence is no sign of anything, and so both are looked at
+    answer = graft(site, "status", "--mark-stale", "--after", "1")
+    assert [line for line in answer["marked"] if killed in line and "CRASHED" in line]
+    assert [line for line in answer["marked"] if "KILLED: its process is gone" in line]
+    assert len(answer["marked"]) == 2, answer["marked"]
+    assert _state(site, killed) == "CRASHED"
+    assert _state(site, healthy) == "RUNNING"
+    runs = site.query("select name, status from runs where name in ('long', 'doomed')")
+    assert sorted(runs) == [("doomed", "KILLED"), ("long", "RUNNING")]
+    for run in taking_turns:
+        site.wait_until(run, "COMPLETED")
+    spans = sorted(_span(site, run) for run in taking_turns)
+    assert spans[0][1] <= spans[1][0]
+    site.call("flow-run", "cancel", healthy)
+    site.wait_until(healthy, "CANCELLED")
+
+
+def _left_by_ctrl_c(site: Site) -> str:
+    """Follow a run until it trains, press Ctrl-C, and return the run, which goes on."""
+    config = small(site, "long", training={"epochs": LONG, "threads": 1, "device": "cpu"})
+    with subprocess.Popen(
+        [BIN / "graft", "submit", str(config)],
+        cwd=REPOSITORY,
+        env=site.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        assert follower.stderr is not None
+        lines = []
+        for line in follower.stderr:
+            lines.append(line)
+            if "epoch 2/" in line:
+                break
+        follower.send_signal(signal.SIGINT)
+        said, _ = follower.communicate(timeout=60)
+    assert follower.returncode == 130, lines
+    assert "cancel      prefect flow-run cancel " in said
+    run = said.split("prefect flow-run cancel ")[1].split()[0]
+    assert _state(site, run) == "RUNNING"
+    return run
+
+
+def _killed_with_its_worker(site: Site) -> str:
+    """Start a run on a worker of its own, kill both, and return the run, which says it runs."""
+    site.call("work-pool", "create", "doomed", "--type", "process")
+    long = found(site, "transfer/long")
+    copied = ("flow_id", "entrypoint", "path", "pull_steps", "job_variables")
+    config = long["parameters"]["config"] | {"name": "doomed"}
+    deployment = site.post(
+        "deployments/",
+        {key: long[key] for key in copied}
+        | {"name": "doomed", "work_pool_name": "doomed", "parameters": {"config": config}},
+    )
+    run = site.post(f"deployments/{deployment['id']}/create_flow_run", {})["id"]
+    worker = site.start_worker("doomed")
+    until(lambda: any("epoch 1/" in m for m in site.messages(run)), 120, site.logs)
+    family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
+    for process in family:
+        os.kill(process.pid, signal.SIGKILL)
+    worker.wait()
+    psutil.wait_procs(family, timeout=20)
+    assert _state(site, run) == "RUNNING"
+    return str(run)
+
+
+def _on_gpu_queue(site: Site) -> str:
+    """Start a short run in the queue gpu; a CPU computes it, the queue does not know."""
+    config = found(site, "transfer/long")["parameters"]["config"]
+    config["name"] = config["promotion"]["model"] = "short"
+    config["training"]["epochs"] = 1
+    asked = {"parameters": {"config": config}, "work_queue_name": "gpu"}
+    identity = found(site, "transfer/long")["id"]
+    return str(site.post(f"deployments/{identity}/create_flow_run", asked)["id"])
+
+
+def _run(site: Site, run: str) -> dict[str, Any]:
+    (one,) = site.ask("flow_runs", flow_runs={"id": {"any_": [run]}})
+    return one
+
+
+def _state(site: Site, run: str) -> str:
+    return str(_run(site, run)["state_type"])
+
+
+def _span(site: Site, run: str) -> tuple[str, str]:
+    one = _run(site, run)
+    return one["start_time"], one["end_time"]
+
+
+def test_status_knows_server_workers_and_runs(site: Site):
+    before = time.time()
+    answer = graft(site, "status")
+    assert answer["server"]["url"].startswith(site.url)
+    online = [one for one in answer["workers"] if one["pool"] == "graft"]
+    assert [one["state"] for one in online] == ["online"]
+    assert online[0]["heartbeat_s"] < 60 + time.time() - before
+    assert online[0]["queues"]["gpu"] == 1
+    assert {"transfer/digits", "retrain/digits", "stale/stale"} <= {
+        one["name"] for one in answer["deployments"]
+    }
