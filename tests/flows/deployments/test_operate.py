@@ -327,6 +327,6 @@ def test_status_knows_server_workers_and_runs(site: Site):
     assert [one["state"] for one in online] == ["online"]
     assert online[0]["heartbeat_s"] < 60 + time.time() - before
     assert online[0]["queues"]["gpu"] == 1
-    assert {"transfer/digits", "retrain/digits", "stale/stale"} <= {
+    assert {"transfer/digits", "approval/approval", "stale/stale"} <= {
         one["name"] for one in answer["deployments"]
     }
