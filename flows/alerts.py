@@ -9,8 +9,9 @@ import logging
 from typing import TypeVar
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.client.schemas.objects import State
 from prefect.events import emit_event
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from tasks.monitorvalues import WatchReport
 from tasks.register.pages import file_page

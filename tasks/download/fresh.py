@@ -70,14 +70,13 @@ def find_fresh(
 
 def _as_data(config: NewImagesConfig, labels: Labels | None) -> DataConfig:
     several = labels is not None and labels.multi_label and config.kind == "manifest"
-    labelled = isinstance(config, LabelledImagesConfig)
     return DataConfig(
         kind=config.kind,
         path=config.path,
         sha256=config.sha256,
         manifest=config.manifest,
         path_column=config.path_column,
-        label_column=config.label_column if labelled else "label",
+        label_column=config.label_column if isinstance(config, LabelledImagesConfig) else "",
         multi_label=several,
         label_separator="|" if labels is None else labels.separator,
         timeout_seconds=config.timeout_seconds,

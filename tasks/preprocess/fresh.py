@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks.errors import DataError
 from tasks.index import ImageRecord
 from tasks.preprocess.pack import check_space, choose_layouts, decode_split, located, pack_split
-from tasks.values import InputSpec, PackedSplit, SkippedImage
+from tasks.values import InputSpec, PackedSplit, SkippedImage, SplitName
 from tasks.words import listed
 
 
@@ -25,7 +25,7 @@ def pack_fresh(
     Raises ``DataError`` where an image cannot be used and ``on_bad_image`` is fail, or where none
     can, ``ResourceError`` when the disk is full.
     """
-    splits = {"test": records}
+    splits: dict[SplitName, list[ImageRecord]] = {"test": records}
     layouts = choose_layouts(root, splits, spec)
     check_space(folder / "test.u8", splits, layouts)
     decoded = decode_split(folder, "test", root, records, layouts["test"], spec, hashed=False)

@@ -20,6 +20,15 @@ from tasks.register.watching import Watched, WatchRun, fetch_watched
 from tasks.retry import with_retries
 from tasks.values import PromotionDecision
 
+NAMES = (
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "balanced_accuracy",
+    "macro_f1",
+    "log_loss",
+)
+
 
 def check_accuracy(config: ReevaluateConfig, run: WatchRun, folder: Path) -> ReevaluationReport:
     """Score the model on new labelled images as the gate would; write the report into ``folder``.
@@ -73,8 +82,7 @@ def _registered(watched: Watched) -> PromotionDecision:
 
 
 def _figures(found: Metrics) -> dict[str, object]:
-    names = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy", "macro_f1")
-    return {name: getattr(found, name) for name in (*names, "log_loss", "classes")}
+    return {name: getattr(found, name) for name in (*NAMES, "classes")}
 
 
 def _reason(
@@ -93,8 +101,7 @@ def _reason(
 
 
 def _metrics(report: ReevaluationReport) -> dict[str, float]:
-    names = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "difference")
-    names += ("difference_low", "difference_high", "registered_accuracy")
+    names = [*NAMES, "difference", "difference_low", "difference_high", "registered_accuracy"]
     return {name: getattr(report, name) for name in names} | {
         "images": report.n,
         "alert": float(report.alert),

@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from tasks.config import RunConfig
-from tasks.configfile import dump_config, load_config
+from tasks.configfile import load_config
 from tasks.monitorconfig import MonitorConfig, ReevaluateConfig, WatchConfig
+from tasks.register.promote import register
+from tasks.register.tracking import open_run
 from tests.flows.deployments.site import DEPLOYMENTS, REPOSITORY, Site
+from tests.tasks.register.conftest import run_up_to_evaluation
 
 KINDS: dict[str, type[WatchConfig]] = {"monitor": MonitorConfig, "reevaluate": ReevaluateConfig}
 
@@ -62,11 +65,15 @@ def champion(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "training": {"epochs": 4, "batch_size": 8, "threads": 1, "learning_rate": 0.01},
             "evaluation": {"explained_images": 0, "latency_runs": 0, "bootstrap": 0},
             "promotion": {"model": "watched"},
-            "output": {"folder": site.runs},
+            "output": {"cache": site.folder / "cache"},
         }
     )
-    (folder / "run.yaml").write_text(dump_config(config))
-    site.call("run", str(folder / "run.yaml"), program="graft")
+    with pytest.MonkeyPatch.context() as patch:  # here, not by graft run: that takes a server
+        patch.setenv("MLFLOW_TRACKING_URI", site.environment["MLFLOW_TRACKING_URI"])
+        with open_run(config) as tracker:
+            done = run_up_to_evaluation(config, folder / "run")
+            parts = (done.raw, done.prepared, done.model, done.report)
+            assert register(config, *parts, tracker.run_id).promoted
     return folder
 
 
