@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pandas as pd
 import streamlit as st
@@ -43,15 +43,15 @@ def try_step() -> None:
         st.bar_chart(_probabilities(found), x="class", y="probability", horizontal=True)
 
 
-def _classify(uri: str, sent: BinaryIO) -> dict[str, object]:
+def _classify(uri: str, sent: BinaryIO) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".image") as file:
         file.write(sent.read())
         file.flush()
-        found: dict[str, object] = predict(uri, [Path(file.name)]).to_dict("records")[0]
-    return found
+        row = predict(uri, [Path(file.name)]).iloc[0]
+    return {str(name): value for name, value in row.items()}
 
 
-def _probabilities(found: dict[str, object]) -> pd.DataFrame:
+def _probabilities(found: dict[str, Any]) -> pd.DataFrame:
     """Return the likeliest classes; their columns are those of ``Classifier.predict``."""
     prefix = probability_column("")
     given = {key.removeprefix(prefix): p for key, p in found.items() if key.startswith(prefix)}
