@@ -17,6 +17,14 @@ Rows = list[tuple[str, str]]
 UNCUT = 1_000_000  # columns, where nobody looks at the lines' width
 
 
+class _Console(Console):
+    """A console that tells that nobody reads any more: rich would end the program instead."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass the error on that rich has caught."""
+        raise BrokenPipeError
+
+
 class Cells(Table):
     """A table of plain words: none is read as markup, and a long one is folded, not cut."""
 
@@ -41,7 +49,7 @@ class Answer:
 
     def show(self) -> None:
         """Print the result for people on standard output; where that is no terminal, uncut."""
-        console = Console(width=None if sys.stdout.isatty() else UNCUT)
+        console = _Console(width=None if sys.stdout.isatty() else UNCUT)
         if self.table is not None:
             console.print(self.table)
         for name, fact in self.facts:

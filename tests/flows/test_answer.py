@@ -56,3 +56,20 @@ def test_on_a_narrow_terminal_a_long_cell_is_folded_whole():
     Console(file=screen, width=40).print(table)
     first = "".join(line[:33].strip() for line in screen.getvalue().splitlines()[1:])
     assert first.replace(" ", "").startswith("folder/" * 20)
+
+
+def test_a_reader_that_has_gone_ends_a_command_as_its_signal_would():
+    code = """
+import typer
+from flows.answer import Answer
+from flows.printing import print_answer
+try:
+    print_answer(Answer({}, [("a", "fact")]), as_json=False)
+except typer.Exit as stopped:
+    raise SystemExit(stopped.exit_code)
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -61,6 +61,7 @@ class Site:
             "NO_COLOR": "1",
             "COLUMNS": "200",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             **self.extra,
         }
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import yaml
 
 from tasks.download.fetch import fetch
 from tasks.errors import DataError
-from tests.flows.deployments.site import BIN, REPOSITORY, Site, until
+from tests.flows.deployments.site import BIN, REPOSITORY, RUN_SECONDS, Site, until
 from tests.flows.deployments.vault import IN_BLOCK, IN_ENVIRONMENT, Vault
 
 pytestmark = pytest.mark.slow
@@ -139,12 +140,21 @@ def test_a_schedule_is_active_with_its_config_and_outlives_a_deployment(site: Si
     assert (ours["schedule"]["cron"], ours["schedule"]["timezone"]) == (CRON, "Europe/Berlin")
     assert ours["parameters"]["config"]["training"]["epochs"] == 20
     assert digits["parameters"]["config"]["training"]["epochs"] == 8
+    # the server means the same times, and has runs ready for them: it has none with SQLAlchemy 2.1
+    until(lambda: len(_coming(site)) == 3, 60, site.logs)
+    assert _coming(site) == [datetime.fromisoformat(when) for when in scheduled["next"]]
     graft(site, "schedule", "configs/digits.yaml", "--pause")
     (status,) = (d for d in graft(site, "status")["deployments"] if d["name"] == "transfer/digits")
     assert f"{CRON} (Europe/Berlin), paused" in status["schedules"]
     graft(site, "schedule", "configs/digits.yaml", "--remove")
     (left,) = found(site, "transfer/digits")["schedules"]
     assert (left["schedule"], left["active"]) == (theirs["schedule"], False)
+
+
+def _coming(site: Site) -> list[datetime]:
+    wanted = {"deployments": {"name": {"any_": ["digits"]}}}
+    ready = site.ask("flow_runs", flow_runs={"state": {"type": {"any_": ["SCHEDULED"]}}}, **wanted)
+    return sorted(datetime.fromisoformat(run["expected_start_time"]) for run in ready)
 
 
 def small(site: Site, name: str, **sections: object) -> Path:
@@ -285,7 +295,7 @@ def _killed_with_its_worker(site: Site) -> str:
     )
     run = site.post(f"deployments/{deployment['id']}/create_flow_run", {})["id"]
     worker = site.start_worker("doomed")
-    until(lambda: any("epoch 1/" in m for m in site.messages(run)), 120, site.logs)
+    until(lambda: any("epoch 1/" in m for m in site.messages(run)), RUN_SECONDS, site.logs)
     family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
     for process in family:
         os.kill(process.pid, signal.SIGKILL)
