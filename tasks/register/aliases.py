@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -136,11 +135,14 @@ def _move(
     then: Callable[[], object] = lambda: None,
 ) -> None:
     """Move under the lock, if the champion is still ``expected``."""
-    check = partial(_check, client, version.name, note.version, expected)
+
+    def check_early() -> None:
+        _check(client.get_registered_model(version.name), note.version, expected, early=True)
+
     with tracking_errors("moving the aliases"):
-        check(early=True)
-        with turn(client, version.name, partial(check, early=True)) as mine:
-            before = check()
+        check_early()
+        with turn(client, version.name, check_early) as mine:
+            before = _check(mine.model, note.version, expected)
             mine.move(moves_between(before, become(before)), note)
             then()
 
@@ -158,9 +160,9 @@ def take_aliases_back(client: MlflowClient, version: ModelVersion, before: int |
     if not told and str(number) not in map(str, model.aliases.values()):
         return
     with turn(client, name) as mine:
-        model, there = mine.model(), version_numbers(client, name) - {number}
-        aliases = read_aliases(model)
-        after = _as_before(read_events(model), aliases, number, before, there)
+        there = version_numbers(client, name) - {number}
+        aliases = read_aliases(mine.model)
+        after = _as_before(read_events(mine.model), aliases, number, before, there)
         note = Note("taken back", number, "The run that made it failed.")
         mine.move(moves_between(aliases, after), note)
 
@@ -196,13 +198,12 @@ def _last_move(events: Sequence[Event], alias: str, number: int) -> Moves:
 
 
 def _check(
-    client: MlflowClient, name: str, number: int, expected: int | None, early: bool = False
+    model: RegisteredModel, number: int, expected: int | None, early: bool = False
 ) -> Aliases:
     """Return the aliases; raises ``TransientTrackingError`` when the champion is another.
 
     Before the lock is held (``early``) only a move that is recorded counts: another may be undone.
     """
-    model = client.get_registered_model(name)
     aliases = read_aliases(model)
     mover = _mover(model, aliases.champion)
     if aliases.champion == expected or (early and not mover):
@@ -210,8 +211,8 @@ def _check(
     there = "no version" if aliases.champion is None else f"version {aliases.champion}"
     after = "none" if expected is None else f"version {expected}"
     raise TransientTrackingError(
-        f"Champion of {name} is {there} by now{mover}, while version {number} was to follow "
-        f"{after}.\nSee graft history {name}, and run again."
+        f"Champion of {model.name} is {there} by now{mover}, while version {number} was to follow "
+        f"{after}.\nSee graft history {model.name}, and run again."
     )
 
 

@@ -66,11 +66,11 @@ def _answer(client: MlflowClient, version: ModelVersion, note: Note) -> Promotio
         return _waiting(client, client.get_model_version(version.name, version.version))
 
     with turn(client, version.name, look) as mine:
-        decision, model = look(), mine.model()
-        earlier = answer_to(model, decision.version)
+        decision = look()
+        earlier = answer_to(mine.model, decision.version)
         if earlier is not None:  # its process was killed before it said so on the version
-            return _bring_to_end(client, version, model, earlier, note)
-        _carry_out(mine, model, decision, note)
+            return _bring_to_end(client, version, mine.model, earlier, note)
+        _carry_out(mine, decision, note)
         return settle(client, version, decision, promoted=note.kind == "approved")
 
 
@@ -87,8 +87,8 @@ def _bring_to_end(
     return settled
 
 
-def _carry_out(mine: Turn, model: RegisteredModel, decision: PromotionDecision, note: Note) -> None:
-    before, number, expected = read_aliases(model), decision.version, decision.champion_version
+def _carry_out(mine: Turn, decision: PromotionDecision, note: Note) -> None:
+    before, number, expected = read_aliases(mine.model), decision.version, decision.champion_version
     if before.champion == number and note.kind == "rejected":
         raise TrackingError(
             f"Version {number} of {mine.name} is champion: the alias was moved outside graft.\n"

@@ -43,29 +43,32 @@ def turn(
     Raises as ``tasks.register.locks.locked`` does.
     """
     with locked(client, name, worth_waiting) as confirm:
-        mine = Turn(client, name, confirm)
-        mine.tidy()
-        yield mine
+        model = client.get_registered_model(name)
+        if any(key.startswith(MOVING) for key in model.tags):
+            Turn(client, model, confirm).tidy()
+            model = client.get_registered_model(name)
+        yield Turn(client, model, confirm)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """The right to move the aliases of a registered model."""
+    """The right to move the aliases of a registered model, once."""
 
     client: MlflowClient
-    name: str
+    model: RegisteredModel  # as it was when the turn began: nobody else moves
     confirm: Confirm
 
-    def model(self) -> RegisteredModel:
-        """Return the registered model as it is now; raises MLflow's exceptions."""
-        return self.client.get_registered_model(self.name)
+    @property
+    def name(self) -> str:
+        """The registered model's name."""
+        return str(self.model.name)
 
     def move(self, moves: Moves, note: Note) -> None:
         """Move aliases and record it, or leave them where they are; ``moves`` may be none.
 
         Raises MLflow's exceptions, and ``TransientTrackingError`` when the lock is lost.
         """
-        stamp, text = compose(self.model(), note, moves)
+        stamp, text = compose(self.model, note, moves)
         if not moves:  # one write is whole or none
             self.confirm()
             self.client.set_registered_model_tag(self.name, EVENT + stamp, text)
@@ -82,16 +85,15 @@ class Turn:
 
     def tidy(self) -> None:
         """Bring to its end what a process left that was killed while it moved aliases."""
-        model = self.model()
-        for stamp, event in begun(model).items():
+        for stamp, event in begun(self.model).items():
             self.confirm()
-            if in_effect(event, versions_by_alias(model)):
-                text = model.tags[MOVING + stamp]
+            if in_effect(event, versions_by_alias(self.model)):
+                text = self.model.tags[MOVING + stamp]
                 self.client.set_registered_model_tag(self.name, EVENT + stamp, text)
             else:
                 self._put_back(event.moves)
             log.info("a move of the aliases of %s had been cut off: %s", self.name, event.kind)
-        for key in [key for key in model.tags if key.startswith(MOVING)]:
+        for key in [key for key in self.model.tags if key.startswith(MOVING)]:
             self.client.delete_registered_model_tag(self.name, key)
 
     def _begin(self, stamp: str, text: str) -> None:
@@ -115,7 +117,7 @@ class Turn:
 
     def _put_back(self, moves: Mapping[str, tuple[int | None, int | None]]) -> None:
         """Put back those aliases that have moved; to no version where the former one is gone."""
-        now = versions_by_alias(self.model())
+        now = versions_by_alias(self.client.get_registered_model(self.name))
         there = version_numbers(self.client, self.name)
         for alias, (before, after) in moves.items():  # champion first
             if now.get(alias) == after:
