@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 from prefect import flow
 from prefect.client.orchestration import get_client
 
 from flows.console import ready_logs
+from flows.inputs import say
 from flows.stale_runs import mark_stale
 
-log = logging.getLogger(__name__)
+ROOM = "stale"
 
 
 @flow(name="stale")
@@ -18,9 +17,7 @@ def stale() -> list[str]:
     """Mark stale flow runs CRASHED and stale MLflow runs KILLED; return a line for each."""
     ready_logs()
     with get_client(sync_client=True) as client:
-        marked = mark_stale(client, lambda room, words: log.info("%s", words))
-    for line in marked:
-        log.warning(line)
-    if not marked:
-        log.info("every running run is alive")
+        marked = mark_stale(client, say)
+    for line in marked or ("every running run is alive",):
+        say(ROOM, line)
     return marked

@@ -340,3 +340,10 @@ def test_status_knows_server_workers_and_runs(site: Site):
     assert {"transfer/digits", "approval/approval", "stale/stale"} <= {
         one["name"] for one in answer["deployments"]
     }
+
+
+def test_the_flow_that_marks_finds_nothing_where_all_is_well(site: Site):
+    run = site.run("stale/stale", {})
+    assert run["state_type"] == "COMPLETED"
+    said = "every running run is alive"
+    until(lambda: said in site.messages(run["id"]), 30, lambda: str(site.messages(run["id"])))
