@@ -145,7 +145,6 @@ def _carry_out(plan: Plan, raw: RawDataset, work: Work) -> Outcome:
     screen.get().scored(report)
     publish(report, decision, chosen.tracker)
     tell_promotion(decision)
-    tell_promotion(decision)
     ask(decision)
     return Outcome(start, choice, decision)
 
