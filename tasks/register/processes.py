@@ -6,18 +6,17 @@ import os
 import socket
 from pathlib import Path
 
-import psutil
+from tasks.processes import started, still_runs
 
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # set where Prefect starts a flow run in a process of its own
 PROCESS_TAG, FLOW_RUN_TAG = "graft.process", "graft.flow_run"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PIDS = Path("/proc/self/ns/pid")  # a container has process numbers of its own
-_SLACK = 2.0  # seconds; the clock that a start is told by is set now and then
 
 
 def process_tags() -> dict[str, str]:
     """Return the tags by which an open run's process is found again."""
-    tags = {PROCESS_TAG: f"{_place()} {os.getpid()} {psutil.Process().create_time():.2f}"}
+    tags = {PROCESS_TAG: f"{_place()} {os.getpid()} {started(os.getpid())}"}
     flow_run = os.environ.get(FLOW_RUN)
     return tags if flow_run is None else tags | {FLOW_RUN_TAG: flow_run}
 
@@ -27,15 +26,8 @@ def is_gone(process: str) -> bool:
 
     False for one of another machine, boot or container, of which nothing is known here.
     """
-    place, _, rest = process.rpartition(" ")
-    place, _, number = place.rpartition(" ")
-    if place != _place():
-        return False
-    try:
-        started: float = psutil.Process(int(number)).create_time()
-    except psutil.NoSuchProcess:
-        return True
-    return abs(started - float(rest)) > _SLACK  # its number was given to another
+    place, number, start = process.rsplit(" ", 2)
+    return place == _place() and not still_runs(int(number), start)
 
 
 def _place() -> str:
@@ -43,4 +35,6 @@ def _place() -> str:
     try:
         return f"{socket.gethostname()} {_BOOT.read_text().strip()} {_PIDS.readlink()}"
     except OSError:
+        import psutil
+
         return f"{socket.gethostname()} {psutil.boot_time():.0f} -"
