@@ -248,7 +248,7 @@ def test_what_was_killed_goes_on(workspace: Path, compared: dict, graft, number:
 
 def wait_for(cells: Path, strategy: str) -> None:
     """Return when a cell of ``strategy`` has trained an epoch, and is not whole."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         for folder in cells.glob(f"*-{strategy}-*"):
             if (folder / "history.jsonl").exists() and not (folder / "cell.json").exists():
