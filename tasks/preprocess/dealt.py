@@ -6,6 +6,7 @@ finds drift wherever a few large groups lie in one split.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,10 +16,14 @@ import numpy.typing as npt
 from tasks.index import ImageRecord
 
 DRAWS = 9_999  # so that no p value is below 1 in 10,000
-ENOUGH = 20  # draws as far apart as the data, after which no further can make it drift
+# Draws as far apart as the data that are enough: 20 over the draws made is a valid p value at any
+# level (Besag & Clifford 1991), 22% off or so (one over the root of 20). At a level below 20 in 9,999
+# no further draw could make drift of it; at a higher one it might, and the level holds all the same.
+ENOUGH = 20
 _AT_ONCE = 1 << 20  # groups that are dealt, or classes counted, together
 _ALIKE = 1e-9  # relative; statistics that differ by rounding alone are the same
 _SEED = 0
+_COUNTED = 30  # logarithm of the most deals that are told from no end of them
 
 Positions = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -62,6 +67,34 @@ def gather(splits: list[list[ImageRecord]]) -> Groups:
     counts = np.array([*entries.values()], dtype=np.int64)
     places, n = (np.array(each, dtype=np.int64) for each in (of_split, sizes))
     return Groups(places, n, pairs[:, 0], pairs[:, 1], counts)
+
+
+def too_few(groups: Groups, alpha: float) -> str:
+    """Say why no p value of ``dealt_p_values`` can be below ``alpha``; "" where one can.
+
+    Of D different deals none is rarer than 1 in D. Splits of equally many groups may swap all of
+    theirs, which Pearson's statistic does not see: of s such splits no p value is below s! in D.
+    The bound is of how many groups there are; data in which many deals tie may not reach it.
+    """
+    deals, alike = _deals_and_alike(groups)
+    if alike / deals >= alpha:
+        return (
+            f"too few groups to tell: {deals:,.0f} deal(s), so that p is at least "
+            f"{alike / deals:.2g}, not below drift_alpha={alpha:g}"
+        )
+    if alpha <= 1 / (DRAWS + 1):
+        return f"too few deals are drawn to tell: p is at least 0.0001, drift_alpha={alpha:g}"
+    return ""
+
+
+def _deals_and_alike(groups: Groups) -> tuple[float, int]:
+    """Return how many deals there are, a multinomial coefficient, and how many surely tie."""
+    counts_s = np.bincount(groups.splits_g)
+    counts_s = counts_s[counts_s > 0]
+    logarithm = math.lgamma(counts_s.sum() + 1) - sum(math.lgamma(n + 1) for n in counts_s)
+    _, equal = np.unique(counts_s, return_counts=True)
+    deals = math.exp(logarithm) if logarithm < _COUNTED else math.inf
+    return (deals, math.prod(math.factorial(int(n)) for n in equal))
 
 
 def dealt_p_values(groups: Groups, classes: int, multi_label: bool) -> list[float]:

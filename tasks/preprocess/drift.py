@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from tasks.config import DataConfig
 from tasks.index import count_labels
-from tasks.preprocess.dealt import dealt_p_values, gather
+from tasks.preprocess.dealt import dealt_p_values, gather, too_few
 from tasks.preprocess.findings import Finding, Splits
 from tasks.preprocess.splits import SPLITS
 from tasks.values import SplitName
 from tasks.words import SHOWN
+
+NOTICED = 0.1  # total variation above which shares differ, where no test can tell
 
 Table = npt.NDArray[np.int64]
 
@@ -42,27 +44,38 @@ def class_drift(splits: Splits, classes: tuple[str, ...], config: DataConfig) ->
     Where counts of under 5 are expected the p value is rough (Cochran 1954).
 
     Images of one group are no independent draws: where there are groups, the statistic is held
-    against deals of whole groups (``dealt_p_values``), and no p value is below 1 in 10,000.
+    against deals of whole groups (``dealt_p_values``), and no p value is below 1 in 10,000. Where
+    the groups are too few for any p value below ``drift_alpha`` (``too_few``), the distance alone
+    decides: above ``NOTICED`` it is found. The first example says so, found or not.
     """
     shares = _count(splits, len(classes))
     groups = gather([list(splits[name]) for name in shares.names])
     tables = _tables(shares, config.multi_label)
+    distances, alpha, untold = (
+        [total_variation(one) for one in tables],
+        config.checks.drift_alpha,
+        "",
+    )
     if not groups.single:
         test = "whole groups dealt at random"
         p_values = dealt_p_values(groups, len(classes), config.multi_label)
+        untold = too_few(groups, alpha) if len(shares.names) > 1 else ""
     else:
         test, p_values = "chi-square test", [p_value(table) for table in tables]
         p_values = holm(p_values) if config.multi_label else p_values
-    distance = max((total_variation(table) for table in tables), default=0.0)
-    found, least = sum(p < config.checks.drift_alpha for p in p_values), min(p_values, default=1.0)
+    distance, least = max(distances, default=0.0), min(p_values, default=1.0)
+    far = sum(one > NOTICED for one in distances)
+    found = far if untold else sum(p < alpha for p in p_values)
+    beyond = f"by more than {NOTICED:g}" if untold else "beyond chance"
+    examples = _examples(shares, classes) if found else ()
     return Finding(
         "class_drift",
         config.checks.class_drift,
         found,
         "class" if config.multi_label else "distribution",
-        "The shares of the classes differ between splits beyond chance (total variation "
+        f"The shares of the classes differ between splits {beyond} (total variation "
         f"{distance:.3f}, {test}: p = {least:.2g})",
-        _examples(shares, classes) if found else (),
+        (untold, *examples) if untold else examples,
         statistic=distance,
         p_value=least,
     )

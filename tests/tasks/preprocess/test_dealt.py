@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+import dataclasses
+from itertools import combinations, permutations
 
 import numpy as np
 import pytest
 from scipy.stats import binom, chi2_contingency
 
 from tasks.config import DataConfig
+from tasks.errors import DataError
 from tasks.index import ImageRecord
 from tasks.preprocess import dealt
-from tasks.preprocess.dealt import dealt_p_values, gather
+from tasks.preprocess.dealt import dealt_p_values, gather, too_few
 from tasks.preprocess.drift import class_drift
+from tasks.preprocess.findings import refuse
 from tasks.values import SplitName
 
 CLASSES = ("ants", "bees", "wasps")
@@ -139,3 +142,66 @@ def test_the_same_data_drifts_the_same() -> None:
     groups = gather([records(name, by_chance(rng, 10)) for name in NAMES])
     assert dealt_p_values(groups, 3, False) == dealt_p_values(groups, 3, False)
     assert gather([[]]).single
+
+
+def hospitals(*shares_of_ants: tuple[float, ...]) -> dict[SplitName, list[ImageRecord]]:
+    """Return splits of so many hospitals of 1,000 images, of which such shares are ants."""
+    return {
+        name: records(name, [[0] * round(1000 * a) + [1] * round(1000 * (1 - a)) for a in shares])
+        for name, shares in zip(NAMES, shares_of_ants, strict=True)
+    }
+
+
+def test_too_few_groups_to_tell_are_said_and_their_distance_decides() -> None:
+    found = drift(hospitals((0.9,) * 4, (0.9,), (0.05,)), alpha=0.001)
+    assert (found.status, found.statistic) == ("warned", pytest.approx(0.85))
+    assert found.examples[0].startswith("too few groups to tell: 30 deal(s), so that p is at least")
+    assert found.row().examples == found.examples
+    (warning,) = found.warnings()
+    assert "by more than 0.1 (total variation 0.850" in warning
+    assert "too few groups to tell: 30 deal(s)" in warning
+    with pytest.raises(DataError, match="too few groups to tell: 30 deal"):
+        refuse([dataclasses.replace(found, policy="fail")])
+
+
+def test_few_groups_that_are_alike_are_no_drift_and_still_untold() -> None:
+    found = drift(hospitals((0.9,) * 4, (0.86,), (0.94,)), alpha=0.001)
+    assert (found.status, len(found.row().examples)) == ("ok", 1)
+    assert found.examples[0].startswith("too few groups to tell")
+    told = drift(hospitals((0.9,) * 4, (0.86,), (0.94,)), alpha=0.2)  # p is 2 in 30
+    assert told.found == 1
+    assert told.examples[0].startswith("'ants' is ")
+
+
+def test_of_several_labels_too_few_groups_are_counted_by_class() -> None:
+    ants, all_three = [(0,)] * 50, [(0, 1, 2)] * 50
+    splits = {
+        "train": records("train", [ants, ants]),
+        "val": records("val", [ants]),
+        "test": records("test", [all_three]),
+    }
+    found = drift(splits, SEVERAL)
+    assert (found.found, found.unit, found.status) == (2, "class", "warned")
+
+
+@pytest.mark.parametrize("counts", [(4, 1, 1), (2, 2, 2), (3, 2, 0), (5, 1, 0), (3, 3, 0)])
+def test_no_data_have_a_smaller_p_than_the_bound(counts) -> None:
+    splits = [s for s, n in enumerate(counts) for _ in range(n)]
+    deals = set(permutations(splits))
+    groups = dealt.Groups(np.array(splits), *[np.ones(len(splits), np.int64)] * 4)
+    found, alike = dealt._deals_and_alike(groups)
+    assert found == pytest.approx(len(deals))
+    # groups of unlike shares: no two deals tie but those that swap whole splits
+    ones = np.array([1, 2, 4, 8, 16, 32])[: len(splits)]
+    sums = [sorted(ones[np.array(deal) == s].sum() for s in range(3)) for deal in deals]
+    assert min(sums.count(each) for each in sums) == alike
+    assert too_few(groups, alike / len(deals) * 1.001) == ""
+    assert f"{len(deals)} deal(s)" in too_few(groups, alike / len(deals) * 0.999)
+
+
+def test_a_level_below_what_is_drawn_is_told_too() -> None:
+    groups = gather([records(name, [[0]] * 30) for name in NAMES])
+    assert too_few(groups, 0.001) == ""
+    assert too_few(groups, 0.0001) == (
+        "too few deals are drawn to tell: p is at least 0.0001, drift_alpha=0.0001"
+    )
