@@ -6,13 +6,16 @@ let by twice as often as it should.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from mlflow import MlflowClient
 
 from tasks.artifacts import cache_folder, sha256_parts
 from tasks.config import RunConfig
+from tasks.errors import TrackingError
 from tasks.evaluate.calibration import fit_temperature, scaled
 from tasks.evaluate.evaluate import score_weights
 from tasks.evaluate.score import Scores
@@ -25,10 +28,13 @@ from tasks.register.learned import Prefixes, count_seen
 from tasks.register.paired import compare, enough_draws
 from tasks.register.registry import fetch_version, find_champion
 from tasks.register.sameness import VALIDATION
+from tasks.retry import PASSING
 from tasks.values import FineTunedModel, PreparedDataset, RegisteredModel
 from tasks.work import Choice
 
 SET_ASIDE = "graft.set_aside"  # MLflow run tag: why its candidate was not registered
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,21 +157,35 @@ def clean_validation(model: FineTunedModel, prepared: PreparedDataset) -> str | 
     """Return a digest of the validation images, if what ``model`` started from saw none of them.
 
     As far as versions say: a start that was chosen by the same images, and that did not train on
-    them either, is as good. ``None`` else. Raises ``TrackingError``.
+    them either, is as good. ``None`` else, and where a version cannot say, which is logged: the
+    model is trained by now. Raises ``TransientTrackingError``.
     """
     digest = validation_digest(prepared)
     if model.backbone_sha256 is None:
         return digest
-    records = read_index(prepared.val.index)
     client = connect()
-    with tracking_errors("looking for the version that the weights come from"):
-        for version in client.search_model_versions(f"tags.`{SHA256}` = '{model.backbone_sha256}'"):
-            if version.tags.get(VALIDATION) == digest:
-                continue
-            learned = read_learned(version)
-            if learned is None or count_seen(learned, records):
-                return None
-    return digest
+    try:
+        with tracking_errors("looking for the version that the weights come from"):
+            clean = _none_saw(client, model.backbone_sha256, prepared, digest)
+    except PASSING:
+        raise
+    except TrackingError as error:
+        why = str(error).splitlines()[0]
+        log.warning("whether the start trained on the validation images is not known: %s", why)
+        return None
+    return digest if clean else None
+
+
+def _none_saw(client: MlflowClient, sha256: str, prepared: PreparedDataset, digest: str) -> bool:
+    """Tell whether no version with these weights trained on the validation images."""
+    records = read_index(prepared.val.index)
+    for version in client.search_model_versions(f"tags.`{SHA256}` = '{sha256}'"):
+        if version.tags.get(VALIDATION) == digest:
+            continue
+        learned = read_learned(version)
+        if learned is None or count_seen(learned, records):
+            return False
+    return True
 
 
 def validation_digest(prepared: PreparedDataset) -> str:

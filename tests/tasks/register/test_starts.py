@@ -7,7 +7,7 @@ import pytest
 
 from tasks.evaluate.evaluate import score_weights
 from tasks.index import read_index
-from tasks.register.learned import learned_images
+from tasks.register.learned import LEARNED, learned_images
 from tasks.register.starts import (
     Champion,
     choice_words,
@@ -116,3 +116,13 @@ def test_validation_is_clean_unless_the_start_trained_on_it(store, strong, publi
     assert clean_validation(warm, strong.prepared) == digest
     elsewhere = strong.model.model_copy(update={"backbone_sha256": "f" * 64})
     assert clean_validation(elsewhere, strong.prepared) == digest
+
+
+def test_a_start_whose_list_is_lost_is_not_known_and_stops_nothing(
+    store, strong, publish, tiny_models, caplog
+):
+    number = str(publish(store, "colours", tiny_models[0]))
+    store.set_model_version_tag("colours", number, LEARNED, "a" * 64)  # of a file that is gone
+    warm = strong.model.model_copy(update={"backbone_sha256": tiny_models[0].spec.sha256})
+    assert clean_validation(warm, strong.prepared) is None
+    assert "whether the start trained on the validation images is not known" in caplog.text
