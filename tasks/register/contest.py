@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import or_
@@ -15,7 +17,14 @@ from mlflow.entities.model_registry import ModelVersion
 
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
-from tasks.errors import DataError, EvaluationError, TrackingError, WeightsError
+from tasks.errors import (
+    ConfigError,
+    DataError,
+    EvaluationError,
+    ResourceError,
+    TrackingError,
+    WeightsError,
+)
 from tasks.evaluate.evaluate import score_as_served
 from tasks.evaluate.score import Scores
 from tasks.index import read_index
@@ -50,6 +59,7 @@ from tasks.values import (
 )
 
 UNUSABLE = (TrackingError, WeightsError, EvaluationError, DataError)  # a champion's own faults
+BEYOND = (ConfigError, ResourceError)  # of a package it needs, or memory, that is not here
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +112,18 @@ class Contest:
             champion.classes,
             champion.multi_label,
             images=image_keys(split),
-            scores=score_as_served(self.config, champion, split),
+            scores=self._scores_of(champion, split),
             test_digest=split.digest,
             registered_digest=opponent.tags.get(TEST_DIGEST),
             seen=learned.seen_of(read_index(split.index)),
         )
+
+    def _scores_of(self, champion: RegisteredModel, split: PackedSplit) -> Scores:
+        try:
+            return score_as_served(self.config, champion, split)
+        except BEYOND as error:  # the new version, scored here as well, has no part in it
+            why = str(error).splitlines()[0]
+            raise EvaluationError(f"this machine cannot: {why}") from error
 
 
 def open_contest(
@@ -159,16 +176,26 @@ def _behind(client: MlflowClient, sha256: str | None, named: bool) -> Learned:
     if sha256 is None:
         return Learned()
     found: list[Learned] = []
+    versions: list[ModelVersion] = []
+    with _or_unknown(found):
+        versions += client.search_model_versions(f"tags.`{SHA256}` = '{sha256}'")
+    for version in versions:
+        with _or_unknown(found):  # of one: what the others say counts
+            found.append(learned_by(version))
+    return reduce(or_, found, Learned(complete=bool(found) or not named))
+
+
+@contextmanager
+def _or_unknown(found: list[Learned]) -> Iterator[None]:
+    """Where the block fails for good, log it and add to ``found`` that not all is known."""
     try:
         with tracking_errors("looking for the version that weights come from"):
-            for version in client.search_model_versions(f"tags.`{SHA256}` = '{sha256}'"):
-                found.append(learned_by(version))
+            yield
     except PASSING:
         raise
     except TrackingError as error:
         log.warning("what the weights learned from before is not known: %s", error)
         found.append(Learned(complete=False))
-    return reduce(or_, found, Learned(complete=bool(found) or not named))
 
 
 def learned_by(version: ModelVersion) -> Learned:

@@ -72,10 +72,11 @@ def test_weights_of_no_version_have_seen_nothing_unless_one_was_named(lists):
     assert lists.behind(A, B) == ([1], False)
 
 
-def test_a_lost_list_leaves_the_others(lists, caplog):
-    lists.add(A, [1]).unlink()
-    lists.add(A, [2])
-    assert lists.behind(A, None) == ([2], False)
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_list_leaves_the_others(lists, caplog, lost: int):
+    files = [lists.add(A, [1]), lists.add(A, [2])]
+    files[lost].unlink()
+    assert lists.behind(A, None) == ([2 - lost], False)
     assert "is not known" in caplog.text
 
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 
 import pytest
 
-from tasks.errors import EvaluationError, TrackingError
+from tasks.errors import EvaluationError, ResourceError, TrackingError
 from tasks.evaluate.evaluate import score_as_served
+from tasks.finetune.device import memory_errors
 from tasks.index import read_index
 from tasks.register import contest, promote
 from tasks.register.contest import read_learned
@@ -128,6 +130,39 @@ def test_a_damaged_champion_stays_and_the_reason_says_so(store, weak, strong, tm
     assert not decision.promoted
     assert "version 1) cannot be scored" in decision.reason
     assert "not the file that was registered" in decision.reason
+    assert champion(store) == 1
+
+
+def test_a_champion_that_this_machine_cannot_build_stays(store, weak, strong, monkeypatch):
+    do(weak, model=weak.model.model_copy(update={"architecture": "timm:resnet10t"}))
+    monkeypatch.setitem(sys.modules, "timm", None)  # as where the extra is not installed
+    decision = do(strong)
+    assert not decision.promoted
+    assert "version 1) cannot be scored: this machine cannot: Architectures" in decision.reason
+    assert "need the package timm" in decision.reason
+    assert champion(store) == 1
+
+
+@pytest.mark.parametrize("greedy", [1, 2])
+def test_a_champion_too_large_for_the_machine_stays_but_not_a_new_version(
+    store, weak, strong, monkeypatch, greedy: int
+):
+    def score(config, model, split):
+        with memory_errors(64, "evaluation.batch_size"):
+            if model.version == greedy:
+                raise MemoryError
+        return score_as_served(config, model, split)
+
+    do(weak)
+    monkeypatch.setattr(contest, "score_as_served", score)
+    if greedy == 2:  # its own fault is not hidden
+        with pytest.raises(ResourceError):
+            do(strong)
+        assert [row.version for row in list_versions("colours")] == [1]
+        return
+    decision = do(strong)
+    assert not decision.promoted
+    assert "version 1) cannot be scored: this machine cannot: Out of memory" in decision.reason
     assert champion(store) == 1
 
 
