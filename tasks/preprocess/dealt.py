@@ -17,8 +17,8 @@ from tasks.index import ImageRecord
 
 DRAWS = 9_999  # so that no p value is below 1 in 10,000
 # Draws as far apart as the data that are enough: 20 over the draws made is a valid p value at any
-# level (Besag & Clifford 1991), 22% off or so (one over the root of 20). At a level below 20 in 9,999
-# no further draw could make drift of it; at a higher one it might, and the level holds all the same.
+# level (Besag & Clifford 1991), 22% off or so (one over the root of 20). At a level below 20 in
+# 9,999 no further draw could make drift of it; at a higher one some might, and the level holds too.
 ENOUGH = 20
 _AT_ONCE = 1 << 20  # groups that are dealt, or classes counted, together
 _ALIKE = 1e-9  # relative; statistics that differ by rounding alone are the same

@@ -170,7 +170,7 @@ def test_few_groups_that_are_alike_are_no_drift_and_still_untold() -> None:
     assert found.examples[0].startswith("too few groups to tell")
     told = drift(hospitals((0.9,) * 4, (0.86,), (0.94,)), alpha=0.2)  # p is 2 in 30
     assert told.found == 1
-    assert told.examples[0].startswith("'ants' is ")
+    assert told.examples[0].startswith("'bees' is ")
 
 
 def test_of_several_labels_too_few_groups_are_counted_by_class() -> None:
