@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import verdicts
 from flows.answer import Answer, Cells, Rows
 from flows.arguments import Json
-from flows.notify import champion_moved
 from flows.printing import answer
 from tasks.words import printable
 
@@ -66,23 +66,14 @@ def diff(name: Name, first: Version, second: Version, as_json: Json = False) -> 
 
 
 def _promote(name: str, version: str, reason: str) -> Answer:
-    from flows.approve_cli import tell_prefect
-    from tasks.register import moves
-
-    moved = moves.promote(name, version, reason)
-    if moved.verdict == "waiting" and moved.decision is not None:
-        tell_prefect(moved.decision, reason)
-    return _moved(moved, reason)
+    return _moved(verdicts.promote(name, version, reason), reason)
 
 
 def _rollback(name: str, reason: str) -> Answer:
-    from tasks.register import moves
-
-    return _moved(moves.roll_back(name, reason), reason)
+    return _moved(verdicts.roll_back(name, reason), reason)
 
 
 def _moved(moved: Moved, reason: str) -> Answer:
-    champion_moved(moved.name, moved.version, moved.before, reason)
     decision = moved.decision
     data: dict[str, Any] = {
         "model": moved.name,

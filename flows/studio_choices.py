@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from tasks.artifacts import folder_atomic, write_atomic
+from tasks.artifacts import disk_errors, folder_atomic
 from tasks.config import RunConfig
 from tasks.configfile import load_config
 from tasks.errors import ConfigError
 
 CHUNK = 1 << 20  # bytes
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 TRANSFER = {
     "The whole network learns": "full",
     "Only the last layer learns (quickest)": "linear_probe",
@@ -46,7 +49,7 @@ OTHER = "Another network"
 class Choice(NamedTuple):
     """One run as its form was filled in."""
 
-    data: Path
+    data: str  # a path, or an address with its digest among ``more``
     name: str
     backbone: Backbone
     transfer: str  # a strategy's kind
@@ -59,18 +62,16 @@ def keep_upload(home: Path, name: str, content: BinaryIO) -> Path:
 
     Raises ``ConfigError`` for what is no zip or tar by name, ``ResourceError`` for a full disk.
     """
-    ending = "".join(Path(name).suffixes[-2:]) if ".tar." in name else Path(name).suffix
-    if ending.lower() not in (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2"):
+    ending = next((ending for ending in ARCHIVES if name.lower().endswith(ending)), None)
+    if ending is None:
         raise ConfigError(f"{name!r} is no archive.\nUpload a zip or tar of class folders.")
-    digest = hashlib.sha256()
-    for block in iter(lambda: content.read(CHUNK), b""):
-        digest.update(block)
     content.seek(0)
-    folder = home / "uploads" / digest.hexdigest()[:16]
+    digest = hashlib.file_digest(content, "sha256").hexdigest()
+    folder = home / "uploads" / f"{digest[:16]}{ending}"
     if not folder.is_dir():
+        content.seek(0)
         with folder_atomic(folder) as scratch, (scratch / f"images{ending}").open("wb") as file:
-            for block in iter(lambda: content.read(CHUNK), b""):
-                file.write(block)
+            shutil.copyfileobj(content, file, CHUNK)
     return folder / f"images{ending}"
 
 
@@ -84,10 +85,14 @@ def config_of(home: Path, choice: Choice) -> RunConfig:
 
     Raises ``ConfigError`` that names the key and the nearest valid one.
     """
-    draft = home / "draft.yaml"
-    # JSON is YAML, and a form's words must not be read as anything else
-    write_atomic(draft, json.dumps(_settings(choice)).encode())
-    return load_config(draft, choice.more)
+    with disk_errors(str(home)):
+        home.mkdir(parents=True, exist_ok=True)
+        # JSON is YAML, and a form's words must not be read as anything else; a file of its own,
+        # since two people may start at once
+        with tempfile.NamedTemporaryFile("w", dir=home, prefix=".form-", suffix=".yaml") as draft:
+            json.dump(_settings(choice), draft)
+            draft.flush()
+            return load_config(Path(draft.name), choice.more)
 
 
 def _settings(choice: Choice) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def _settings(choice: Choice) -> dict[str, Any]:
     tiny = architecture == "graft_tiny"  # trained on small pictures, from rates that suit it
     return {
         "name": choice.name,
-        "data": {"kind": "folder", "path": str(choice.data), "checks": {"near_duplicates": "warn"}},
+        "data": {"kind": "folder", "path": choice.data, "checks": {"near_duplicates": "warn"}},
         "preprocess": {"resize": 32, "crop": 32} if tiny else {},
         "model": {"architecture": architecture, "weights": weights},
         "strategy": {"kind": choice.transfer},

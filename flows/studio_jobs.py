@@ -16,11 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from tasks.artifacts import new_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config, load_config
+from tasks.processes import started, still_runs
 
 State = Literal["running", "done", "failed"]
 LOG_LINES = 200
@@ -79,20 +78,17 @@ class Job:
 
     def stop(self) -> None:
         """Ask the run to stop, as Ctrl-C does; it leaves nothing half-made."""
-        process = self._process()
-        if process is not None:
-            process.send_signal(signal.SIGINT)
+        number = self._process()
+        if number is not None:
+            os.kill(number, signal.SIGINT)
 
-    def _process(self) -> psutil.Process | None:
-        """Return the run's process; a later one that was given its number is not it."""
+    def _process(self) -> int | None:
+        """Return the number of the run's process; one that was given it later is not it."""
         try:
-            number, started = json.loads((self.folder / "process.json").read_text())
-            process = psutil.Process(number)
-            same = abs(process.create_time() - started) < 1.0
-            ended = process.status() == psutil.STATUS_ZOMBIE
-        except (OSError, ValueError, psutil.NoSuchProcess):
+            number, began, boot = json.loads((self.folder / "process.json").read_text())
+        except (OSError, ValueError):
             return None
-        return process if same and not ended else None
+        return number if boot == _boot() and still_runs(number, began) else None
 
 
 def start(home: Path, config: RunConfig) -> Job:
@@ -106,8 +102,8 @@ def start(home: Path, config: RunConfig) -> Job:
         config = config.model_copy(update={"output": output})
         write_atomic(folder / "config.yaml", dump_config(config).encode())
         process = _spawn(folder)
-        started = psutil.Process(process.pid).create_time()
-        write_atomic(folder / "process.json", json.dumps([process.pid, started]).encode())
+        facts = [process.pid, started(process.pid) or "", _boot()]
+        write_atomic(folder / "process.json", json.dumps(facts).encode())
     return Job(folder)
 
 
@@ -132,3 +128,11 @@ def jobs(home: Path) -> list[Job]:
 
 def _started(folder: Path) -> float:
     return (folder / "process.json").stat().st_mtime
+
+
+def _boot() -> str:
+    """Name the machine's last start, which process numbers are counted from."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

@@ -10,8 +10,9 @@ from typing import Any, BinaryIO
 import pandas as pd
 import streamlit as st
 
+from flows import verdicts
 from tasks.errors import TrackingError
-from tasks.register import approval, moves
+from tasks.register import moves
 from tasks.register.classifier import probability_column
 from tasks.register.predict import predict
 from tasks.register.registry import CHAMPION, VersionRow, list_versions
@@ -73,11 +74,11 @@ def promote_step() -> None:
     row = next(row for row in rows if row.version == version)
     if row.decision == "waiting":
         yes, no = st.columns(2)
-        _action(yes, "Approve", lambda: approval.approve(name, str(version), reason))
-        _action(no, "Reject", lambda: approval.reject(name, str(version), reason))
+        _action(yes, "Approve", lambda: verdicts.settle(name, str(version), reason, approve=True))
+        _action(no, "Reject", lambda: verdicts.settle(name, str(version), reason, approve=False))
     else:
-        _action(st, "Make it champion", lambda: moves.promote(name, str(version), reason))
-    _action(st, "Back to the champion before", lambda: moves.roll_back(name, reason))
+        _action(st, "Make it champion", lambda: verdicts.promote(name, str(version), reason))
+    _action(st, "Back to the champion before", lambda: verdicts.roll_back(name, reason))
     _history(name)
 
 

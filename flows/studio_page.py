@@ -7,34 +7,20 @@ script is in the address, in ``st.session_state`` or on disk.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import streamlit as st
 
-from flows.failures import describe
 from flows.studio_jobs import Job, jobs
 from flows.studio_models import promote_step, try_step
+from flows.studio_told import told
 from flows.studio_train import images_step, train_step
-from tasks.errors import GraftError
 
 HOME = Path(os.environ.get("GRAFT_STUDIO") or "mlruns/studio").absolute()
 IMAGES, TRAIN, REPORT, TRY, PROMOTE = (
     *("1. Images", "2. Train", "3. Report"),
     *("4. Try a photograph", "5. Promote"),
 )
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Show a user's error as its one or two lines, and anything else as a fault of graft's."""
-    try:
-        yield
-    except GraftError as error:
-        st.error(str(error))
-    except Exception as error:
-        st.error(describe(error).message)
 
 
 def report_step(job: Job | None) -> None:

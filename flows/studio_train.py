@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from flows.studio_choices import (
     model_name,
 )
 from flows.studio_jobs import Job, start
+from flows.studio_told import told
 from tasks.configfile import dump_config
 from tasks.errors import ConfigError
 
@@ -34,7 +36,9 @@ def images_step(home: Path) -> None:
     sent = st.file_uploader("Archive of class folders", type=["zip", "tar", "gz", "tgz"])
     typed = st.text_input("or a folder, archive or manifest on this machine", key="typed")
     if sent is not None:
-        st.session_state["data"] = str(keep_upload(home, sent.name, sent))
+        if st.session_state.get("kept") != sent.file_id:  # not again at every touch of the page
+            st.session_state["data"] = str(keep_upload(home, sent.name, sent))
+            st.session_state["kept"] = sent.file_id
         st.session_state["called"] = model_name(Path(sent.name).stem)
     elif typed:
         st.session_state["data"] = typed
@@ -45,7 +49,7 @@ def images_step(home: Path) -> None:
     if st.button("Check the images", type="primary"):
         with st.spinner("Every image is decoded"):
             choice = Choice(
-                data=Path(st.session_state["data"]),
+                data=st.session_state["data"],
                 name=st.session_state["called"],
                 backbone=next(iter(BACKBONES.values())),
                 transfer="full",
@@ -60,9 +64,11 @@ def images_step(home: Path) -> None:
 def _check(home: Path, choice: Choice) -> Answer:
     from flows.checks import check
 
-    path = home / "check.yaml"
-    path.write_text(dump_config(config_of(home, choice)))
-    return check(path, ())
+    config = config_of(home, choice)
+    with tempfile.NamedTemporaryFile("w", dir=home, prefix=".check-", suffix=".yaml") as file:
+        file.write(dump_config(config))
+        file.flush()
+        return check(Path(file.name), ())
 
 
 def _show_check(found: Answer) -> None:
@@ -110,7 +116,7 @@ def _form(home: Path) -> None:
         if not st.form_submit_button("Start", type="primary"):
             return
     choice = Choice(
-        data=Path(st.session_state["data"]),
+        data=st.session_state["data"],
         name=model_name(name),
         backbone=_backbone(backbone, architecture, weights),
         transfer=TRANSFER[transfer],
@@ -131,7 +137,12 @@ def _backbone(named: str, architecture: str, weights: str) -> Backbone:
 
 
 def _watch(job: Job) -> None:
-    """Show how far a run is; Streamlit repeats it while the run goes on."""
+    """Show how far a run is; Streamlit repeats it alone while the run goes on."""
+    with told():
+        _show_run(job)
+
+
+def _show_run(job: Job) -> None:
     state, epochs = job.state, job.epochs()
     if epochs:
         frame = pd.DataFrame(epochs).set_index("epoch")

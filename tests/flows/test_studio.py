@@ -35,18 +35,20 @@ def archive(tmp_path_factory: pytest.TempPathFactory, images: Callable[..., Path
 
 
 def choice(archive: Path, **changes: Any) -> Choice:
-    given = Choice(archive, "colours", BACKBONES[next(iter(BACKBONES))], "full", 1, ())
+    given = Choice(str(archive), "colours", BACKBONES[next(iter(BACKBONES))], "full", 1, ())
     return given._replace(**changes)
 
 
 def test_an_upload_is_kept_once_by_what_is_in_it(tmp_path: Path, archive: Path):
     kept = set()
-    for name in ("a.zip", "b.ZIP", "b.zip"):
+    for name in ("a.zip", "b.ZIP", "b.old.zip"):
         with archive.open("rb") as file:
-            kept.add(keep_upload(tmp_path, name, file).parent)
-    assert len(kept) == 1
-    (folder,) = kept
-    assert [path.read_bytes() for path in folder.iterdir()] == [archive.read_bytes()]
+            file.seek(7)  # somebody has read of it
+            kept.add(keep_upload(tmp_path, name, file))
+    (path,) = kept
+    assert path.read_bytes() == archive.read_bytes()
+    with archive.open("rb") as file:  # called otherwise, it is read otherwise
+        assert keep_upload(tmp_path, "c.tar.gz", file).name == "images.tar.gz"
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "a", "../x.exe", "zip", ""])
@@ -115,6 +117,38 @@ def test_nobody_else_is_let_in_or_told():
     assert "--browser.gatherUsageStats=false" in words
 
 
+def test_a_person_promotes_goes_back_and_approves(registry_copy, once_more):
+    from streamlit.testing.v1 import AppTest
+
+    def step() -> None:
+        from flows.studio_models import promote_step
+        from flows.studio_told import told
+
+        with told():
+            promote_step()
+
+    def click(version: int, words: str) -> AppTest:
+        app = AppTest.from_function(step, default_timeout=60).run()
+        app.selectbox[1].set_value(version).run()
+        (button,) = [button for button in app.button if button.label == words]
+        button.click().run()
+        assert not app.exception
+        return app
+
+    second, third = once_more(registry_copy), once_more(registry_copy, promoted=False, waiting=True)
+    assert "is champion already" in click(1, "Make it champion").error[0].value
+    click(second, "Make it champion")
+    assert champion(registry_copy) == second
+    click(second, "Back to the champion before")
+    assert champion(registry_copy) == 1
+    click(third, "Approve")
+    assert champion(registry_copy) == third
+
+
+def champion(client) -> int:
+    return int(client.get_model_version_by_alias("small", "champion").version)
+
+
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Give the studio's page in a browser; both end with the test."""
@@ -160,6 +194,7 @@ def test_from_an_archive_to_a_champion(page: Any, archive: Path, tmp_path: Path)
     ended.wait_for()
     assert "Test accuracy" in ended.inner_text()
     page.get_by_text("models:/colours/1").first.wait_for()
+    page.get_by_test_id("stVegaLiteChart").first.wait_for()  # the curves
     _step(page, "3. Report")
     report = page.frame_locator("iframe")
     report.get_by_role("heading", name="Confusion").first.wait_for()

@@ -54,6 +54,20 @@ def versions(site: Site, model: str = MODEL) -> list[int]:
     return [number for (number,) in rows]
 
 
+def moves_told(site: Site) -> int:
+    """Return how many events said that this file's model has a new champion."""
+    about = {
+        "event": {"name": ["graft.champion.moved"]},
+        "resource": {"id": [f"graft.model.{MODEL}"]},
+    }
+    deadline = time.monotonic() + 30
+    while True:  # events are stored a little after they were sent
+        told = site.post("events/filter", {"filter": about})["total"]
+        if told or time.monotonic() > deadline:
+            return told
+        time.sleep(0.5)
+
+
 @pytest.fixture(scope="module")
 def trained(site: Site) -> dict[str, Any]:
     """Return the deployment's first run: there is no version yet, so it trains."""
@@ -64,6 +78,7 @@ def trained(site: Site) -> dict[str, Any]:
 def test_a_worker_retrains_once_and_then_finds_nothing_to_do(site: Site, trained: dict[str, Any]):
     assert trained["state_type"] == "COMPLETED"
     assert versions(site) == [1]
+    assert moves_told(site) == 1
     tracked = site.query("select count(*) from runs")
     again = site.run("retrain/retrain", {"config": quick(site)})
     assert again["state_type"] == "COMPLETED"
