@@ -7,6 +7,11 @@ from tasks.evaluate.wording import counted
 from tasks.measures import DataCheck, Seen
 from tasks.values import FineTunedModel, PreparedDataset
 
+NO_NEAR = (
+    "No near copy of an image of this run's training and validation splits was found among them; "
+    "of what its starting weights or a teacher learned from, none was looked for."
+)
+
 
 def seen_words(seen: Seen | None) -> str:
     """Say, as part of a sentence, how many test images the model learned from or was chosen by."""
@@ -21,7 +26,10 @@ def seen_words(seen: Seen | None) -> str:
 
 
 def near_words(prepared: PreparedDataset, model: Model) -> str:
-    """Say in a sentence what is known of near copies, which are other files."""
+    """Say in a sentence what is known of near copies, which are other files.
+
+    Only this run's splits were searched, whatever the weights or a teacher learned from before.
+    """
     if not isinstance(model, FineTunedModel):
         return "Near copies of what it learned from were not looked for."
     found = next((one for one in prepared.checks if one.name == "near_duplicates"), None)
@@ -31,7 +39,7 @@ def near_words(prepared: PreparedDataset, model: Model) -> str:
         return f"{_copies(found)}: left in."
     if found.status == "dropped":
         return f"{_copies(found)}: left out."
-    return "No near copy of a training image was found among them."
+    return NO_NEAR
 
 
 def _copies(found: DataCheck) -> str:

@@ -40,7 +40,9 @@ def test_every_form_says_what_is_known_and_no_more(case, write, make_sample):
     ("status", "found", "words"),
     [
         (None, 0, "Near copies of training images were not looked for."),
-        ("ok", 0, "No near copy of a training image was found among them."),
+        ("ok", 0, "No near copy of an image of this run's training and validation splits was found "
+         "among them; of what its starting weights or a teacher learned from, none was looked "
+         "for."),
         ("warned", 2, "Of training and validation 2 images with a near copy in a later split: "
          "left in."),
         ("dropped", 1, "Of training and validation 1 image with a near copy in a later split: "
