@@ -19,7 +19,7 @@ from flows.notify import tell_promotion
 from flows.outcome import note_failure
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
-from tasks.register.sameness import find_precedent
+from tasks.register.sameness import aim, find_precedent
 from tasks.register.starts import (
     Champion,
     choice_words,
@@ -66,7 +66,7 @@ class Outcome(NamedTuple):
     on_failure=[note_failure],
 )
 def retrain(config: RunConfig, start: Starts = "both", force: bool = False) -> RetrainResult:
-    """Do nothing where data, config and code are those of a registered version; else train.
+    """Do nothing where the same work would come to what a registered version did; else train.
 
     ``start`` says from which weights: those that ``config`` names, the champion's, or one candidate
     from each, of which validation chooses the one that is evaluated, registered and put before the
@@ -77,13 +77,14 @@ def retrain(config: RunConfig, start: Starts = "both", force: bool = False) -> R
     with images_held():
         original = begin(config)
         raw = read_raw(config, cache_folder(config.output.cache))
-        work = original.work(raw)
-        precedent = with_retries(find_precedent, config.promotion.model, work)
+        name = config.promotion.model
+        work = with_retries(aim, name, original.work(raw), start)
+        precedent = with_retries(find_precedent, name, work)
         idle = precedent.same and not force
         result = RetrainResult(
-            model=config.promotion.model,
+            model=name,
             trained=not idle,
-            reason=_reason(config.promotion.model, precedent, idle),
+            reason=_reason(name, precedent, idle),
             work=work,
             precedent=precedent,
         )
@@ -136,7 +137,8 @@ def _carry_out(plan: Plan, raw: RawDataset, work: Work) -> Outcome:
                 if len(plan.beginnings) > 1:
                     say(ROOM, f"from the {name if name == 'champion' else 'original weights'}")
                 tracker = runs.enter_context(open_run(beginning.config, {START: name}))
-                candidate = runs.enter_context(trained(beginning, raw, work, tracker))
+                own = work.model_copy(update={"start": name})
+                candidate = runs.enter_context(trained(beginning, raw, own, tracker))
                 folders.enter_context(gone_on_error(candidate.model.folder))
                 candidates[name] = candidate
             start, choice = _choose(candidates, plan.champion)

@@ -8,17 +8,23 @@ from typing import Literal
 from tasks.config import Sha256
 from tasks.values import PromotionDecision, Value
 
-Part = Literal["data", "config", "code"]
+Part = Literal["data", "config", "code", "start", "champion"]
 Start = Literal["original", "champion"]
 Starts = Literal["original", "champion", "both"]
 
 
 class Work(Value):
-    """Digests of all that a fine-tuned model comes from: the same work gives the same model."""
+    """Digests of all that a fine-tuned model comes from: the same work gives the same model.
+
+    That is, from the same weights: those that the config names, or a champion's.
+    """
 
     data: Sha256  # every image's path, label, split and content
     config: Sha256  # what changes the result: no names of runs, no folders
-    code: Sha256  # graft's own sources, and the versions of what computes
+    code: Sha256  # graft's own sources and weights, and the versions of what computes
+    asked: Starts = "original"  # which starts were to be tried
+    start: Start = "original"  # that of the candidate which was registered
+    champion: Sha256 | None = None  # weights of the champion then, where its start was asked for
     # of the validation images, where neither the model nor what it started from trained on any
     validation: Sha256 | None = None
 
@@ -27,7 +33,7 @@ class Precedent(Value):
     """The version whose work is nearest to the present one, and what changed since."""
 
     version: int | None  # None: no version says what it was made from
-    changed: tuple[Part, ...]  # nothing: the same work
+    changed: tuple[Part, ...]  # nothing: the same work, which would come to the same again
     when: datetime | None = None  # UTC; the version was made
 
     @property

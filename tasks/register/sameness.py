@@ -1,7 +1,9 @@
 """Whether a model was made from the same data, config and code before: then it need not be again.
 
-The digests are version tags, so any machine that sees the registry can tell, and a version that the
-gate refused counts as well: the same work gives the same model, which would be refused again.
+The digests are version tags, so any machine that sees the registry can tell. The same work gives
+the same model. One that was promoted counts whoever is champion now: else two recipes would replace
+each other for ever, and a schedule would undo a rollback. One that the gate refused would be
+refused again by the same champion alone, and so counts only while that one is champion.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 
@@ -20,15 +22,18 @@ from tasks.config import RunConfig
 from tasks.download.fetch import local_path
 from tasks.errors import WeightsError
 from tasks.register.client import connect, tracking_errors
-from tasks.register.registry import every_version
+from tasks.register.files import SHA256
+from tasks.register.registry import every_version, find_champion
+from tasks.register.versions import PREFIX as DECISION
 from tasks.register.versions import PROMOTED
 from tasks.register.warm_start import SCHEME
 from tasks.values import RawDataset, RegisteredModel
-from tasks.work import Part, Precedent, Work
+from tasks.work import Part, Precedent, Starts, Work
 
 PREFIX = "graft.work."  # version tags, with the part
 VALIDATION = "graft.validation_digest"
-PARTS: tuple[Part, ...] = get_args(Part)
+DIGESTS: tuple[Part, ...] = ("data", "config", "code")
+NONE = "none"  # there was no champion
 COMPUTES = ("torch", "torchvision", "pillow", "numpy", "scikit-learn")
 # what decides no weight, or does by content that is digested apart
 ASIDE: dict[str, Any] = {
@@ -96,18 +101,38 @@ def _version(uri: str | None, found: RegisteredModel | None, name: str) -> str:
 
 @cache
 def code_digest(extra: str = "") -> str:
-    """Digest graft's own sources, the packages that compute, and ``extra``, one more of those."""
+    """Digest graft's own sources and shipped weights, the packages that compute, and ``extra``.
+
+    The weights for their name is all that a config says of them; ``extra`` is one more package.
+    """
     root = Path(tasks.__file__).parent
     parts = []
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted([*root.rglob("*.py"), *root.glob("pretrained/shipped/*.safetensors")]):
         parts += [path.relative_to(root).as_posix(), sha256_bytes(path.read_bytes())]
     packages = (*COMPUTES, extra) if extra else COMPUTES
     return sha256_parts(*parts, *(f"{name} {metadata.version(name)}" for name in packages))
 
 
+def aim(name: str, work: Work, start: Starts) -> Work:
+    """Return ``work`` with the starts that are to be tried, and the champion that one of them is.
+
+    Raises ``TrackingError``.
+    """
+    if start == "original":
+        return work
+    client = connect()
+    with tracking_errors(f"looking up the champion of {name}"):
+        champion = find_champion(client, name)
+    sha256 = None if champion is None else champion.tags.get(SHA256)
+    return work.model_copy(update={"asked": start, "champion": sha256})
+
+
 def work_tags(work: Work) -> dict[str, str]:
     """Return what a version says of the work that it came from."""
-    tags = {f"{PREFIX}{part}": str(getattr(work, part)) for part in PARTS}
+    said: tuple[str, ...] = (*DIGESTS, "asked", "start")
+    tags = {f"{PREFIX}{part}": str(getattr(work, part)) for part in said}
+    if work.asked != "original":
+        tags[f"{PREFIX}champion"] = work.champion or NONE
     return tags if work.validation is None else tags | {VALIDATION: work.validation}
 
 
@@ -119,20 +144,49 @@ def find_precedent(name: str, work: Work) -> Precedent:
     client = connect()
     with tracking_errors(f"reading what versions of {name} were made from"):
         found = [v for v in every_version(client, name) if PROMOTED in v.tags and _says(v)]
+        champion = find_champion(client, name)
     if not found:
-        return Precedent(version=None, changed=PARTS)
-    nearest = min(found, key=lambda version: len(_changed(version, work)))  # the newest of equals
+        return Precedent(version=None, changed=DIGESTS)
+    number = None if champion is None else str(champion.version)
+    # the newest of equals
+    nearest = min(found, key=lambda version: len(_changed(version, work, number)))
     return Precedent(
         version=int(nearest.version),
-        changed=_changed(nearest, work),
+        changed=_changed(nearest, work, number),
         when=datetime.fromtimestamp(nearest.creation_timestamp / 1000, UTC),
     )
 
 
 def _says(version: ModelVersion) -> bool:
-    return any(f"{PREFIX}{part}" in version.tags for part in PARTS)
+    return any(f"{PREFIX}{part}" in version.tags for part in DIGESTS)
 
 
-def _changed(version: ModelVersion, work: Work) -> tuple[Part, ...]:
+def _changed(version: ModelVersion, work: Work, champion: str | None) -> tuple[Part, ...]:
+    """Return what is another now than when ``version`` was made; ``champion`` is its number."""
     tags = version.tags
-    return tuple(part for part in PARTS if tags.get(f"{PREFIX}{part}") != getattr(work, part))
+    parts = [part for part in DIGESTS if tags.get(f"{PREFIX}{part}") != getattr(work, part)]
+    won = tags[PROMOTED] == "true" or str(version.version) == champion
+    if not _tried(version, work.asked, won):
+        parts.append("start")
+    if not won and _is_another(version, work, champion):
+        parts.append("champion")
+    return tuple(parts)
+
+
+def _tried(version: ModelVersion, asked: Starts, won: bool) -> bool:
+    """Say whether ``version`` is what comes of the starts that are ``asked`` for.
+
+    Of ``both`` one is registered, so a version that won is an answer, whichever start it had: were
+    it none, each promotion would lead to the next retraining.
+    """
+    if asked == "both" and won:
+        return True
+    return asked in (version.tags.get(f"{PREFIX}{key}") for key in ("asked", "start"))
+
+
+def _is_another(version: ModelVersion, work: Work, champion: str | None) -> bool:
+    """Say whether the champion is another than the one that refused, or gave its weights."""
+    if version.tags.get(f"{DECISION}champion_version") != champion:
+        return True
+    now = work.champion or NONE
+    return work.asked != "original" and version.tags.get(f"{PREFIX}champion", now) != now

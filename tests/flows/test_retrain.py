@@ -99,8 +99,8 @@ def test_it_trains_when_something_changed_and_only_then(retrain, images, tmp_pat
     )
     assert changed["decision"]["version"] == 2
     assert changed["decision"]["promoted"] is False
-    # a refused challenger counts as well: the same work would be refused again
-    assert retrain()["retrain"]["precedent"]["version"] == 2
+    # a refused challenger counts as well: the same champion would refuse the same work again
+    assert retrain("--start", "original")["retrain"]["precedent"]["version"] == 2
     assert versions(retrain.model) == [1, 2]
 
     forced = retrain("--force", "--start", "champion")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,13 @@ from mlflow import MlflowClient
 
 from tasks.config import RunConfig
 from tasks.register import sameness
-from tasks.register.sameness import code_digest, describe_work, find_precedent, work_tags
+from tasks.register.sameness import (
+    aim,
+    code_digest,
+    describe_work,
+    find_precedent,
+    work_tags,
+)
 from tasks.values import RegisteredModel
 from tasks.work import Work
 
@@ -94,7 +101,7 @@ def test_another_models_version_counts_by_its_weights_and_the_own_alias_by_name(
     assert at(own, "a") == at(own, "b")
 
 
-def test_code_is_every_source_file_and_the_packages_that_compute(monkeypatch, tmp_path: Path):
+def test_code_is_the_sources_the_shipped_weights_and_what_computes(monkeypatch, tmp_path: Path):
     monkeypatch.setattr(sameness.tasks, "__file__", str(tmp_path / "__init__.py"))
     for name, text in (("a.py", "1"), ("room/b.py", "2"), ("notes.txt", "3")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -112,6 +119,12 @@ def test_code_is_every_source_file_and_the_packages_that_compute(monkeypatch, tm
     assert after != before
     (tmp_path / "room" / "b.py").rename(tmp_path / "room" / "c.py")
     assert fresh() not in (before, after)
+    weights = tmp_path / "pretrained" / "shipped" / "graft_x.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"one")
+    shipped = fresh()
+    weights.write_bytes(b"two")  # as graft pretrain makes them anew under their name
+    assert len({before, after, shipped, fresh()}) == 4
     assert fresh("timm") != fresh()
     monkeypatch.setattr(sameness, "COMPUTES", ("torch",))
     assert fresh() not in (before, after)
@@ -146,3 +159,78 @@ def test_the_nearest_version_is_the_precedent_and_a_refused_one_counts(
     moved = find_precedent("colours", work.model_copy(update={"data": "f" * 64}))
     assert (moved.version, moved.changed) == (2, ("data",))  # of equally near ones the newest
     Work.model_validate_json(work.model_dump_json())
+
+
+WORK = Work(data="a" * 64, config="b" * 64, code="c" * 64)
+
+
+@pytest.fixture
+def decided(store: MlflowClient, publish, tiny_models) -> Callable[..., None]:
+    """Return what makes the next version of colours: what it came from, and what was decided."""
+
+    def make(work: Work, against: str | None, promoted: bool = False) -> None:
+        number = str(publish(store, "colours", tiny_models[0]))
+        tags = work_tags(work) | {"promotion.promoted": str(promoted).lower()}
+        if against is not None:
+            tags["promotion.champion_version"] = against
+        for key, value in tags.items():
+            store.set_model_version_tag("colours", number, key, value)
+        if promoted:
+            store.set_registered_model_alias("colours", "champion", number)
+
+    return make
+
+
+def changes(start: str) -> tuple[str, ...]:
+    return find_precedent("colours", aim("colours", WORK, start)).changed  # type: ignore[arg-type]
+
+
+def test_a_refusal_counts_only_while_the_champion_that_it_was_by_is(store: MlflowClient, decided):
+    other = WORK.model_copy(update={"data": "d" * 64})
+    decided(other, None, promoted=True)
+    decided(other.model_copy(update={"code": "e" * 64}), "1", promoted=True)
+    decided(WORK, "2")
+    assert changes("original") == ()
+    store.set_registered_model_alias("colours", "champion", "1")  # 2 is rolled back
+    assert changes("original") == ("champion",)
+    store.delete_registered_model_alias("colours", "champion")
+    assert changes("original") == ("champion",)
+    store.set_registered_model_alias("colours", "champion", "3")  # by hand: it is what would come
+    assert changes("original") == changes("both") == ()
+
+
+def test_a_promotion_counts_after_a_rollback_too(store: MlflowClient, decided):
+    decided(WORK.model_copy(update={"data": "d" * 64}), None, promoted=True)
+    decided(WORK, "1", promoted=True)
+    store.set_registered_model_alias("colours", "champion", "1")
+    assert changes("original") == changes("both") == ()
+
+
+def test_a_start_counts_only_if_it_was_tried(decided):
+    decided(WORK, None, promoted=True)
+    assert changes("original") == changes("both") == ()
+    assert changes("champion") == ("start",)
+    decided(aim("colours", WORK, "champion").model_copy(update={"start": "champion"}), "1")
+    assert changes("champion") == ()
+    decided(WORK.model_copy(update={"data": "d" * 64}), "1", promoted=True)
+    assert changes("champion") == ("champion",)
+    assert changes("original") == ()  # version 1 was promoted
+
+
+def test_of_both_each_start_counts_that_was_refused(store: MlflowClient, decided):
+    decided(WORK.model_copy(update={"data": "d" * 64}), None, promoted=True)
+    decided(WORK, "1")
+    assert changes("both") == ("start",)  # from the champion it might win
+    decided(aim("colours", WORK, "both"), "1")  # validation chose the original start
+    assert changes("both") == ()
+    assert changes("champion") == ("start",)
+    # the weights that it started from were another champion's than the one that refused it
+    store.set_model_version_tag("colours", "3", "graft.work.champion", "f" * 64)
+    assert changes("both") == ("champion",)
+    assert changes("original") == ()
+
+
+def test_without_a_champion_both_is_the_original_start_and_done(decided):
+    decided(aim("colours", WORK, "both"), None)  # refused by a bound
+    assert changes("both") == changes("original") == ()
+    assert changes("champion") == ("start",)
