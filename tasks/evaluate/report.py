@@ -23,21 +23,23 @@ def write_predictions(
 ) -> None:
     """Write one row an image of the test split: truth, prediction, probabilities.
 
-    Columns: path, label, prediction, correct, confidence, and ``p_CLASS`` for each class; several
-    labels of an image are joined by ``label_separator``. Raises ``ResourceError`` when the disk is
-    full.
+    Columns: path, label, prediction, correct, confidence, sha256 (of the image file), and
+    ``p_CLASS`` for each class; several labels of an image are joined by ``label_separator``.
+    Raises ``ResourceError`` when the disk is full.
     """
     import pandas as pd
 
     names = prepared.classes
     separator = label_separator if scores.multi_label else None
+    records = read_index(prepared.test.index)
     frame = pd.DataFrame(
         {
-            "path": [printable(record.path) for record in read_index(prepared.test.index)],
+            "path": [printable(record.path) for record in records],
             "label": named(scores.labels_n, names, separator),
             "prediction": named(scores.predictions_n, names, separator),
             "correct": scores.correct_n,
             "confidence": confidence(scores.probabilities_nc, scores.multi_label),
+            "sha256": [record.sha256 for record in records],
         }
     )
     columns = [f"p_{name}" for name in names]

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.parquet"
 REPORT = "report.json"
 LISTED = 20  # flips
-IMAGE = ["path", "label", "occurrence"]
+SHA256 = "sha256"  # of the image file; runs of an older graft do not have it
+IMAGE, NAMED = [SHA256, "label"], ["path", "label"]  # what tells two images apart
 
 Pair = tuple[object, object]  # of the first version and of the second; None: not there
 
@@ -88,9 +89,10 @@ class _Side:
 def compare_versions(name: str, first: str, second: str) -> Difference:
     """Compare two versions of ``name``, each named by number or alias.
 
-    Images are compared one by one where both runs scored the same test set: matched by path and
-    label. What a run has not left is said in ``notes``. Raises ``TrackingError`` when there is no
-    such version or MLflow fails.
+    Images are compared one by one where both runs scored the same test images, at whatever size:
+    matched by file digest and label, or by path and label where a run of an older graft did not
+    keep those and the packed pixels were the same. What a run has not left is said in ``notes``.
+    Raises ``TrackingError`` when there is no such version or MLflow fails.
     """
     client = connect(create=False)
     with tracking_errors(f"comparing versions of {name}"):
@@ -174,28 +176,47 @@ def _read_report(side: _Side, file: Path) -> None:
 
 def _read_predictions(side: _Side, file: Path) -> None:
     import pandas as pd
+    from pyarrow.parquet import read_schema
 
     try:
-        frame = pd.read_parquet(file, columns=["path", "label", "prediction", "correct"])
+        known = [SHA256] if SHA256 in read_schema(file).names else []
+        columns = [*NAMED, "prediction", "correct", *known]
+        side.predictions = pd.read_parquet(file, columns=columns)
     except (OSError, ValueError) as error:  # what pyarrow raises is a ValueError as well
         raise TrackingError(
             f"{PREDICTIONS} of version {side.number} cannot be read: {error}".splitlines()[0]
             + "\nIts run's files are damaged; evaluate the model again."
         ) from error
-    # two files may have one printable path and label
-    side.predictions = frame.assign(occurrence=frame.groupby(["path", "label"]).cumcount())
 
 
 def _flips(one: _Side, two: _Side, notes: list[str]) -> Flips | None:
-    if one.predictions is None or two.predictions is None:
+    ours, theirs = one.predictions, two.predictions
+    if ours is None or theirs is None:
         return None
-    if one.test_digest != two.test_digest or one.test_digest is None:
+    frames = {one.number: ours, two.number: theirs}
+    older = [str(number) for number, frame in frames.items() if SHA256 not in frame]
+    if older and (one.test_digest != two.test_digest or one.test_digest is None):
+        notes.append(
+            "Whether the two were tested on the same images is not known: a run of an older graft "
+            f"(of version {' and '.join(older)}) kept no digest of each. No image is compared."
+        )
+        return None
+    both = _matched(ours, theirs, NAMED if older else IMAGE)
+    if not len(both) == len(ours) == len(theirs):
         notes.append("The two were tested on different images, so no image is compared.")
         return None
-    both = one.predictions.merge(two.predictions, on=IMAGE, suffixes=("_first", "_second"))
-    if not len(both) == len(one.predictions) == len(two.predictions):
-        notes.append("The predictions are not of the same images, so no image is compared.")
-        return None
+    return _counted(both)
+
+
+def _matched(one: pd.DataFrame, two: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """Return a row for each image that is in both; ``path`` is the first version's."""
+    # two files may have one printable path and label, or the same bytes
+    first, second = (each.assign(nth=each.groupby(key).cumcount()) for each in (one, two))
+    both = first.merge(second, on=[*key, "nth"], suffixes=("_first", "_second"))
+    return both.rename(columns={"path_first": "path"})
+
+
+def _counted(both: pd.DataFrame) -> Flips:
     first_n, second_n = both["correct_first"].to_numpy(), both["correct_second"].to_numpy()
     only_first, only_second = int((first_n & ~second_n).sum()), int((~first_n & second_n).sum())
     return Flips(

@@ -95,6 +95,7 @@ def test_report_and_files(model, prepared, make_config):
     assert frame["correct"].mean() == pytest.approx(report.accuracy)
     assert frame.filter(like="p_").sum(axis=1).to_numpy() == pytest.approx(1.0, abs=1e-5)
     assert frame["path"][0] == "test/0.png"
+    assert list(frame["sha256"]) == [r.sha256 for r in read_index(prepared.test.index)]
     assert json.loads(report.report.read_text())["accuracy"] == report.accuracy
     assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
     for name in ("confusion", "learning_curve"):

@@ -12,12 +12,15 @@ import pytest
 from mlflow.entities import Param
 
 from tasks.errors import TrackingError
+from tasks.evaluate.evaluate import score_weights
+from tasks.register.contest import image_keys
 from tasks.register.differences import LISTED, compare_versions
 from tasks.register.facts import dataset_inputs
 from tasks.values import ClassReport, EvaluationReport
 
 NAME = "m"
 CLASSES = ("blue", "green", "red")
+COUNTS = ("both_right", "only_first", "only_second", "both_wrong")
 LABELS = np.arange(90) % 3
 
 
@@ -45,9 +48,10 @@ def report(folder, test_digest: str, accuracy: float) -> EvaluationReport:
     )
 
 
-def predictions(guesses: np.ndarray) -> bytes:
+def predictions(guesses: np.ndarray, older: bool, other_images: bool) -> bytes:
     """Return the file of a run that guessed so; two images share one path, as odd names can."""
     names = np.array(CLASSES)
+    start = 1000 * other_images
     frame = pd.DataFrame(
         {
             "path": ["twice.png" if i in (0, 3) else f"{i}.png" for i in range(len(guesses))],
@@ -55,8 +59,10 @@ def predictions(guesses: np.ndarray) -> bytes:
             "prediction": names[guesses],
             "correct": guesses == LABELS,
             "confidence": 0.5,
+            "sha256": [f"{i:064x}" for i in range(start, start + len(guesses))],
         }
     )
+    frame = frame.drop(columns="sha256") if older else frame
     file = io.BytesIO()
     frame.to_parquet(file, index=False)
     return file.getvalue()
@@ -68,7 +74,13 @@ def version(store, make_config, prepared, tmp_path):
     experiment = store.create_experiment("e", artifact_location=(tmp_path / "files").as_uri())
     store.create_registered_model(NAME)
 
-    def make(guesses: np.ndarray, seed: int, test_digest: str = "a" * 64) -> str:
+    def make(
+        guesses: np.ndarray,
+        seed: int,
+        test_digest: str = "a" * 64,
+        older: bool = False,
+        other_images: bool = False,
+    ) -> str:
         run_id = store.create_run(experiment).info.run_id
         config = make_config()
         params = {"seed": str(seed), "training.epochs": "2"} | (
@@ -82,7 +94,7 @@ def version(store, make_config, prepared, tmp_path):
         folder.mkdir()
         written = report(folder, test_digest, float((guesses == LABELS).mean()))
         (folder / "report.json").write_text(json.dumps(written.model_dump(mode="json")))
-        (folder / "predictions.parquet").write_bytes(predictions(guesses))
+        (folder / "predictions.parquet").write_bytes(predictions(guesses, older, other_images))
         store.log_artifacts(run_id, str(folder))
         made = store.create_model_version(NAME, source="file:///x", run_id=run_id)
         return str(made.version)
@@ -96,9 +108,10 @@ def wrong_at(*rows: int) -> np.ndarray:
     return guesses
 
 
-def test_config_figures_and_single_images_are_put_side_by_side(store, version):
+@pytest.mark.parametrize("older", [False, True])
+def test_config_figures_and_single_images_are_put_side_by_side(store, version, older: bool):
     only_second, both = range(25), range(80, 84)  # right there only, wrong in both
-    first = version(wrong_at(*only_second, *both), seed=0)
+    first = version(wrong_at(*only_second, *both), seed=0, older=older)
     version(wrong_at(*both, 89), seed=1)
     store.set_registered_model_alias(NAME, "challenger", "2")
     found = compare_versions(NAME, first, "challenger")
@@ -128,12 +141,46 @@ def test_config_figures_and_single_images_are_put_side_by_side(store, version):
 
 def test_other_test_images_are_said_and_not_compared(version):
     first = version(wrong_at(), seed=0)
-    second = version(wrong_at(3), seed=0, test_digest="b" * 64)
+    second = version(wrong_at(3), seed=0, test_digest="b" * 64, other_images=True)
     found = compare_versions(NAME, first, second)
     assert found.config == {}
     assert found.data == {"test digest": ("a" * 64, "b" * 64)}
     assert found.flips is None
     assert found.notes == ("The two were tested on different images, so no image is compared.",)
+
+
+def test_of_an_older_run_it_is_not_claimed_that_the_images_differ(version):
+    first = version(wrong_at(), seed=0, older=True)
+    second = version(wrong_at(3), seed=0, test_digest="b" * 64)
+    found = compare_versions(NAME, first, second)
+    assert found.flips is None
+    (note,) = found.notes
+    assert "is not known: a run of an older graft (of version 1) kept no digest" in note
+
+
+def test_the_same_files_are_compared_whatever_the_size_they_are_scored_at(
+    store, strong, strong24, tmp_path
+):
+    runs = strong, strong24
+    assert strong.prepared.test.digest != strong24.prepared.test.digest  # pixels, cut to size
+    experiment = store.create_experiment("e", artifact_location=(tmp_path / "files").as_uri())
+    store.create_registered_model(NAME)
+    for run in runs:
+        run_id = store.create_run(experiment).info.run_id
+        for file in (run.report.report, run.report.predictions):
+            store.log_artifact(run_id, str(file))
+        store.create_model_version(NAME, source="file:///x", run_id=run_id)
+    found = compare_versions(NAME, "1", "2")
+    scores = [score_weights(run.config, run.model, run.prepared.test) for run in runs]
+    right = [
+        dict(zip(image_keys(run.prepared.test), each.correct_n, strict=True))
+        for run, each in zip(runs, scores, strict=True)
+    ]
+    only_first = sum(right[0][key] and not right[1][key] for key in right[0])
+    only_second = sum(right[1][key] and not right[0][key] for key in right[0])
+    assert found.notes == ()
+    assert (found.flips.only_first, found.flips.only_second) == (only_first, only_second)
+    assert sum(vars(found.flips)[name] for name in COUNTS) == len(right[0]) == strong.report.n
 
 
 def test_what_a_run_has_not_left_is_said(store, version, tmp_path):
