@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 EXACT = 2**24  # counts up to which float32, twice as quick as float64, adds whole numbers exactly
+HELD = 2**25  # images x classes whose rankings are kept together: 170 MB
 AT_ONCE = 64  # test sets: their counts of 10,000 images stay in a processor's cache
 STEP = 100  # times as long takes one of a class's images as one of the others
 
@@ -63,10 +64,20 @@ class Ranking:
         )
 
 
-def rankings(scores: Scores) -> Iterator[Ranking]:
-    """Yield the ranking of each class; kept, they take at most 5 bytes an image and class."""
-    for k in range(scores.probabilities_nc.shape[1]):
+def rankings(scores: Scores, some: range | None = None) -> Iterator[Ranking]:
+    """Yield the ranking of each class, or of some; kept, each takes at most 5 bytes an image.
+
+    And, one label an image, 12 bytes an image over all classes.
+    """
+    for k in range(scores.probabilities_nc.shape[1]) if some is None else some:
         yield _ranking(of_class(scores, k), np.ascontiguousarray(scores.probabilities_nc[:, k]))
+
+
+def blocks(scores: Scores) -> Iterator[range]:
+    """Yield the classes, so many together that their rankings keep ``HELD`` counts, or one."""
+    n, c = scores.probabilities_nc.shape
+    step = max(1, HELD // max(1, n))
+    return (range(start, min(start + step, c)) for start in range(0, c, step))
 
 
 def work(scores: Scores) -> int:
@@ -101,7 +112,10 @@ def class_areas(
 
 
 def mean_average_precision(scores: Scores) -> Figure:
-    """Mean over the classes in a test set of the average precision."""
+    """Mean over the classes in a test set of the average precision.
+
+    Each chunk of resamples needs every ranking: all are kept, at 5 bytes an image and class.
+    """
     kept = list(rankings(scores))
     return lambda counts_nb: mean_of_known(class_areas(kept, counts_nb)[1])
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
-from tasks.evaluate.areas import class_areas, rankings, work
+from tasks.evaluate.areas import blocks, class_areas, rankings, work
 from tasks.evaluate.class_figures import Floats, mean_of_known, tallier
 from tasks.evaluate.resample import Counts, draw_counts, figure_names, once, weigher
 from tasks.evaluate.score import Scores
@@ -83,16 +84,10 @@ def estimate_areas(
     would take minutes has the interval of fewer resamples, or none, which the log says and
     ``Estimate.resamples`` tells.
     """
-    n, drawn = len(scores.labels_n), affordable(scores, resamples, confidence)
-    ranked = list(rankings(scores)) if drawn else rankings(scores)
-
-    def weigh(counts_bn: Counts) -> dict[str, Floats]:
-        roc_cb, precision_cb = class_areas(ranked, counts_bn.T)
-        means = {"mean_roc_auc": roc_cb, "mean_average_precision": precision_cb}
-        single = {"roc_auc": roc_cb, "average_precision": precision_cb}
-        return {name: mean_of_known(values_cb) for name, values_cb in means.items()} | single
-
-    plain, spread = weigh(once(n)), intervals(weigh, n, drawn, confidence, seed)
+    drawn = affordable(scores, resamples, confidence)
+    plain_2c1, drawn_2cb = _areas(scores, drawn, seed)
+    plain = _named(plain_2c1)
+    spread = percentiles([_named(drawn_2cb)] if drawn else [], confidence)
     found = [
         _estimate(name, plain[name], spread.get(name), drawn)
         for name in ("mean_roc_auc", "mean_average_precision")
@@ -103,6 +98,30 @@ def estimate_areas(
         for name in ("roc_auc", "average_precision")
     ]
     return tuple(one for one in found if one is not None)
+
+
+def _areas(scores: Scores, drawn: int, seed: int) -> tuple[Floats, Floats]:
+    """Return the areas (2, c, 1) of the test set and (2, c, drawn) of its resamples.
+
+    The classes are ranked a block at a time, so that memory is bounded; each block draws the same.
+    """
+    found = [_areas_of(scores, some, drawn, seed) for some in blocks(scores)]
+    areas_2cb = np.concatenate(found, axis=1)
+    return areas_2cb[..., :1], areas_2cb[..., 1:]
+
+
+def _areas_of(scores: Scores, some: range, drawn: int, seed: int) -> Floats:
+    n, ranked = len(scores.labels_n), list(rankings(scores, some))
+    sets = chain([once(n)], draw_counts(n, drawn, seed))
+    return np.concatenate([class_areas(ranked, counts_bn.T) for counts_bn in sets], axis=-1)
+
+
+def _named(areas_2cb: Floats) -> dict[str, Floats]:
+    """Return the areas by name, and the mean of each over the classes that have it."""
+    roc_cb, precision_cb = areas_2cb
+    means = {"mean_roc_auc": roc_cb, "mean_average_precision": precision_cb}
+    single = {"roc_auc": roc_cb, "average_precision": precision_cb}
+    return {name: mean_of_known(values_cb) for name, values_cb in means.items()} | single
 
 
 def affordable(scores: Scores, resamples: int, confidence: float) -> int:
@@ -124,11 +143,15 @@ def affordable(scores: Scores, resamples: int, confidence: float) -> int:
 def intervals(
     weigh: Weigh, n: int, resamples: int, confidence: float, seed: int
 ) -> dict[str, Floats]:
-    """Return the percentile interval (2, ...) of each figure that ``weigh`` gives n images.
+    """Return the percentile interval (2, ...) of each figure that ``weigh`` gives n images."""
+    return percentiles([weigh(drawn) for drawn in draw_counts(n, resamples, seed)], confidence)
+
+
+def percentiles(drawn: Sequence[Mapping[str, Floats]], confidence: float) -> dict[str, Floats]:
+    """Return the percentile interval (2, ...) of each figure (..., b) over chunks of resamples.
 
     Resamples in which a figure is NaN are left out of it. Empty without resamples.
     """
-    drawn = [weigh(counts_bn) for counts_bn in draw_counts(n, resamples, seed)]
     if not drawn:
         return {}
     tail = (1 - confidence) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from tasks.evaluate import estimates
+from tasks.evaluate import areas, estimates
 from tasks.evaluate.estimates import estimate, estimate_areas, estimate_classes
 from tasks.evaluate.resample import figure_names, figures
 from tasks.evaluate.score import Scores
@@ -243,6 +244,29 @@ def test_areas_that_would_take_minutes_have_fewer_resamples(random_scores, monke
     assert "are of 0 resamples instead of 300" in caplog.text
     assert {(one.low, one.high, one.resamples) for one in bare} == {(None, None, None)}
     assert [(one.name, one.value) for one in bare] == [(one.name, one.value) for one in whole]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_areas_keep_the_rankings_of_a_block_of_classes_only(
+    random_scores, multi_label, monkeypatch
+):
+    scores, names = random_scores(40, 5, multi_label), tuple("abcde")
+    whole = estimate_areas(scores, names, 60, CONFIDENCE, 0)
+    made, most = {}, 0
+
+    def watched(ranked, counts_nb):
+        nonlocal most
+        made.update({id(one): weakref.ref(one) for one in ranked})
+        most = max(most, sum(one() is not None for one in made.values()))
+        return areas.class_areas(ranked, counts_nb)
+
+    monkeypatch.setattr(estimates, "class_areas", watched)
+    monkeypatch.setattr(areas, "HELD", 2 * 40 + 1)
+    assert [list(one) for one in areas.blocks(scores)] == [[0, 1], [2, 3], [4]]
+    assert estimate_areas(scores, names, 60, CONFIDENCE, 0) == whole
+    assert most == 2
+    monkeypatch.setattr(areas, "HELD", 1)
+    assert estimate_areas(scores, names, 60, CONFIDENCE, 0) == whole
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
