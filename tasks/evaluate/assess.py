@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
+
 from tasks.config import RunConfig
+from tasks.errors import EvaluationError
 from tasks.evaluate.calibration import fit_temperature, scaled
 from tasks.evaluate.corruptions import robustness
 from tasks.evaluate.curves import curves
@@ -75,10 +78,22 @@ class Subject:
     sample: ReferenceSample | None = None  # what is kept of the splits as they are scored
 
     def score(self, split: PackedSplit) -> Scores:
-        """Score ``split`` with its logits as they are."""
+        """Score ``split`` with its logits as they are; raises ``EvaluationError`` for NaN."""
         if self.sample is None:
-            return self.scorer.score(split)
-        return self.sample.score(self.scorer, split)
+            return finite(self.scorer.score(split), split.name)
+        return finite(self.sample.score(self.scorer, split), split.name)
+
+
+def finite(scores: Scores, what: str) -> Scores:
+    """Return the scores; raises ``EvaluationError`` where the network gave what is no number."""
+    known_n = np.isfinite(scores.probabilities_nc).all(axis=1) & np.isfinite(scores.energy_n)
+    if not known_n.all():
+        raise EvaluationError(
+            f"Of {(~known_n).sum():,} of {len(known_n):,} {what} images the network's outputs are "
+            "no finite numbers.\nTake other weights or train anew with a lower training.learning_rate; "
+            "or check preprocess.mean and preprocess.std."
+        )
+    return scores
 
 
 def assess(subject: Subject, folder: Path) -> tuple[Scores, Parts]:
@@ -86,7 +101,8 @@ def assess(subject: Subject, folder: Path) -> tuple[Scores, Parts]:
 
     Temperature, rejection threshold and energy threshold come from validation alone; those of a
     registered version, and of an export of it, are the ones that it is served with. Pictures go
-    into ``folder``. Raises ``ResourceError`` when memory or disk runs out.
+    into ``folder``. Raises ``EvaluationError`` for outputs that are no finite numbers,
+    ``ResourceError`` when memory or disk runs out.
     """
     settings, prepared = subject.config.evaluation, subject.prepared
     test, parts = _calibrated(subject)
@@ -162,7 +178,7 @@ def _as_served(subject: Subject, model: RegisteredModel) -> tuple[Scores, Parts]
 
 def _noise(subject: Subject) -> Scores:
     scorer = subject.scorer
-    return score_noise(
+    noise = score_noise(
         scorer.network,
         scorer.spec,
         scorer.device,
@@ -171,6 +187,7 @@ def _noise(subject: Subject) -> Scores:
         subject.config.seed,
         subject.prepared.multi_label,
     )
+    return finite(noise, "noise")
 
 
 def _corruptions(subject: Subject) -> tuple[Corruption, ...]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy.special import expit, softmax
 from torch import nn
 
 from tasks.artifacts import sha256_file
+from tasks.errors import EvaluationError
 from tasks.evaluate.evaluate import evaluate, score_weights
 from tasks.measures import Seen
 from tasks.pretrained.tiny import GraftTiny
@@ -108,3 +109,22 @@ def test_parameters_are_the_models_whatever_fusing_left(version, prepared, make_
     network = GraftTiny(num_classes=3)
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     assert report.speed.parameters == sum(one.numel() for one in network.parameters())
+
+
+@pytest.mark.parametrize("bias", [float("nan"), float("inf")])
+@pytest.mark.parametrize("many", [False, True])
+def test_outputs_that_are_no_numbers_are_refused_in_two_lines(
+    bias, many, version, prepared, make_config, tmp_path
+):
+    prepared = several(prepared) if many else prepared
+    network = load_file(version.weights)
+    network["fc.bias"][1] = bias
+    save_file(network, version.weights)
+    broken = version.model_copy(
+        update={"sha256": sha256_file(version.weights), "multi_label": many}
+    )
+    with pytest.raises(EvaluationError, match="outputs are no finite numbers") as caught:
+        evaluate(make_config(evaluation=SETTINGS), prepared, broken, folder_in(tmp_path))
+    n = prepared.test.n
+    assert str(caught.value).startswith(f"Of {n} of {n} test images")
+    assert (caught.value.exit_code, str(caught.value).count("\n")) == (6, 1)
