@@ -35,12 +35,19 @@ def find_open() -> list[OpenRun]:
     return [_open(run) for run in found if PROCESS_TAG in run.data.tags]
 
 
-def close_open(run_id: str, why: str) -> None:
-    """End a run as KILLED and note why; raises ``TrackingError``."""
+def close_open(run_id: str, why: str) -> bool:
+    """End a run as KILLED and note why; raises ``TrackingError``.
+
+    Returns False, and changes nothing, where it is not RUNNING any more: its process may have
+    closed it, and then ended, since ``find_open`` read its status.
+    """
     client = connect(create=False)
     with tracking_errors("closing a run"):
+        if client.get_run(run_id).info.status != "RUNNING":
+            return False
         client.set_tag(run_id, "graft.error", why)
         client.set_terminated(run_id, "KILLED")
+    return True
 
 
 def _open(run: Run) -> OpenRun:
