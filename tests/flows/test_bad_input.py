@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -232,8 +233,19 @@ def test_a_tracking_server_that_is_not_there(workspace: Path, graft, monkeypatch
     assert len(result.message.splitlines()) <= 2
 
 
-def test_a_disk_that_is_full(workspace: Path, graft):
-    """A file may grow to 1.5 MB here, which the weights of 1.8 MB do not fit into."""
+def test_a_disk_that_is_full(
+    workspace: Path, tmp_path: Path, graft, monkeypatch: pytest.MonkeyPatch
+):
+    """A file may grow to 1.5 MB here, which the weights of 1.8 MB do not fit into.
+
+    MLflow's database does: this one lacks what the tests before have written into theirs.
+    """
+    shutil.copy(workspace / "mlruns" / "mlflow.db", tmp_path)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as database:
+        for table in ("params", "tags", "metrics", "latest_metrics"):
+            database.execute(f"delete from {table}")
+        database.execute("vacuum")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, limits[1]))
     try:
