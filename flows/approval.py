@@ -21,10 +21,11 @@ from pydantic import Field
 
 from flows.console import ready_logs
 from flows.notify import tell_promotion
+from tasks.errors import TrackingError
 from tasks.register import approval as registry
 from tasks.register.facts import user_name
-from tasks.register.history import LONGEST_NAME
-from tasks.retry import with_retries
+from tasks.register.history import LONGEST_NAME, Kind
+from tasks.retry import PASSING, with_retries
 from tasks.values import PromotionDecision
 from tasks.words import printable
 
@@ -60,10 +61,24 @@ def approval(model: str, version: int) -> PromotionDecision:
         return decision
     form = Verdict.with_initial_data(description=_question(decision), approve=False)
     verdict = suspend_flow_run(wait_for_input=form, timeout=SECONDS)
-    settle = registry.approve if verdict.approve else registry.reject
-    settled = with_retries(settle, model, str(version), verdict.reason, verdict.name)
+    settled = with_retries(_settle, model, str(version), verdict)
     tell_promotion(settled)
     return settled
+
+
+def _settle(model: str, version: str, verdict: Verdict) -> PromotionDecision:
+    """Put a verdict into effect; one that an earlier try did, and did not hear of, is in effect."""
+    settle = registry.approve if verdict.approve else registry.reject
+    try:
+        return settle(model, version, verdict.reason, verdict.name)
+    except PASSING:
+        raise
+    except TrackingError:
+        kind: Kind = "approved" if verdict.approve else "rejected"
+        landed = registry.answered(model, version, kind, verdict.name)
+        if landed is None:
+            raise
+        return landed
 
 
 def _question(decision: PromotionDecision) -> str:

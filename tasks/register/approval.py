@@ -8,7 +8,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from tasks.errors import TrackingError
 from tasks.register.aliases import moves_between, read_aliases
 from tasks.register.client import connect, tracking_errors
-from tasks.register.history import Event, Kind, Note, read_events
+from tasks.register.history import Event, Kind, Note, kept_name, read_events
 from tasks.register.journal import Turn, turn
 from tasks.register.moves import pick
 from tasks.register.verify import verify_version
@@ -57,6 +57,20 @@ def reject(name: str, which: str, reason: str = "", who: str | None = None) -> P
         decision = _waiting(client, version)
         note = Note("rejected", decision.version, reason, decision, who)
         return _answer(client, version, note)
+
+
+def answered(name: str, which: str, kind: Kind, who: str) -> PromotionDecision | None:
+    """Return the decision on a version if it was settled by this very answer, under this name.
+
+    So a caller whose answer landed, and whose reply was lost, learns it. Raises as ``standing``.
+    """
+    client = connect(create=False)
+    with tracking_errors(f"looking for the answer on {name}"):
+        decision = _decision(pick(client, name, which))
+        last = answer_to(client.get_registered_model(name), decision.version)
+    if decision.waiting or last is None:
+        return None
+    return decision if (last.kind, last.who) == (kind, kept_name(who)) else None
 
 
 def _answer(client: MlflowClient, version: ModelVersion, note: Note) -> PromotionDecision:

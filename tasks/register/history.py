@@ -159,7 +159,7 @@ def compose(model: RegisteredModel, note: Note, moves: Moves) -> tuple[str, str]
         kind=note.kind,
         version=note.version,
         when=when,
-        who=_clean(user_name() if note.who is None else note.who, LONGEST_NAME),
+        who=kept_name(user_name() if note.who is None else note.who),
         typed=note.who is not None,
         flow_run=os.environ.get(FLOW_RUN),
         run_id=None if note.decision is None else note.decision.run_id,
@@ -168,6 +168,11 @@ def compose(model: RegisteredModel, note: Note, moves: Moves) -> tuple[str, str]
         moves=moves,
     )
     return f"{when:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:8]}", event.model_dump_json()
+
+
+def kept_name(who: str) -> str:
+    """Return a name as an event keeps it."""
+    return _clean(who, LONGEST_NAME)
 
 
 def _clean(words: str, longest: int) -> str:

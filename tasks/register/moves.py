@@ -58,7 +58,8 @@ def promote(name: str, which: str, reason: str = "") -> Moved:
 
     Raises ``TrackingError``, with nothing changed, when there is no such version, when it is
     champion already or no decision on it stands, when its files are missing or not those that were
-    registered, and when another moved the champion meanwhile.
+    registered, and when another moved the champion meanwhile. Where the version is champion by
+    then, and only that it waits no longer could not be written, the error says that.
     """
     client = connect(create=False)
     with tracking_errors(f"promoting {name}"):
@@ -89,9 +90,18 @@ def promote(name: str, which: str, reason: str = "") -> Moved:
 
 def _end_waiting(client: MlflowClient, version: ModelVersion) -> None:
     """Let a version wait no longer for a person, who has spoken."""
-    decision = decision_on(client.get_model_version(version.name, version.version))
-    if decision is not None and decision.waiting:
-        settle(client, version, decision, promoted=True)
+    name, number = version.name, version.version
+    try:
+        with tracking_errors("writing that the version waits no longer"):
+            decision = decision_on(client.get_model_version(name, number))
+            if decision is not None and decision.waiting:
+                settle(client, version, decision, promoted=True)
+    except TrackingError as error:
+        why = str(error).splitlines()[0]
+        raise TrackingError(
+            f"Version {number} of {name} is champion now, but still said to wait: {why}\n"
+            f"Set that right with graft approve {name} {number}."
+        ) from error
 
 
 def roll_back(name: str, reason: str = "") -> Moved:

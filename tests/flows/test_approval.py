@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from mlflow import MlflowClient
 
-from tasks.errors import TrackingError
+from tasks import retry
+from tasks.errors import TrackingError, TransientTrackingError
 from tasks.register import approval
 from tasks.register.facts import user_name
 from tasks.register.locks import locked
 from tasks.register.moves import promote, story
 from tasks.register.versions import decision_on, read_decision
+from tasks.retry import with_retries
 
 WAITS = {"waiting": True, "reason": "Better."}
 
@@ -173,6 +175,27 @@ def test_an_approval_that_was_cut_off_after_the_alias_is_brought_to_its_end(regi
     registry.set_registered_model_alias("small", "champion", version)
     assert approval.approve("small", version).promoted
     assert aliases(registry)["champion"] == version
+
+
+def test_a_verdict_whose_reply_was_lost_is_found_in_effect(registry, monkeypatch):
+    from flows import approval as flow
+
+    write = approval.settle
+
+    def lose(*args: object, **kwargs: object):
+        monkeypatch.setattr(approval, "settle", write)
+        write(*args, **kwargs)
+        raise TransientTrackingError("the reply was lost")
+
+    monkeypatch.setattr(retry, "RETRY_DELAYS", [0.0])
+    monkeypatch.setattr(approval, "settle", lose)
+    version, yes = newest(registry), flow.Verdict(approve=True, name=" Ada ", reason="")
+    assert with_retries(flow._settle, "small", version, yes).promoted
+    assert aliases(registry) == {"champion": version, "previous": "1"}
+    others = {"name": "Bo"}, {"approve": False}
+    for other in others:  # an answer that was not this one still stops
+        with pytest.raises(TrackingError, match=r"does not wait for approval: .*approved by Ada"):
+            flow._settle("small", version, yes.model_copy(update=other))
 
 
 def test_damaged_files_are_not_approved(registry, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ import pytest
 
 from tasks.errors import TrackingError, TransientTrackingError
 from tasks.register.aliases import move_champion, read_aliases
+from tasks.register.approval import approve
 from tasks.register.files import SHA256, SPEC_SHA256
 from tasks.register.history import EVENT
 from tasks.register.moves import promote, roll_back, story
@@ -252,6 +253,27 @@ def test_a_fault_in_the_middle_puts_every_alias_back(store, decided, tmp_path, f
     with pytest.raises(TrackingError, match="refused by the test"):
         roll_back(NAME)
     assert everything(store) == before
+
+
+def test_a_fault_after_the_move_is_told_as_what_it_is(store, decided, tmp_path):
+    decided(promoted=True)
+    decided(promoted=False, champion=1)
+    store.set_model_version_tag(NAME, "2", "promotion.waiting", "True")
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+        database.execute(
+            "CREATE TRIGGER broken BEFORE UPDATE ON model_version_tags WHEN NEW.key = "
+            "'promotion.waiting' BEGIN SELECT RAISE(ABORT, 'refused by the test'); END"
+        )
+    words = "Version 2 of m is champion now, but still said to wait: .*graft approve m 2"
+    with pytest.raises(TrackingError, match=f"(?s){words}") as caught:
+        promote(NAME, "2")
+    assert len(str(caught.value).splitlines()) == 2
+    assert aliases(store) == (2, 1, None)
+    with database:
+        database.execute("DROP TRIGGER broken")
+    database.close()
+    assert approve(NAME, "2").promoted  # the way out that was named
+    assert aliases(store) == (2, 1, None)
 
 
 def test_a_version_that_is_taken_back_leaves_the_aliases_as_they_were(store, decided):
