@@ -62,6 +62,14 @@ class Slice(Measure):
     estimates: tuple[Estimate, ...] = ()  # these figures with their intervals
 
 
+class SlicesLeftOut(Measure):
+    """The values of a manifest column that have no ``Slice``: only the commonest have one."""
+
+    column: str
+    values: int
+    n: int  # images
+
+
 class Curve(Measure):
     """ROC and precision-recall of one class against the others; None without both kinds."""
 

@@ -198,6 +198,7 @@ class EvaluationReport(Value):
     class_confusion: tuple[tuple[int, int, int, int], ...] | None = None  # TN, FP, FN, TP
     estimates: tuple[measures.Estimate, ...] = ()  # every figure with its interval
     slices: tuple[measures.Slice, ...] = ()
+    slices_left_out: tuple[measures.SlicesLeftOut, ...] = ()  # a row a column that has any
     curves: tuple[measures.Curve, ...] = ()
     reliability: tuple[measures.ReliabilityBin, ...] = ()  # one label only, calibrated
     calibration: measures.Calibration | None = None

@@ -22,7 +22,7 @@ from tasks.evaluate.rejection import choose_rejection, served_rejection
 from tasks.evaluate.reliability import reliability
 from tasks.evaluate.score import Scores
 from tasks.evaluate.scorer import Scorer
-from tasks.evaluate.slices import slice_table
+from tasks.evaluate.slices import left_out, slice_table
 from tasks.evaluate.speed import measure_speed
 from tasks.evaluationconfig import EvaluationConfig
 from tasks.index import read_index
@@ -37,6 +37,7 @@ from tasks.measures import (
     ReliabilityBin,
     Seen,
     Slice,
+    SlicesLeftOut,
     Speed,
 )
 from tasks.values import (
@@ -55,6 +56,7 @@ class Parts(TypedDict, total=False):
 
     estimates: tuple[Estimate, ...]
     slices: tuple[Slice, ...]
+    slices_left_out: tuple[SlicesLeftOut, ...]
     curves: tuple[Curve, ...]
     reliability: tuple[ReliabilityBin, ...]
     calibration: Calibration | None
@@ -90,8 +92,8 @@ def finite(scores: Scores, what: str) -> Scores:
     if not known_n.all():
         raise EvaluationError(
             f"Of {(~known_n).sum():,} of {len(known_n):,} {what} images the network's outputs are "
-            "no finite numbers.\nTake other weights or train anew with a lower training.learning_rate; "
-            "or check preprocess.mean and preprocess.std."
+            "no finite numbers.\nTake other weights, train anew with a lower "
+            "training.learning_rate, or check preprocess.mean and preprocess.std."
         )
     return scores
 
@@ -116,6 +118,7 @@ def assess(subject: Subject, folder: Path) -> tuple[Scores, Parts]:
         *areas,
     )
     parts["slices"] = slice_table(test, records, columns, *repeat)
+    parts["slices_left_out"] = left_out(records, columns)
     parts["curves"] = curves(test, prepared.classes, areas)
     parts["reliability"] = () if test.multi_label else reliability(test)
     parts["corruptions"] = _corruptions(subject)

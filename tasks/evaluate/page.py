@@ -72,6 +72,7 @@ def _content(
         "rows": page_parts.class_rows(report),
         "matrix": page_parts.matrix_rows(report),
         "pairs": page_parts.confused_pairs(report),
+        "other_slices": page_parts.other_slices(report),
         "slice_groups": page_parts.slice_groups(report.slices),
         "shown_pictures": page_parts.pictures(report),
         "corruption_rows": page_parts.corruption_rows(report.corruptions),

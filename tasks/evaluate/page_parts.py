@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tasks.evaluate.charts import LINES
+from tasks.evaluate.wording import counted
 from tasks.measures import Corruption, Curve, Estimate, ExplainedImage, Slice
 from tasks.values import ClassReport, EvaluationReport, FineTunedModel
 
@@ -149,6 +150,15 @@ def slice_groups(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
     for one in slices:
         groups.setdefault(one.column, []).append(one)
     return {column: sorted(group, key=lambda one: one.accuracy) for column, group in groups.items()}
+
+
+def other_slices(report: EvaluationReport) -> dict[str, str]:
+    """Say of each column with too many values for a row each how many have none."""
+    return {
+        one.column: f"and {counted(one.values, 'other value')}, {counted(one.n, 'image')}: only "
+        "the commonest values have a row"
+        for one in report.slices_left_out
+    }
 
 
 def corruption_rows(corruptions: Sequence[Corruption]) -> dict[str, dict[int, float]]:

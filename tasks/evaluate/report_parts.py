@@ -8,6 +8,7 @@ from functools import partial
 from tasks.evaluate.page_parts import (
     corruption_rows,
     mean_corrupted,
+    other_slices,
     resampling,
     slice_groups,
     undamaged,
@@ -102,7 +103,8 @@ def slice_lines(report: EvaluationReport) -> list[str]:
             )
             for one in slices
         ]
-        lines += [*markdown_table([head, *rows]), ""]
+        rest = other_slices(report).get(column)
+        lines += [*markdown_table([head, *rows]), "", *([f"{rest}.", ""] if rest else [])]
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from tasks.errors import EvaluationError
 from tasks.evaluate.estimates import estimate_some
 from tasks.evaluate.score import Scores
 from tasks.index import ImageRecord
-from tasks.measures import Estimate, Slice
+from tasks.measures import Estimate, Slice, SlicesLeftOut
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def slice_table(
     ``records`` are those of the images scored, in order; an empty cell is the value "". Intervals
     are percentile bootstraps within the slice: of a few images, all right, the accuracy's is 1
     to 1. A mean over classes is over those in the slice or its resample. Of a column with more than
-    50 values the log says what is left out. Raises ``EvaluationError`` for records of other
+    50 values ``left_out`` tells the rest. Raises ``EvaluationError`` for records of other
     columns.
     """
     if any(len(record.slices) != len(columns) for record in records):
@@ -46,7 +46,7 @@ def slice_table(
     rows: list[Slice] = []
     for position, column in enumerate(columns):
         values = np.array([record.slices[position] for record in records], dtype=object)
-        for value in _commonest(column, values):
+        for value, _ in _by_number(values)[:VALUES]:
             part = subset(scores, values == value)
             rows.append(_slice(column, value, part, (resamples, confidence, seed)))
     return tuple(rows)
@@ -63,17 +63,26 @@ def subset(scores: Scores, rows: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) 
     )
 
 
-def _commonest(column: str, values: npt.NDArray[np.object_]) -> Iterator[str]:
-    counts = sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
-    if len(counts) > VALUES:
-        log.warning(
-            "slices of %s: its %d most frequent values are reported, %d with %d images are not",
-            column,
-            VALUES,
-            len(counts) - VALUES,
-            sum(n for _, n in counts[VALUES:]),
-        )
-    return (value for value, _ in counts[:VALUES])
+def left_out(records: Sequence[ImageRecord], columns: Sequence[str]) -> tuple[SlicesLeftOut, ...]:
+    """Return how many values of each column have no row, and how many images have them."""
+    found = []
+    for position, column in enumerate(columns):
+        rest = _by_number([record.slices[position] for record in records])[VALUES:]
+        if rest:
+            n = sum(n for _, n in rest)
+            log.warning(
+                "slices of %s: its %d most frequent values are reported, %d with %d images are not",
+                column,
+                VALUES,
+                len(rest),
+                n,
+            )
+            found.append(SlicesLeftOut(column=column, values=len(rest), n=n))
+    return tuple(found)
+
+
+def _by_number(values: Iterable[str]) -> list[tuple[str, int]]:
+    return sorted(Counter(values).items(), key=lambda item: (-item[1], item[0]))
 
 
 def _slice(column: str, value: str, part: Scores, repeat: tuple[int, float, int]) -> Slice:

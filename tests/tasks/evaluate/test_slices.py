@@ -14,10 +14,13 @@ from sklearn import metrics as sk
 from tasks.config import DataConfig
 from tasks.download.source import download
 from tasks.errors import EvaluationError
+from tasks.evaluate.card import model_card
 from tasks.evaluate.estimates import estimate
-from tasks.evaluate.slices import FIGURES, VALUES, slice_table, subset
+from tasks.evaluate.page import html_page
+from tasks.evaluate.report import markdown
+from tasks.evaluate.slices import FIGURES, VALUES, left_out, slice_table, subset
 from tasks.index import ImageRecord, read_index
-from tasks.measures import Slice
+from tasks.measures import Slice, SlicesLeftOut
 from tasks.preprocess.prepare import prepare
 from tasks.values import InputSpec
 
@@ -85,9 +88,22 @@ def test_the_most_frequent_values_are_kept_and_the_rest_is_said(random_scores, c
     values = ["common"] * (VALUES + 1) + [f"rare {i:03}" for i in range(n - VALUES - 1)]
     with caplog.at_level(logging.WARNING):
         got = slice_table(random_scores(n, 2), records_of(values), ("site",), 0, 0.95, 0)
+        (rest,) = left_out(records_of(values), ("site",))
+    assert (rest.column, rest.values, rest.n) == ("site", 3, 3)
+    assert left_out(records_of(values[:VALUES]), ("site",)) == ()
     assert len(got) == VALUES
     assert (got[0].value, got[0].n, got[1].value) == ("common", VALUES + 1, "rare 000")
     assert "site: its 50 most frequent values are reported, 3 with 3 images are not" in caplog.text
+
+
+@pytest.mark.parametrize("write", [html_page, model_card, markdown])
+def test_every_form_says_what_has_no_row(write, make_sample):
+    config, prepared, model, report = make_sample().parts()
+    rest = SlicesLeftOut(column=report.slices[0].column, values=1200, n=4321)
+    told = "and 1,200 other values, 4,321 images: only the commonest values have a row."
+    assert told not in write(config, prepared, model, report)
+    more = report.model_copy(update={"slices_left_out": (rest,)})
+    assert told in write(config, prepared, model, more)
 
 
 def test_no_columns_no_rows(random_scores):
