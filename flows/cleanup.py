@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
@@ -14,9 +15,10 @@ from flows.inputs import say
 from flows.outcome import note_failure
 from tasks.cleanupconfig import CleanupConfig
 from tasks.errors import GraftError
-from tasks.leftovers import CleanupResult, Item
+from tasks.leftovers import CleanupResult, Item, Kind
 from tasks.oldcaches import plan_caches, remove_cache
 from tasks.oldruns import plan_runs, remove_run
+from tasks.oldstudio import plan_studio, remove_of_studio
 from tasks.register.oldversions import needed_runs, plan_versions, remove_version
 from tasks.retry import with_retries
 
@@ -49,7 +51,7 @@ def cleanup(config: CleanupConfig, apply: bool = False) -> CleanupResult:
 
 def _plan(config: CleanupConfig) -> list[tuple[Item, Remove]]:
     """Return what there is, and how each is removed."""
-    versions, runs, caches = config.versions, config.runs, config.caches
+    versions, runs, studio, caches = config.versions, config.runs, config.studio, config.caches
     planned: list[tuple[Item, Remove]] = []
     if versions is not None:
         found = with_retries(plan_versions, versions)
@@ -57,6 +59,9 @@ def _plan(config: CleanupConfig) -> list[tuple[Item, Remove]]:
     if runs is not None:
         found = plan_runs(runs, with_retries(needed_runs))
         planned += [(item, partial(remove_run, runs, needed_runs)) for item in found]
+    if studio is not None:
+        found = plan_studio(studio, with_retries(needed_runs))
+        planned += [(item, partial(remove_of_studio, studio, needed_runs)) for item in found]
     if caches is not None:
         planned += [(item, partial(remove_cache, caches)) for item in plan_caches(caches)]
     return planned
@@ -72,7 +77,7 @@ def _removed(item: Item, remove: Remove, faults: list[GraftError]) -> Item:
 
 
 def _tell(result: CleanupResult) -> None:
-    for kind in ("version", "run", "cache"):
+    for kind in get_args(Kind):
         goes, stays = result.count(kind, True), result.count(kind, False)
         done = "removed" if result.applied else "would go"
         if goes + stays:

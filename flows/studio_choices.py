@@ -15,6 +15,7 @@ from tasks.artifacts import disk_errors, folder_atomic
 from tasks.config import RunConfig
 from tasks.configfile import load_config
 from tasks.errors import ConfigError
+from tasks.use import mark_used
 
 CHUNK = 1 << 20  # bytes
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
@@ -72,6 +73,7 @@ def keep_upload(home: Path, name: str, content: BinaryIO) -> Path:
         content.seek(0)
         with folder_atomic(folder) as scratch, (scratch / f"images{ending}").open("wb") as file:
             shutil.copyfileobj(content, file, CHUNK)
+    mark_used(folder)
     return folder / f"images{ending}"
 
 

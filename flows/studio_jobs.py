@@ -19,7 +19,8 @@ from typing import Any, Literal
 from tasks.artifacts import new_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config, load_config
-from tasks.processes import started, still_runs
+from tasks.studiojob import PROCESS, note_process, process_of
+from tasks.use import in_use
 
 State = Literal["running", "done", "failed"]
 LOG_LINES = 200
@@ -45,7 +46,7 @@ class Job:
     @property
     def state(self) -> State:
         """Say whether the run goes on, ended well, or failed."""
-        if self._process() is not None:
+        if process_of(self.folder) is not None:
             return "running"
         return "failed" if "error" in self.result() else "done"
 
@@ -78,17 +79,9 @@ class Job:
 
     def stop(self) -> None:
         """Ask the run to stop, as Ctrl-C does; it leaves nothing half-made."""
-        number = self._process()
+        number = process_of(self.folder)
         if number is not None:
             os.kill(number, signal.SIGINT)
-
-    def _process(self) -> int | None:
-        """Return the number of the run's process; one that was given it later is not it."""
-        try:
-            number, began, boot = json.loads((self.folder / "process.json").read_text())
-        except (OSError, ValueError):
-            return None
-        return number if boot == _boot() and still_runs(number, began) else None
 
 
 def start(home: Path, config: RunConfig) -> Job:
@@ -97,13 +90,11 @@ def start(home: Path, config: RunConfig) -> Job:
     Raises ``ResourceError`` when the disk is full or read-only.
     """
     name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    with new_folder(home / "jobs", name) as folder:
+    with new_folder(home / "jobs", name) as folder, in_use([folder]):
         output = config.output.model_copy(update={"folder": folder / "runs"})
         config = config.model_copy(update={"output": output})
         write_atomic(folder / "config.yaml", dump_config(config).encode())
-        process = _spawn(folder)
-        facts = [process.pid, started(process.pid) or "", _boot()]
-        write_atomic(folder / "process.json", json.dumps(facts).encode())
+        note_process(folder, _spawn(folder).pid)
     return Job(folder)
 
 
@@ -122,17 +113,9 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
 
 def jobs(home: Path) -> list[Job]:
     """Return every job below ``home``, the newest first."""
-    found = [path.parent for path in (home / "jobs").glob("*/process.json")]
+    found = [path.parent for path in (home / "jobs").glob(f"*/{PROCESS}")]
     return [Job(folder) for folder in sorted(found, key=_started, reverse=True)]
 
 
 def _started(folder: Path) -> float:
-    return (folder / "process.json").stat().st_mtime
-
-
-def _boot() -> str:
-    """Name the machine's last start, which process numbers are counted from."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
+    return (folder / PROCESS).stat().st_mtime

@@ -19,6 +19,14 @@ class RunsRule(Section):
     days: float = Field(30.0, ge=0, description="Younger ones stay as well.")
 
 
+class StudioRule(Section):
+    """A job stays as a run folder does, an upload if it is young or a job that stays names it."""
+
+    folder: Path = Field(Path("mlruns/studio"), description="The studio's --folder.")
+    keep: int = Field(20, ge=0, description="The newest so many jobs stay.")
+    days: float = Field(30.0, ge=0, description="Younger jobs and uploads stay as well.")
+
+
 class CachesRule(Section):
     """What was not used for long goes, and of the rest the longest unused, down to a size."""
 
@@ -46,5 +54,6 @@ class CleanupConfig(Section):
     example: ClassVar[str] = "configs/cleanup.yaml"
 
     runs: RunsRule | None = RunsRule()
+    studio: StudioRule | None = None
     caches: CachesRule | None = CachesRule()
     versions: VersionsRule | None = VersionsRule()

@@ -14,14 +14,14 @@ from tasks.artifacts import disk_errors
 from tasks.use import alone, lock_file
 from tasks.values import Value
 
-Kind = Literal["run", "cache", "version"]
+Kind = Literal["run", "job", "upload", "cache", "version"]
 DAY = 24 * 3600.0  # s
 
 log = logging.getLogger(__name__)
 
 
 class Item(Value):
-    """One run folder, entry of a cache or registered version, and what becomes of it."""
+    """One run folder, job or upload of the studio, cache entry or version; what becomes of it."""
 
     kind: Kind
     name: str

@@ -25,6 +25,10 @@ KINDS = {  # folder: how its entries are named
     "raw": SHA,
 }
 SCRATCH = r"\.({})\.[A-Za-z0-9_]{{8}}"  # what is being written, or was when its process was killed
+LOOSE = {  # folder: its other scratch, of graft monitor and export, and of checking a version
+    ".": r"\.(watch|export)-[a-z0-9_]{8}",
+    "models": r"\.version-[a-z0-9_]{8}",
+}
 HOUR = 3600.0  # s; what was used since never goes, however little room there is
 
 
@@ -68,12 +72,19 @@ def _entries(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     kinds = [kind for kind in KINDS if (root / kind).is_dir() and not (root / kind).is_symlink()]
-    if not kinds and any(root.iterdir()):
+    loose = [
+        path
+        for kind, pattern in LOOSE.items()
+        if kind in (".", *kinds)
+        for path in (root / kind).iterdir()
+        if re.fullmatch(pattern, path.name) and not path.is_symlink()
+    ]
+    if not kinds and not loose and any(root.iterdir()):
         raise ConfigError(
             f"{root} is no cache of graft's: it has none of {', '.join(KINDS)}.\n"
             "Set caches.folder to where output.cache or GRAFT_CACHE is."
         )
-    return [
+    return loose + [
         path
         for kind in kinds
         for path in (root / kind).iterdir()

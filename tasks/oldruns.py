@@ -11,17 +11,27 @@ from tasks.artifacts import user_folder
 from tasks.cleanupconfig import RunsRule
 from tasks.errors import ConfigError
 from tasks.leftovers import Item, days_since, is_free, look_at, moment, remove
+from tasks.studiojob import is_job, process_of, runs_of
+from tasks.use import is_held
 
 NAME = re.compile(r".+-\d{8}-\d{6}(-\d+)?")  # NAME-TIME, as every flow names its folder
-MARKS = ("config.yaml", "history.jsonl", "report.json", "lr_find.json", "rank.json")
+MARKS = (
+    "config.yaml",
+    "history.jsonl",
+    "report.json",
+    "lr_find.json",
+    "rank.json",
+    "drift.json",
+    "reevaluation.json",
+)
 
 
 def plan_runs(rule: RunsRule, needed: Mapping[str, str]) -> list[Item]:
     """Return every run folder, newest first, and whether it goes.
 
     ``needed`` says by the digest of their weights which versions keep their folder, in words. Other
-    folders, such as comparisons, are not looked at. Raises ``ConfigError`` for a folder that holds
-    something, but no run of graft's.
+    folders, such as comparisons, are not looked at. A job of the studio counts as the runs in it.
+    Raises ``ConfigError`` for a folder that holds something, but no run of graft's.
     """
     found = {path: look_at(path) for path in _runs(rule)}
     newest = sorted(found, key=lambda path: found[path].changed, reverse=True)
@@ -49,7 +59,8 @@ def _runs(rule: RunsRule) -> list[Path]:
     runs = [path for path in there if _is_run(path)]
     if there and not runs and not any((path / "cells").is_dir() for path in there):
         raise ConfigError(
-            f"{root} holds no run folder of graft's.\nSet runs.folder to where output.folder is."
+            f"{root} holds no run folder of graft's.\n"
+            "Set runs.folder to where output.folder is, or studio.folder to the studio's."
         )
     return runs
 
@@ -68,10 +79,23 @@ def _reason(
         return f"among the newest {rule.keep}"
     if days_since(item.last_use) < rule.days:
         return f"younger than {rule.days:g} days"
-    version = needed.get(_weights(path))
+    version = _needed(path, needed)
     if version is not None:
         return version
-    return None if is_free(path) else "in use"
+    return None if is_free(path) and not _goes_on(path) else "in use"
+
+
+def _goes_on(path: Path) -> bool:
+    """Say whether a job of the studio still runs; its runs' locks lie a level deeper."""
+    if not is_job(path):
+        return False
+    return process_of(path) is not None or any(is_held(run) for run in runs_of(path))
+
+
+def _needed(path: Path, needed: Mapping[str, str]) -> str | None:
+    """Return which version came from a folder, in words, if one that needs it did."""
+    runs = [path, *runs_of(path)] if is_job(path) else [path]
+    return next((needed[sha256] for sha256 in map(_weights, runs) if sha256 in needed), None)
 
 
 def _weights(path: Path) -> str:
@@ -92,5 +116,7 @@ def remove_run(rule: RunsRule, needed: Callable[[], Mapping[str, str]], item: It
         return item.kept("gone meanwhile")
     if moment(look_at(path).changed) > item.last_use:
         return item.kept("used meanwhile")
-    version = needed().get(_weights(path))
+    if _goes_on(path):
+        return item.kept("in use")
+    version = _needed(path, needed())
     return remove(path, item) if version is None else item.kept(f"{version}, by now")

@@ -19,6 +19,7 @@ from tasks.preprocess.fresh import pack_fresh
 from tasks.register.learned import seen_images
 from tasks.register.watching import Watched, WatchRun
 from tasks.retry import with_retries
+from tasks.use import in_use
 from tasks.values import PackedSplit, RegisteredModel
 
 
@@ -60,7 +61,7 @@ def packed(
     with disk_errors(str(cache)):
         cache.mkdir(parents=True, exist_ok=True)
         scratch = TemporaryDirectory(dir=cache, prefix=".watch-")
-    with scratch as folder:
+    with scratch as folder, in_use([Path(folder)]):
         split, bad = pack_fresh(
             Path(folder),
             fresh.root,

@@ -126,3 +126,28 @@ def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path):
     (tmp_path / "letters").mkdir()
     with pytest.raises(ConfigError, match="is no cache of graft's"):
         plan(tmp_path)
+
+
+def test_what_a_killed_monitor_left_goes_after_a_day(tmp_path: Path):
+    old = [make(tmp_path, name, 2) for name in (".watch-ab_cd123", ".export-abcdefgh")]
+    old.append(make(tmp_path, "models/.version-abcdefgh", 2))
+    make(tmp_path, ".watch-87654321", 0.5)
+    busy = make(tmp_path, ".watch-12345678", 2)
+    with in_use([busy]):
+        os.utime(busy, (time.time() - 2 * DAY,) * 2)
+        found = plan(tmp_path)
+        assert found.pop(busy.name) == (False, "in use")
+    assert found.pop(".watch-87654321")[0] is False
+    assert found == dict.fromkeys(
+        (path.relative_to(tmp_path).as_posix() for path in old),
+        (True, "left by a process that was killed"),
+    )
+    rule = CachesRule(folder=tmp_path)
+    assert (
+        sum(remove_cache(rule, item).removed for item in plan_caches(rule) if item.goes) == 3
+    )  # just used
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "models",
+        busy.name,
+        ".watch-87654321",
+    }

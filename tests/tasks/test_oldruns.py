@@ -119,6 +119,16 @@ def test_links_and_other_folders_are_left_alone(runs: Path, tmp_path: Path):
     assert (treasure / "config.yaml").read_text() == "precious"
 
 
+@pytest.mark.parametrize("mark", ["drift.json", "reevaluation.json"])
+def test_a_machine_that_only_monitors_is_cleaned(tmp_path: Path, mark: str):
+    for number in (1, 2):
+        folder = make(tmp_path / "runs", f"watch-monitor-2026010{number}-120000", 40 + number)
+        (folder / "config.yaml").rename(folder / mark)
+    rule = RunsRule(folder=tmp_path / "runs", keep=1, days=0)
+    removed = [remove_run(rule, nobody, item) for item in plan_runs(rule, {}) if item.goes]
+    assert [item.removed for item in removed] == [True]
+
+
 def test_a_folder_that_is_not_grafts_is_refused(tmp_path: Path):
     rule = RunsRule(folder=tmp_path / "home", keep=0, days=0)
     assert plan_runs(rule, {}) == []
