@@ -10,7 +10,7 @@ from rich.console import Group
 
 from flows.answer import Answer, Cells, Rows
 from flows.console import duration
-from flows.deployed import TAG
+from flows.deployed import TAG, every
 from flows.server import named_server
 
 if TYPE_CHECKING:
@@ -86,15 +86,14 @@ def _deployments(client: SyncPrefectClient) -> list[Row]:
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
 
-    flows = {flow.id: flow.name for flow in client.read_flows()}
+    flows = {flow.id: flow.name for flow in every(client.read_flows)}
     wanted = FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}})
     coming: dict[Any, datetime] = {}
-    for run in client.read_flow_runs(
-        flow_run_filter=wanted, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200
-    ):
+    earliest = FlowRunSort.EXPECTED_START_TIME_ASC
+    for run in every(client.read_flow_runs, flow_run_filter=wanted, sort=earliest):
         if run.expected_start_time is not None:
             coming.setdefault(run.deployment_id, run.expected_start_time)
-    found = [one for one in client.read_deployments() if TAG in one.tags]
+    found = [one for one in every(client.read_deployments) if TAG in one.tags]
     rows = [_deployment(one, flows.get(one.flow_id, "?"), coming.get(one.id)) for one in found]
     return sorted(rows, key=lambda row: str(row["name"]))
 
@@ -134,7 +133,7 @@ def _approvals(client: SyncPrefectClient) -> list[Row]:
     wanted = FlowRunFilter.model_validate(
         {"state": {"name": {"any_": ["Suspended"]}}, "name": {"like_": ASKING}}
     )
-    waiting = [run.parameters for run in client.read_flow_runs(flow_run_filter=wanted)]
+    waiting = [run.parameters for run in every(client.read_flow_runs, flow_run_filter=wanted)]
     return [{"model": asked.get("model"), "version": asked.get("version")} for asked in waiting]
 
 

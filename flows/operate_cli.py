@@ -20,7 +20,10 @@ ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/digits.yaml.")
 ]
 Pool = Annotated[str, typer.Option(help="The work pool, made if it is missing.")]
-Gpus = Annotated[int, typer.Option(min=1, help="How many runs its queue gpu may have at once.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many runs its queue gpu may have at once; at first 1."),
+]
 Notify = Annotated[
     str, typer.Option(metavar="TYPE/NAME", help="A block to notify by, as prefect block ls says.")
 ]
@@ -53,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
 
 def deploy(
-    pool: Pool = "graft", gpus: Gpus = 1, notify: Notify = "", as_json: Json = False
+    pool: Pool = "graft", gpus: Gpus = None, notify: Notify = "", as_json: Json = False
 ) -> None:
     """Deploy what prefect.yaml holds, with a work pool and its queues."""
     answer(as_json, lambda: deploying.deploy(pool, gpus, notify or None))
