@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flows.console import duration
+from flows.deployed import every
 from tasks.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def mark_stale(client: SyncPrefectClient, say: Said, after: float | None = None)
     """
     silent = _still_silent(client, _silent(client, after), say)
     done = [_crash(client, run, beats) for run, beats in silent]
-    return done + [_kill(one) for one in _stale_in_mlflow(client, say)]
+    return done + [line for one in _stale_in_mlflow(client, say) if (line := _kill(one))]
 
 
 def _still_silent(client: SyncPrefectClient, found: list[Silent], say: Said) -> list[Silent]:
@@ -121,7 +122,7 @@ def _silent(client: SyncPrefectClient, after: float | None) -> list[Silent]:
 
     wanted = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
     found = []
-    for run in client.read_flow_runs(flow_run_filter=wanted):
+    for run in every(client.read_flow_runs, flow_run_filter=wanted):
         beats = _beats(client, run)
         if beats is None:
             continue
@@ -147,12 +148,21 @@ def _beats(client: SyncPrefectClient, run: FlowRun) -> Beats | None:
 
 def _set_period(client: SyncPrefectClient, run: FlowRun) -> timedelta:
     """Return how often a run is to send heartbeats, as run or deployment set it for its worker."""
-    deployment = None if run.deployment_id is None else client.read_deployment(run.deployment_id)
-    for variables in (run.job_variables, deployment and deployment.job_variables):
+    for variables in (run.job_variables, _variables(client, run.deployment_id)):
         seconds = ((variables or {}).get("env") or {}).get(FREQUENCY)
         if seconds is not None:
             return timedelta(seconds=float(seconds))
     return DEFAULT
+
+
+def _variables(client: SyncPrefectClient, deployment: UUID | None) -> dict[str, Any] | None:
+    """Return a deployment's job variables; None without one, also where it was deleted."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return None if deployment is None else client.read_deployment(deployment).job_variables
+    except ObjectNotFound:
+        return None
 
 
 def _since(beats: Beats) -> str:
@@ -188,8 +198,9 @@ def _ended(client: SyncPrefectClient, flow_run: str | None) -> str | None:
     return f"its flow run is {state.name}" if state is not None and state.is_final() else None
 
 
-def _kill(one: Stale) -> str:
+def _kill(one: Stale) -> str | None:
+    """Close a run in MLflow and say so; None where it ended by itself since it was looked at."""
     from tasks.register.open_runs import close_open
 
-    close_open(str(one.mlflow_run), one.why)
-    return f"{one.what} ({one.mlflow_run}) KILLED: {one.why}"
+    closed = close_open(str(one.mlflow_run), one.why)
+    return f"{one.what} ({one.mlflow_run}) KILLED: {one.why}" if closed else None
