@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.answer import Answer
-from flows.deployed import SLUG, deployment_of, made_here, others, to_keep
+from flows.deployed import (
+    GPU_QUEUE,
+    SLUG,
+    deployment_of,
+    is_made,
+    made_here,
+    move,
+    others,
+    queue_of,
+)
 from flows.server import named_server
+from tasks.config import RunConfig
 from tasks.configfile import load_config
 from tasks.errors import ConfigError
 from tasks.public import check_no_secrets
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
 FIRINGS = 3
@@ -29,7 +40,8 @@ def schedule(
     """Run a config by ``flow`` at the times of ``cron``; replaces what it was scheduled by before.
 
     The schedule carries the config in itself: the deployment's own parameters stay as they are.
-    Raises ``ConfigError`` for a cron line, a timezone or a config that is wrong, ``TrackingError``
+    Raises ``ConfigError`` for a cron line, a timezone or a config that is wrong, or one that wants
+    a GPU by a deployment of prefect.yaml that is not in the queue ``gpu``; ``TrackingError``
     without a server.
     """
     config = load_config(path, overrides)
@@ -48,9 +60,11 @@ def schedule(
         )
         with get_client(sync_client=True) as client:
             deployment = deployment_of(client, flow, config)
+            queue = _settle_queue(client, deployment, config)
             _replace(client, deployment, [*others(deployment), ours])
     name = f"{flow}/{config.name}"
     facts = [("scheduled" if active else "paused", f"{name}: {cron} ({timezone})")]
+    facts.append(("queue", f"{deployment.work_pool_name}/{queue}"))
     facts += [("next", f"{when:%Y-%m-%d %H:%M %Z, %A}") for when in times if active]
     data = {"deployment": name, "cron": cron, "timezone": timezone, "active": active}
     return Answer(data | {"next": [when.isoformat() for when in times]}, facts)
@@ -74,8 +88,11 @@ def unschedule(path: Path, overrides: Sequence[str], flow: str, remove: bool) ->
             ours = [] if deployment is None else made_here(deployment)
             if deployment is None or not ours:
                 raise ConfigError(f"{name} is not scheduled by graft.\nSee graft status.")
-            paused = [to_keep(one).model_copy(update={"active": False}) for one in ours]
-            _replace(client, deployment, [*others(deployment), *([] if remove else paused)])
+            for one in ours:
+                if remove:  # by itself: an update of all leaves those with slugs that it lacks
+                    client.delete_deployment_schedule(deployment.id, one.id)
+                else:
+                    client.update_deployment_schedule(deployment.id, one.id, active=False)
     done = "removed" if remove else "paused"
     return Answer({"deployment": name, done: True}, [(done, f"the schedule of {name}")])
 
@@ -124,6 +141,27 @@ def _valid(cron: str) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def _settle_queue(
+    client: SyncPrefectClient, deployment: DeploymentResponse, config: RunConfig
+) -> str:
+    """Return the queue that scheduled runs wait in: their deployment's, as no schedule names one.
+
+    A deployment that graft made for the config goes where the config belongs. One of prefect.yaml
+    is where that says, and ``graft deploy`` would put it there again.
+    """
+    wanted, now = queue_of(config), str(deployment.work_queue_name)
+    if is_made(deployment) and now != wanted:
+        move(client, deployment, wanted)
+        return wanted
+    if wanted == GPU_QUEUE != now:
+        raise ConfigError(
+            f"training.device=cuda belongs in the queue {GPU_QUEUE}, but prefect.yaml deploys "
+            f"{deployment.name} to {now}.\n"
+            f"Give the config a name of its own, such as name={config.name}-gpu."
+        )
+    return now
 
 
 def _replace(client: Any, deployment: DeploymentResponse, schedules: list[Any]) -> None:  # noqa: ANN401

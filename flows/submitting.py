@@ -52,7 +52,7 @@ def submit(
                 parameters={"config": config.model_dump(mode="json")},
                 work_queue_name=queue_of(config),
             )
-            say("submit", f"{FLOW}/{config.name}, flow run {run.id}, pool {_place(deployment)}")
+            say("submit", f"{FLOW}/{config.name}, flow run {run.id}, pool {_place(run)}")
             if not follow:
                 return _answer(run), None
             try:
@@ -61,8 +61,8 @@ def submit(
                 return _answer(run), run
 
 
-def _place(deployment: Any) -> str:  # noqa: ANN401 - Prefect's DeploymentResponse
-    return f"{deployment.work_pool_name}, queue {deployment.work_queue_name}"
+def _place(run: FlowRun) -> str:
+    return f"{run.work_pool_name}, queue {run.work_queue_name}"
 
 
 def _answer(run: FlowRun) -> Answer:
