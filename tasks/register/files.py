@@ -8,28 +8,26 @@ neither: of theirs only the description, the weights and the list of images have
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion
 
 from tasks.artifacts import sha256_bytes, sha256_file
 from tasks.errors import TrackingError
+from tasks.register.carried import FILES_FILE, added_code, paths
 from tasks.register.learned import LEARNED, LEARNED_FILE
 
 SPEC_FILE = "artifacts/spec.json"
 WEIGHTS_FILE = "artifacts/model.safetensors"
-FILES_FILE = "artifacts/files.json"
 FILES = "graft.files_digest"  # version tag: digest of that file
 SHA256 = "graft.sha256"  # version tag: digest of the weights
 SPEC_SHA256 = "graft.spec_sha256"
-CODE = "code/"  # on Python's path where MLflow loads the model
-BYTECODE = "__pycache__"  # Python leaves it where MLflow loads a model in place
 
 
 def list_files(folder: Path) -> str:
     """Write the list of all files of the model in ``folder`` into it; return the list's digest."""
-    others = (path for path in _paths(folder) if path != FILES_FILE)
+    others = (path for path in paths(folder) if path != FILES_FILE)
     content = json.dumps({path: sha256_file(folder / path) for path in others}, indent=1)
     (folder / FILES_FILE).write_text(content)
     return sha256_bytes(content.encode())
@@ -84,13 +82,8 @@ def _expected(version: ModelVersion, folder: Path) -> Iterator[tuple[str, str | 
         yield FILES_FILE, version.tags[FILES]
         listed = json.loads((folder / FILES_FILE).read_text())
         yield from listed.items()
-        yield from ((path, None) for path in _added_code(folder, listed))
+        yield from ((path, None) for path in added_code(folder, listed))
     yield from (each for each in _tagged(version) if each not in listed.items())
-
-
-def _added_code(folder: Path, listed: Container[str]) -> list[str]:
-    code = (path for path in _paths(folder) if path.startswith(CODE))
-    return [path for path in code if path not in listed and BYTECODE not in path.split("/")]
 
 
 def _tagged(version: ModelVersion) -> Iterator[tuple[str, str | None]]:
@@ -99,7 +92,3 @@ def _tagged(version: ModelVersion) -> Iterator[tuple[str, str | None]]:
     yield WEIGHTS_FILE, version.tags.get(SHA256)
     if LEARNED in version.tags:
         yield LEARNED_FILE, version.tags[LEARNED]
-
-
-def _paths(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())

@@ -22,6 +22,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from tasks.errors import DataError
+from tasks.register.carried import check_carried
 from tasks.register.classifier import Classifier
 
 COLUMNS = ("image", "path", 0)  # 0: what MLflow calls the column of a plain list
@@ -63,8 +64,9 @@ class ServedModel(PythonModel):
     """Weights, labels and preprocessing of one fine-tuned model behind MLflow's interface."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the network once, when MLflow loads the model."""
+        """Load the network once, when MLflow loads the model, if its files are those listed."""
         files = context.artifacts
+        check_carried(Path(files["spec"]).parent.parent)
         self.classifier = Classifier.load(Path(files["spec"]), Path(files["weights"]))
 
     def predict(

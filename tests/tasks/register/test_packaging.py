@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from tasks.artifacts import sha256_file
 from tasks.pretrained.tiny import GraftTiny
 from tasks.register.classifier import ModelSpec
+from tasks.register.files import list_files
 from tasks.register.packaging import example_image, needed_modules, save_model
 
 CLASSES = ("blue", "green", "red")
@@ -142,6 +143,21 @@ def test_damaged_weights_do_not_load(packaged, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     with pytest.raises(Exception, match="missing or damaged"):
         mlflow.pyfunc.load_model(str(copy))
+
+
+@pytest.mark.parametrize(
+    "name", ["artifacts/spec.json", "code/tasks/outputs.py", "code/numpy_.py", "requirements.txt"]
+)
+def test_mlflow_loads_no_model_whose_description_or_code_is_another(packaged, tmp_path, name):
+    shutil.copytree(packaged, tmp_path / "model")
+    file = tmp_path / "model" / name
+    list_files(tmp_path / "model")
+    file.write_bytes((file.read_bytes() if file.exists() else b"") + b"\n")
+    if name == "requirements.txt":  # which MLflow has a tool to change
+        mlflow.pyfunc.load_model(str(tmp_path / "model"))
+        return
+    with pytest.raises(Exception, match=f"{name} is missing or is not the file"):
+        mlflow.pyfunc.load_model(str(tmp_path / "model"))
 
 
 def test_only_what_serving_needs_travels(packaged, repository):
