@@ -11,6 +11,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from flows.retrain import _reason as reason
+from tasks.work import Precedent
+
 FULL = ("strategy.kind=full", "model.weights=graft:tiny-cifar10", "output.folder=again")
 SPEED = ("evaluation.latency_runs=0", "evaluation.explained_images=0", "evaluation.bootstrap=50")
 
@@ -103,8 +106,11 @@ def test_it_trains_when_something_changed_and_only_then(retrain, images, tmp_pat
     assert retrain("--start", "original")["retrain"]["precedent"]["version"] == 2
     assert versions(retrain.model) == [1, 2]
 
+    # from the champion nothing was trained yet
     forced = retrain("--force", "--start", "champion")
-    assert forced["retrain"]["reason"].endswith("training, as forced")
+    assert forced["retrain"]["reason"] == (
+        f"start changed since version 2 of {retrain.model}: training"
+    )
     assert forced["retrain"]["precedent"]["version"] == 2
     assert forced["retrain"]["start"] == "champion"
     tags = store().get_model_version(retrain.model, "3").tags
@@ -112,6 +118,11 @@ def test_it_trains_when_something_changed_and_only_then(retrain, images, tmp_pat
     assert tags["graft.backbone_sha256"] == champion["graft.sha256"]
     config = store().get_model_version(retrain.model, "2").tags["graft.work.config"]
     assert tags["graft.work.config"] == config  # the recipe's, whichever start it had
+
+
+def test_what_is_forced_says_so():
+    same = Precedent(version=2, changed=())
+    assert reason("x", same, idle=False).endswith("since version 2 of x: training, as forced")
 
 
 def test_validation_chooses_the_start_and_one_alone_is_registered(retrain):
