@@ -60,6 +60,7 @@ class Site:
             "DO_NOT_TRACK": "1",
             "NO_COLOR": "1",
             "COLUMNS": "200",
+            "PWD": str(self.folder),  # of elsewhere, as a program's that changed its folder is
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             **self.extra,
@@ -109,13 +110,17 @@ class Site:
         return self.post(f"{path}/filter", filters)
 
     def post(self, path: str, content: object) -> Any:
-        """Post as Prefect's own clients do: a server that is busy is asked again."""
+        return self.send("POST", path, content)
+
+    def send(self, method: str, path: str, content: object) -> Any:
+        """Send as Prefect's own clients do: a server that is busy is asked again."""
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             request = urllib.request.Request(
                 f"{self.url}/{path}",
                 json.dumps(content).encode(),
                 {"Content-Type": "application/json"},
+                method=method,
             )
             try:
                 with urllib.request.urlopen(request) as answer:

@@ -41,6 +41,32 @@ from prefect.client.orchestration import get_client
 with get_client(sync_client=True) as client:
     make_automations(client, block_of(client, "webhook/team"))
 """
+ONE_AT_A_TIME = """
+from flows.deploying import _make_queue
+from prefect.client.orchestration import get_client
+with get_client(sync_client=True) as client:
+    assert _make_queue(client, "graft", "gpu", 1, 1) == 1
+"""
+OF_NO_DEPLOYMENT = """
+from flows.stale_runs import DEFAULT, _set_period
+from prefect.client.orchestration import get_client
+import sys
+with get_client(sync_client=True) as client:
+    run = client.read_flow_run(sys.argv[1])
+    assert run.deployment_id is not None
+    assert _set_period(client, run) == DEFAULT
+"""
+OLD_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "config": {
+            "type": "object",
+            "properties": {"name": {}, "gone": {}},
+            "additionalProperties": False,
+        }
+    },
+}
+YEARLY = {"cron": "0 0 1 1 *", "timezone": "UTC"}
 ALERT = """
 from prefect.events import emit_event
 resource = {"prefect.resource.id": "graft.model.digits", "prefect.resource.name": "digits"}
@@ -108,11 +134,36 @@ def found(site: Site, name: str) -> dict[str, Any]:
 def deployed_again(site: Site, hook: Hook) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Schedule a config and deploy once more; return both answers and what there was before."""
     python(site, HOOK, f"http://127.0.0.1:{hook.port}/", IN_BLOCK)
+    _made_by_an_earlier_graft(site, "old", {"name": "old"})
+    _made_by_an_earlier_graft(site, "older", {"name": "older", "gone": 1})
+    cleanup = found(site, "cleanup/cleanup")
+    (sundays,) = cleanup["schedules"]
+    site.send("PATCH", f"deployments/{cleanup['id']}/schedules/{sundays['id']}", {"active": True})
+    of_a_person = [{"schedule": YEARLY, "active": True}]
+    site.post(f"deployments/{found(site, 'transfer/folder')['id']}/schedules", of_a_person)
     before = {one["id"]: one for one in site.ask("deployments")}
     config = "configs/digits.yaml"
     timezone = ("--timezone", "Europe/Berlin")
     scheduled = graft(site, "schedule", CRON, config, "training.epochs=20", *timezone)
     return scheduled, graft(site, "deploy", "--notify", "webhook/team"), before
+
+
+def _made_by_an_earlier_graft(site: Site, name: str, config: dict[str, object]) -> None:
+    """Make a deployment as submit did before a config got new keys."""
+    old = {
+        "flow_id": found(site, "transfer/digits")["flow_id"],
+        "name": name,
+        "description": "Made by graft submit or graft schedule, as transfer/digits.",
+        "tags": ["graft"],
+        "path": "/old",
+        "entrypoint": "old.py:transfer",
+        "parameters": {"config": config},
+        "parameter_openapi_schema": OLD_SCHEMA,
+        "enforce_parameter_schema": True,
+        "work_pool_name": "graft",
+        "work_queue_name": "gpu",
+    }
+    site.post("deployments/", old)
 
 
 def test_deploying_again_changes_nothing_but_what_is_asked_for(site: Site, deployed_again):
@@ -123,11 +174,53 @@ def test_deploying_again_changes_nothing_but_what_is_asked_for(site: Site, deplo
     for identity, one in before.items():
         assert after[identity]["parameters"] == one["parameters"]
     limits = {q["name"]: q["concurrency_limit"] for q in site.ask("work_pools/graft/queues")}
-    assert limits == {"default": None, "gpu": 1}  # the fixture site made it 2
+    assert limits == {"default": None, "gpu": 2}  # as the fixture site made it
+    python(site, ONE_AT_A_TIME)
     python(site, NOTIFY_AGAIN)
-    names = sorted(one["name"] for one in site.ask("automations"))
+    every = (one["name"] for one in site.ask("automations"))  # a trigger of prefect.yaml's as well
+    names = sorted(name for name in every if name.startswith("graft: "))
     assert names == sorted(again["automations"])
     assert len(names) == 3
+
+
+def test_what_people_turned_on_stays_on(site: Site, deployed_again):
+    for name, count in (("cleanup/cleanup", 1), ("transfer/folder", 1)):
+        schedules = found(site, name)["schedules"]
+        assert [one["active"] for one in schedules] == [True] * count
+    assert schedules[0]["schedule"]["cron"] == YEARLY["cron"]
+
+
+def test_a_deployment_that_submit_made_follows_its_pattern(site: Site, deployed_again):
+    old, digits = found(site, "transfer/old"), found(site, "transfer/digits")
+    assert deployed_again[1]["outdated"] == ["transfer/older"]  # it has a key that is gone
+    same = ("path", "entrypoint", "pull_steps", "job_variables", "parameter_openapi_schema")
+    assert {key: old[key] for key in same} == {key: digits[key] for key in same}
+    assert (old["work_queue_name"], old["parameters"]) == ("gpu", {"config": {"name": "old"}})
+    (step,) = digits["pull_steps"]
+    assert step["prefect.deployments.steps.set_working_directory"]["directory"] == str(REPOSITORY)
+
+
+def test_a_scheduled_run_waits_in_the_queue_of_its_config(site: Site, deployed_again):
+    done = site.attempt(
+        "schedule", CRON, "configs/digits.yaml", "training.device=cuda", program="graft"
+    )
+    assert done.returncode == 2
+    assert "name=digits-gpu" in done.stderr
+    graft(site, "schedule", CRON, "configs/digits.yaml", "name=old")  # was in the queue gpu
+    old = found(site, "transfer/old")
+    assert (old["work_queue_name"], len(old["schedules"])) == ("default", 1)
+    graft(site, "schedule", "configs/digits.yaml", "name=old", "--remove")
+    assert found(site, "transfer/old")["schedules"] == []
+
+
+def test_a_run_goes_on_when_its_deployment_is_deleted(site: Site, deployed_again):
+    old = found(site, "transfer/old")
+    running = {"flow_id": old["flow_id"], "deployment_id": old["id"], "state": {"type": "RUNNING"}}
+    run = site.post("flow_runs/", running)["id"]
+    site.send("DELETE", f"deployments/{old['id']}", None)
+    assert _state(site, run) == "RUNNING"
+    python(site, OF_NO_DEPLOYMENT, run)
+    site.post(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
 
 
 def test_a_schedule_is_active_with_its_config_and_outlives_a_deployment(site: Site, deployed_again):
