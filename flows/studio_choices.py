@@ -67,8 +67,10 @@ def keep_upload(home: Path, name: str, content: BinaryIO) -> Path:
     if ending is None:
         raise ConfigError(f"{name!r} is no archive.\nUpload a zip or tar of class folders.")
     content.seek(0)
-    digest = hashlib.file_digest(content, "sha256").hexdigest()
-    folder = home / "uploads" / f"{digest[:16]}{ending}"
+    digest = hashlib.sha256()
+    for block in iter(lambda: content.read(CHUNK), b""):
+        digest.update(block)
+    folder = home / "uploads" / f"{digest.hexdigest()[:16]}{ending}"
     if not folder.is_dir():
         content.seek(0)
         with folder_atomic(folder) as scratch, (scratch / f"images{ending}").open("wb") as file:
