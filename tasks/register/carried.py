@@ -25,10 +25,14 @@ def paths(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def added_code(folder: Path, listed: Container[str]) -> list[str]:
-    """Return the files below code/ that are not listed, but for bytecode in its own folders."""
-    code = (path for path in paths(folder) if path.startswith(CODE))
-    return [path for path in code if path not in listed and BYTECODE not in path.split("/")]
+def added_code(folder: Path, listed: Container[str], in_place: bool = True) -> list[str]:
+    """Return the files below code/ that are not listed.
+
+    But for bytecode in its own folders, where the model may have been loaded ``in_place``: Python
+    leaves it there. Nothing leaves it in a store that files are downloaded from.
+    """
+    code = (path for path in paths(folder) if path.startswith(CODE) and path not in listed)
+    return [path for path in code if not (in_place and BYTECODE in path.split("/"))]
 
 
 def check_carried(folder: Path) -> None:

@@ -47,13 +47,14 @@ def without_list(version: ModelVersion) -> str:
     )
 
 
-def check_files(version: ModelVersion, folder: Path) -> None:
+def check_files(version: ModelVersion, folder: Path, in_place: bool = True) -> None:
     """Hold the files in ``folder`` against the digests that ``version`` was registered with.
 
     Raises ``TrackingError`` that names the first file that is missing, is another, or was added to
-    code/, from where Python would take it for one that was registered.
+    code/, from where Python would take it for one that was registered. Bytecode is passed over
+    where MLflow may have loaded the model ``in_place``; where it was downloaded it is such a file.
     """
-    for path, digest in _expected(version, folder):
+    for path, digest in _expected(version, folder, in_place):
         check_file(version, path, folder / path, digest)
 
 
@@ -75,14 +76,16 @@ def damaged(
     )
 
 
-def _expected(version: ModelVersion, folder: Path) -> Iterator[tuple[str, str | None]]:
+def _expected(
+    version: ModelVersion, folder: Path, in_place: bool
+) -> Iterator[tuple[str, str | None]]:
     """Yield each file and its digest; the list of files comes first, before it is believed."""
     listed: dict[str, str] = {}
     if is_listed(version):
         yield FILES_FILE, version.tags[FILES]
         listed = json.loads((folder / FILES_FILE).read_text())
         yield from listed.items()
-        yield from ((path, None) for path in added_code(folder, listed))
+        yield from ((path, None) for path in added_code(folder, listed, in_place))
     yield from (each for each in _tagged(version) if each not in listed.items())
 
 

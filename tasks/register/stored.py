@@ -35,8 +35,9 @@ def checked_files(version: ModelVersion, scratch: Path | None = None) -> Iterato
             "Wait until it is, or register the model again."
         )
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".version-") as room:
-        folder = _folder_here(version) or _downloaded(version, "", Path(room))
-        check_files(version, folder)
+        here = _folder_here(version)
+        folder = here or _downloaded(version, "", Path(room))
+        check_files(version, folder, in_place=here is not None)
         yield folder
 
 

@@ -127,6 +127,8 @@ def test_code_that_was_slipped_in_is_refused_but_not_what_python_and_mlflow_leav
         (folder / left).parent.mkdir(exist_ok=True)
         (folder / left).write_bytes(b"x")
     check_files(new, folder)
+    with pytest.raises(TrackingError, match=r"__pycache__/outputs.cpython-311.pyc of m version 7"):
+        check_files(new, folder, in_place=False)  # a download, in which nothing was imported
     added = folder / "code" / "numpy.py"
     added.write_text("raise SystemExit")
     assert refused(new, folder, added, "is not the file that was registered")
