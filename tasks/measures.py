@@ -83,7 +83,7 @@ class Curve(Measure):
 
 
 class ReliabilityBin(Measure):
-    """Images whose confidence falls into one of the equal-width bins."""
+    """Images, or labels of images, whose confidence falls into one of the equal-width bins."""
 
     low: float
     high: float

@@ -200,7 +200,7 @@ class EvaluationReport(Value):
     slices: tuple[measures.Slice, ...] = ()
     slices_left_out: tuple[measures.SlicesLeftOut, ...] = ()  # a row a column that has any
     curves: tuple[measures.Curve, ...] = ()
-    reliability: tuple[measures.ReliabilityBin, ...] = ()  # one label only, calibrated
+    reliability: tuple[measures.ReliabilityBin, ...] = ()  # calibrated
     calibration: measures.Calibration | None = None
     rejection: measures.Rejection | None = None
     novelty: measures.Novelty | None = None

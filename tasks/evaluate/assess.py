@@ -120,7 +120,7 @@ def assess(subject: Subject, folder: Path) -> tuple[Scores, Parts]:
     parts["slices"] = slice_table(test, records, columns, *repeat)
     parts["slices_left_out"] = left_out(records, columns)
     parts["curves"] = curves(test, prepared.classes, areas)
-    parts["reliability"] = () if test.multi_label else reliability(test)
+    parts["reliability"] = reliability(test)
     parts["corruptions"] = _corruptions(subject)
     parts["speed"] = timed(subject.config, subject.scorer, subject.model.weights)
     parts["explained"] = _explained(subject, test, folder)

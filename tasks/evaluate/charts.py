@@ -98,8 +98,14 @@ def precision_recall_chart(drawn: Sequence[Curve], others: Sequence[Curve]) -> s
         return _svg(figure, "precision over recall")
 
 
-def reliability_chart(bins: Sequence[ReliabilityBin]) -> str:
-    """Draw the share that is right over the stated confidence, and how many images say it."""
+def reliability_chart(bins: Sequence[ReliabilityBin], multi_label: bool = False) -> str:
+    """Draw the share that is right over the stated confidence, and how many images say it.
+
+    Of several labels, the share that an image has over the stated probability, and how many.
+    """
+    share, of = (
+        ("share that is there", "labels") if multi_label else ("share that is right", "images")
+    )
     with _style():
         figure = new_figure(4.2, 4.6)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -111,9 +117,9 @@ def reliability_chart(bins: Sequence[ReliabilityBin]) -> str:
         above.bar(centres[filled], right, widths[filled], color=LINES[0], alpha=0.55)
         above.plot(said, right, "o", markersize=3.5, color=INK)
         above.plot([0, 1], [0, 1], color=FAINT, linestyle=":")
-        above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right")
+        above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=share)
         below.bar(centres, [one.n for one in bins], widths, color=FAINT, alpha=0.7)
-        below.set(xlabel="stated confidence", ylabel="images")
+        below.set(xlabel="stated confidence", ylabel=of)
         return _svg(figure, "reliability diagram")
 
 

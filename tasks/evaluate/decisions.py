@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from tasks.evaluate.reliability import bin_sums, bins_of, expected_calibration_error
+from tasks.evaluate.reliability import expected_calibration_error, reliability
 from tasks.evaluate.score import Scores
 
 BLOCK = 1 << 17  # probabilities of a block: 1 MB in float64, which a cache holds
@@ -62,17 +62,8 @@ def per_image(scores: Scores) -> int:
 
 
 def calibration_error(scores: Scores) -> float:
-    """Return the expected calibration error over all decisions."""
-    blocks = _blocks(scores, len(scores.labels_n))
-    sums_3m = np.sum([_bin_sums(scores, block) for block in blocks], axis=0)
-    return expected_calibration_error(bins_of(sums_3m))
-
-
-def _bin_sums(scores: Scores, block: slice) -> Floats:
-    p_bc = scores.probabilities_nc[block]
-    sure_bc = np.maximum(p_bc, 1 - p_bc) if scores.multi_label else p_bc.max(axis=1)
-    right_b = np.equal(scores.predictions_n[block], scores.labels_n[block])
-    return bin_sums(sure_bc.ravel(), right_b.ravel())
+    """Return the expected calibration error over all decisions, as ``reliability`` bins them."""
+    return expected_calibration_error(reliability(scores))
 
 
 def _blocks(scores: Scores, n: int) -> Iterator[slice]:

@@ -95,7 +95,8 @@ def _charts(model: Model, report: EvaluationReport) -> dict[str, Any]:
             charts.precision_recall_chart(drawn, grey)
         )
     if report.reliability:
-        found["reliability"] = Markup(charts.reliability_chart(report.reliability))  # noqa: S704
+        chart = charts.reliability_chart(report.reliability, report.multi_label)
+        found["reliability"] = Markup(chart)  # noqa: S704
     if isinstance(model, FineTunedModel):
         rows = page_parts.epochs(model)
         found["learning"] = {

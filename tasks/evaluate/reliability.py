@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +12,36 @@ from tasks.measures import ReliabilityBin
 from tasks.outputs import confidence
 
 BINS = 15  # as Guo et al. 2017
+_BLOCK = 1 << 17  # probabilities that are worked on at once: 1 MB in float64
 
 
 def reliability(scores: Scores, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
-    """Return mean confidence and accuracy of the images in each of ``bins`` equal-width bins.
+    """Return mean confidence and accuracy of the decisions in each of ``bins`` equal-width bins.
 
     Bin m holds confidences above (m - 1) / bins and up to m / bins (Guo et al. 2017, section 2).
-    The confidence is the probability of the predicted class; of several labels, that all are
-    right, which takes them to be independent given the image.
+    The confidence is the probability of the predicted class. Of several labels each label of each
+    image is a decision of its own, all pooled: the confidence is the label's probability, and
+    the accuracy the share of decisions in which the image has the label (Naeini et al. 2015, whose
+    classes are two). So a bin's ``n`` counts labels, of which there are n times c.
     """
-    given_n = confidence(scores.probabilities_nc, scores.multi_label)
-    return bins_of(bin_sums(given_n, scores.correct_n, bins))
+    sums = (bin_sums(given.ravel(), right.ravel(), bins) for _, given, right in _decisions(scores))
+    return bins_of(np.sum([*sums], axis=0))
+
+
+def _decisions(
+    scores: Scores,
+) -> Iterator[tuple[slice, npt.NDArray[np.float64], npt.NDArray[np.bool_]]]:
+    """Yield rows, and the confidence and outcome (rows, d) of their d decisions; d 1 or c."""
+    n, c = scores.probabilities_nc.shape
+    step = max(1, _BLOCK // max(1, c))
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        given = scores.probabilities_nc[rows]
+        if scores.multi_label:
+            yield rows, given.astype(np.float64), scores.labels_n[rows] == 1
+        else:
+            right = scores.predictions_n[rows] == scores.labels_n[rows]
+            yield rows, confidence(given, False).astype(np.float64)[:, None], right[:, None]
 
 
 def bin_sums(
@@ -51,7 +70,7 @@ def bins_of(sums_3m: npt.NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
 
 
 def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
-    """Return the mean over images of their bin's |accuracy - confidence|.
+    """Return the mean over decisions of their bin's |accuracy - confidence|.
 
     Naeini et al. 2015; Guo et al. 2017, equation 3. From 0 to 1; it depends on the bins.
     """
@@ -64,13 +83,17 @@ def expected_calibration_error(bins: Sequence[ReliabilityBin]) -> float:
 
 
 def bin_gaps(scores: Scores, bins: int = BINS) -> npt.NDArray[np.float64]:
-    """Return what each image adds to its bin, right (1) or not (0) less confidence: (bins, n).
+    """Return what each image adds to its bins, right (1) or not (0) less confidence: (bins, n).
 
-    With weights w, the calibration error is the sum over bins of |gaps @ w|, over the sum of w.
+    The mean over its decisions, one or with several labels c. With weights w of the images, the
+    calibration error is the sum over bins of |gaps @ w|, over the sum of w.
     """
-    given_n = confidence(scores.probabilities_nc, scores.multi_label).astype(np.float64)
-    gaps_mn = np.zeros((bins, len(given_n)))
-    gaps_mn[bin_numbers(given_n, bins), np.arange(len(given_n))] = scores.correct_n - given_n
+    gaps_mn = np.zeros((bins, len(scores.labels_n)))
+    for rows, given, right in _decisions(scores):
+        r, d = given.shape
+        cells = bin_numbers(given, bins) * r + np.arange(r)[:, None]
+        sums = np.bincount(cells.ravel(), (right - given).ravel(), minlength=bins * r)
+        gaps_mn[:, rows] = sums.reshape(bins, r) / d
     return gaps_mn
 
 

@@ -53,7 +53,7 @@ def figure_names(scores: Scores) -> tuple[str, ...]:
     if scores.multi_label:
         return (
             *("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "mean_average_precision"),
-            *("hamming_loss", "log_loss", "brier"),
+            *("hamming_loss", "log_loss", "brier", "ece"),
         )
     tops = (f"top_{k}" for k in TOP if k < scores.probabilities_nc.shape[1])
     means = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1")
@@ -64,7 +64,8 @@ def figures(scores: Scores, names: Sequence[str], counts_bn: Counts) -> dict[str
     """Return each named figure of b test sets in which image i is ``counts_bn[:, i]`` times: (b,).
 
     Counts of one give the plain figure. A mean over classes is over those in the test set; NaN
-    where none is (a multi-label test set without a label). ``ece`` has 15 bins. Raises ``KeyError``
+    where none is (a multi-label test set without a label). ``ece`` has 15 bins, and
+    of several labels is over all labels of all images (``reliability``). Raises ``KeyError``
     for a name that ``figure_names`` does not give.
     """
     return weigher(scores, names)(counts_bn)
@@ -93,7 +94,7 @@ def weigher(scores: Scores, names: Sequence[str]) -> Callable[[Counts], dict[str
 
 
 def _figure(scores: Scores, name: str) -> Figure:
-    if name == "ece" and not scores.multi_label:
+    if name == "ece":
         return _calibration_error(scores)
     if name == "mean_average_precision" and scores.multi_label:
         return mean_average_precision(scores)

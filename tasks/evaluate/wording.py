@@ -56,7 +56,9 @@ _WORDS = {
     ),
     "ece": Wording(
         "calibration error",
-        "How far stated confidence is from the share that is right (ECE); lower is better. "
+        "How far stated confidence is from the share that is right (ECE); of several labels, over "
+        "all labels of all images, the probability of each from the share that is there. Lower is "
+        "better. "
         "Resampled test sets look worse than the set itself: the interval may lie above it.",
         True,
     ),

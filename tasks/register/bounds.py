@@ -47,10 +47,10 @@ def refuse_unknown_figures(config: RunConfig, classes: Sequence[str] | None) -> 
 def _possible(config: RunConfig, classes: Sequence[str] | None) -> Iterator[str]:
     """Yield the names that a report can have, slices left out."""
     yield from _BOTH
+    yield "ece"
     if config.data.multi_label:
         yield "hamming_loss"
     else:
-        yield "ece"
         yield from (f"top_{k}" for k in TOP if classes is None or k < len(classes))
         if classes is None or len(classes) > _TOP5:
             yield "top5_accuracy"

@@ -307,8 +307,6 @@ def whole_parts(folder: Path, scores: Scores, names: tuple[str, ...], words: str
         ),
         "explained": tuple(save_pictures(folder, names, words, 6)),
     }  # fmt: skip
-    if scores.multi_label:
-        return parts
     edges = np.linspace(0, 1, 16)
     bins = tuple(
         ReliabilityBin(low=low, high=high, n=20 * k, confidence=(low + high) / 2 if k else None,

@@ -141,6 +141,7 @@ def test_memory_does_not_grow_with_images_and_labels(several, monkeypatch):
     val = of(*(drawn_several(400, 300, 2.0) if several else drawn(400, 300, 2.0)))
     whole = fit_temperature(val)
     monkeypatch.setattr(decisions, "BLOCK", 12_000)
+    monkeypatch.setattr("tasks.evaluate.reliability._BLOCK", 12_000)
     with Sizes() as sizes:
         parts = fit_temperature(val)
     assert max(sizes.found) == 12_000
@@ -272,9 +273,9 @@ def test_figures_of_several_labels_are_over_all_their_decisions():
     ):
         assert loss == pytest.approx(scores.log_loss, rel=1e-5)
         p = scores.probabilities_nc.ravel()
-        sure, right = np.maximum(p, 1 - p), (p > 0.5) == labels.ravel()
-        bins = np.ceil(sure * 15).astype(int)
-        gaps = [abs((right[bins == b] - sure[bins == b]).sum()) for b in range(16)]
+        there = labels.ravel()
+        bins = np.ceil(p * 15).astype(int)
+        gaps = [abs((there[bins == b] - p[bins == b]).sum()) for b in range(16)]
         assert ece == pytest.approx(sum(gaps) / len(p), abs=1e-5)
 
 

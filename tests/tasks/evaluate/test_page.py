@@ -197,7 +197,9 @@ def test_several_labels_have_a_whole_page_too(make_sample):
     text = html_page(*make_sample(multi_label=True).parts())
     assert "mean average precision" in text
     assert '<section id="confusion">' not in text
-    assert text.count("<svg") == 4  # no reliability diagram
+    assert text.count("<svg") == 5
+    assert "share that is there" in text
+    assert "All labels of the test images" in text
 
 
 def test_a_model_from_the_registry_has_no_training_to_show(make_sample):

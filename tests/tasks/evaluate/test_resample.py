@@ -92,6 +92,17 @@ ONE_LABEL: dict[str, Oracle] = {
     "brier": brier,
     "ece": calibration_error,
 }
+
+
+def label_calibration_error(scores: Scores, w: np.ndarray) -> float:
+    """Naeini et al. 2015 over all labels of all images, each image so often as it counts."""
+    given = np.repeat(scores.probabilities_nc, w.astype(int), axis=0).astype(float).ravel()
+    there = np.repeat(scores.labels_n, w.astype(int), axis=0).ravel()
+    bins = np.digitize(given, np.linspace(0, 1, 16)[1:-1], right=True)
+    gaps = [abs((there[bins == m] - given[bins == m]).sum()) for m in range(15)]
+    return sum(gaps) / len(given)
+
+
 SEVERAL_LABELS: dict[str, Oracle] = {
     "accuracy": weighted(sk.accuracy_score),
     "balanced_accuracy": columns(sk.balanced_accuracy_score, "predictions_n"),
@@ -103,6 +114,7 @@ SEVERAL_LABELS: dict[str, Oracle] = {
         partial(sk.log_loss, labels=[0, 1]), "probabilities_nc", only_present=False
     ),
     "brier": columns(sk.brier_score_loss, "probabilities_nc", only_present=False),
+    "ece": label_calibration_error,
 }
 
 
