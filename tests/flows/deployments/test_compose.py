@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.deployments.site import until
 from tests.flows.deployments.stack import (
     BIN,
     DEPLOY,
@@ -80,6 +81,7 @@ def test_the_image_takes_what_the_wheel_and_the_deployments_need():
 @pytest.mark.slow
 def test_the_main_job_runs_through_all_of_them(stack: Stack, tmp_path: Path):
     config = ["configs/digits.yaml", "training.epochs=1", f"output.folder={tmp_path / 'runs'}"]
+    until(lambda: "Worker" in stack.log("worker"), 240, lambda: stack.log("worker"))
     _graft(stack, "submit", *config)
     assert _psql(stack, "mlflow", "select name, version from model_versions") == ["digits|1"]
     states = _psql(stack, "prefect", "select state_type from flow_run where name like 'digits:%'")

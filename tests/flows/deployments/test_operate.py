@@ -307,7 +307,8 @@ def test_a_run_that_fails_on_a_worker_ends_as_it_would_here(
     done = site.attempt("submit", str(config), program="graft")
     with pytest.raises(DataError) as here:
         fetch(str(tmp_path / "nowhere"), None, tmp_path, 1.0, DataError)
-    assert done.stderr.endswith(f"graft: {here.value}\n")
+    said = f"graft: {here.value}".partition("starts at")[0]  # runs start in graft's folder
+    assert said + f"starts at {REPOSITORY}.\n" in done.stderr
     assert done.returncode == DataError.exit_code
     hook.wait_for("graft: a run failed", "failing: graft_tiny, full (transfer): Failed", "nowhere")
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +35,16 @@ class Holder:
         self.process.start()
 
     def _hold(self, name: str, keys: tuple[str, ...]) -> None:
+        """Hold, and end at once: what the forked process would tidy up is its parent's."""
+        try:
+            self._until_told(name, keys)
+        except BaseException:
+            with self.log.open("a") as log:
+                traceback.print_exc(file=log)
+            os._exit(1)
+        os._exit(0)
+
+    def _until_told(self, name: str, keys: tuple[str, ...]) -> None:
         gpu_lock.gpus_of = lambda device, wanted: [Gpu(key, f"GPU {key}") for key in keys]
         gpu_lock.POLL_SECONDS = 0.02
         logging.basicConfig(filename=self.log, level=logging.INFO, format="%(message)s", force=True)
@@ -43,7 +55,7 @@ class Holder:
     def end(self) -> None:
         self.go.touch()
         self.process.join(30)
-        assert self.process.exitcode == 0
+        assert self.process.exitcode == 0, self.log.read_text()
 
     def waits_for(self, words: str) -> bool:
         return self.log.exists() and words in self.log.read_text()
