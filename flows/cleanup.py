@@ -53,14 +53,15 @@ def _plan(config: CleanupConfig) -> list[tuple[Item, Remove]]:
     """Return what there is, and how each is removed."""
     versions, runs, studio, caches = config.versions, config.runs, config.studio, config.caches
     planned: list[tuple[Item, Remove]] = []
+    needed = {} if runs is None and studio is None else with_retries(needed_runs)
     if versions is not None:
         found = with_retries(plan_versions, versions)
         planned += [(item, partial(remove_version, versions)) for item in found]
     if runs is not None:
-        found = plan_runs(runs, with_retries(needed_runs))
+        found = plan_runs(runs, needed)
         planned += [(item, partial(remove_run, runs, needed_runs)) for item in found]
     if studio is not None:
-        found = plan_studio(studio, with_retries(needed_runs))
+        found = plan_studio(studio, needed)
         planned += [(item, partial(remove_of_studio, studio, needed_runs)) for item in found]
     if caches is not None:
         planned += [(item, partial(remove_cache, caches)) for item in plan_caches(caches)]
