@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flows.console import screen
 from flows.inputs import hold, pack_images, say
-from tasks.artifacts import cache_folder, new_folder, user_folder, write_atomic
+from tasks.artifacts import cache_folder, gone_on_error, new_folder, user_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.errors import GraftError, ResourceError, TrackingError
@@ -141,16 +141,6 @@ def challenge(candidate: Candidate) -> tuple[EvaluationReport, PromotionDecision
         with_retries(candidate.tracker.finished, model, report)
         decision = _register(candidate, report)
     return report, decision
-
-
-@contextmanager
-def gone_on_error(folder: Path) -> Iterator[None]:
-    """Remove ``folder`` if the block fails."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 @contextmanager

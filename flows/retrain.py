@@ -12,12 +12,12 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.approval import ask
 from flows.artifacts import publish
-from flows.candidate import Beginning, Candidate, begin, challenge, gone_on_error, trained
+from flows.candidate import Beginning, Candidate, begin, challenge, trained
 from flows.console import ready_logs, screen
 from flows.inputs import images_held, pack_images, read_raw, say
 from flows.notify import tell_promotion
 from flows.outcome import note_failure
-from tasks.artifacts import cache_folder
+from tasks.artifacts import cache_folder, gone_on_error
 from tasks.config import RunConfig
 from tasks.register.sameness import aim, find_precedent
 from tasks.register.starts import (

@@ -140,8 +140,15 @@ def new_folder(parent: Path, name: str) -> Iterator[Path]:
     with disk_errors(str(parent)):
         parent.mkdir(parents=True, exist_ok=True)
         folder = _first_free(parent, name)
-    try:
+    with gone_on_error(folder):
         yield folder
+
+
+@contextmanager
+def gone_on_error(folder: Path) -> Iterator[None]:
+    """Remove ``folder`` with all that is in it on any error in the block, Ctrl-C included."""
+    try:
+        yield
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
