@@ -13,10 +13,9 @@ from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.states import Completed
 
+from flows.notify import resource_of
 from tasks.monitorvalues import WatchReport
 from tasks.register.pages import file_page
-
-RESOURCE = "graft.model."  # with the model's name: what the event is about
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +50,7 @@ def _send(report: WatchReport, event: str) -> None:
     name, version = report.model.removeprefix("models:/").split("/")
     emit_event(
         event,
-        resource={
-            "prefect.resource.id": f"{RESOURCE}{name}",
-            "prefect.resource.name": name,
-            "graft.version": version,
-        },
+        resource=resource_of(name) | {"graft.version": version},
         payload={
             "reason": report.reason,
             "model": report.model,

@@ -11,7 +11,6 @@ from typing import Any
 
 from prefect import flow, suspend_flow_run
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -20,6 +19,7 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from flows.console import ready_logs
+from flows.fleet import ASKING, suspended
 from flows.notify import tell_promotion
 from tasks.errors import TrackingError
 from tasks.register import approval as registry
@@ -30,7 +30,6 @@ from tasks.values import PromotionDecision
 from tasks.words import printable
 
 DEPLOYMENT = "approval/approval"
-ASKING = "approve models:/"
 RUN_NAME = ASKING + "{model}/{version}"
 SECONDS = 30 * 24 * 3600  # a suspended run fails after this; graft approve works all the same
 
@@ -107,7 +106,8 @@ def answer(decision: PromotionDecision, reason: str) -> int:
     """Resume the flow runs that wait for a verdict that is in effect; return how many did."""
     name = printable(user_name())[:LONGEST_NAME]
     told = {"approve": decision.promoted, "name": name, "reason": reason}
-    asked = [run for run in _suspended() if _is_about(run, decision)]
+    with get_client(sync_client=True) as client:
+        asked = [run for run in suspended(client) if _is_about(run, decision)]
     for run in asked:
         resume_flow_run(run.id, run_input=told)
     return len(asked)
@@ -116,11 +116,3 @@ def answer(decision: PromotionDecision, reason: str) -> int:
 def _is_about(run: FlowRun, decision: PromotionDecision) -> bool:
     given: dict[str, Any] = run.parameters
     return (given.get("model"), given.get("version")) == (decision.model, decision.version)
-
-
-def _suspended() -> list[FlowRun]:
-    wanted = FlowRunFilter.model_validate(
-        {"state": {"name": {"any_": ["Suspended"]}}, "name": {"like_": ASKING}}
-    )
-    with get_client(sync_client=True) as client:
-        return list(client.read_flow_runs(flow_run_filter=wanted))

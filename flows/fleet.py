@@ -127,13 +127,18 @@ def _run(run: FlowRun) -> Row:
     }
 
 
-def _approvals(client: SyncPrefectClient) -> list[Row]:
+def suspended(client: SyncPrefectClient) -> list[FlowRun]:
+    """Return the flow runs that wait for a person's verdict."""
     from prefect.client.schemas.filters import FlowRunFilter
 
     wanted = FlowRunFilter.model_validate(
         {"state": {"name": {"any_": ["Suspended"]}}, "name": {"like_": ASKING}}
     )
-    waiting = [run.parameters for run in every(client.read_flow_runs, flow_run_filter=wanted)]
+    return every(client.read_flow_runs, flow_run_filter=wanted)
+
+
+def _approvals(client: SyncPrefectClient) -> list[Row]:
+    waiting = [run.parameters for run in suspended(client)]
     return [{"model": asked.get("model"), "version": asked.get("version")} for asked in waiting]
 
 

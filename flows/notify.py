@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CHAMPION = "graft.champion.moved"
 ALERTS = "graft.alert.*"  # those of flows.alerts
 WEBHOOK = "webhook"
+RESOURCE = "graft.model."  # with the model's name: what an event is about
 FAILED = ("prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut")
 RUN_WORDS = (
     "{{ flow_run.name }} ({{ flow.name }}): {{ flow_run.state.name }}. {{ flow_run.state.message }}"
@@ -45,15 +46,19 @@ def champion_moved(model: str, version: int, before: int | None, why: str) -> No
 
     instead = "the first one" if before is None else f"in the place of version {before}"
     words = f"Version {version} is champion, {instead}. {why}".strip()
-    resource = {"prefect.resource.id": f"graft.model.{model}", "prefect.resource.name": model}
     try:
         emit_event(
             CHAMPION,
-            resource=resource,
+            resource=resource_of(model),
             payload={"reason": words, "version": version, "before": before},
         )
     except Exception as error:  # whatever it is
         log.warning("nobody is told of the new champion: %s", error)
+
+
+def resource_of(model: str) -> dict[str, str]:
+    """Return how an event says which registered model it is about."""
+    return {"prefect.resource.id": f"{RESOURCE}{model}", "prefect.resource.name": model}
 
 
 def block_of(client: SyncPrefectClient, named: str) -> BlockDocument:
@@ -89,7 +94,7 @@ def make_automations(client: SyncPrefectClient, block: BlockDocument) -> list[st
 
 def _automations(block: BlockDocument) -> list[AutomationCore]:
     about_runs = {"prefect.resource.id": "prefect.flow-run.*"}
-    about_models = {"prefect.resource.id": "graft.model.*"}
+    about_models = {"prefect.resource.id": f"{RESOURCE}*"}
     tagged = {"prefect.resource.id": "prefect.tag.graft", "prefect.resource.role": "tag"}
     return [
         _automation("graft: a run failed", FAILED, about_runs, RUN_WORDS, block, tagged),
