@@ -29,14 +29,11 @@ from flows import (
     studio_cli,
     watch_cli,
 )
-from flows.arguments import Json, Overrides
+from flows.arguments import Config, Json, Overrides
 from flows.failures import describe
 from flows.printing import answer, fail, print_answer
 from tasks.errors import GraftError, Terminated
 
-Config = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/digits.yaml.")
-]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")]
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")]

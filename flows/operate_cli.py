@@ -12,13 +12,10 @@ from rich.console import Console
 
 from flows import deploying, fleet, scheduling, submitting
 from flows.answer import Answer
-from flows.arguments import Json, Overrides
+from flows.arguments import Config, Json, Overrides
 from flows.printing import answer
 from tasks.errors import ConfigError
 
-ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/digits.yaml.")
-]
 Pool = Annotated[str, typer.Option(help="The work pool, made if it is missing.")]
 Gpus = Annotated[
     int | None,
@@ -96,7 +93,7 @@ def _scheduled(
 
 
 def submit(
-    config: ConfigFile,
+    config: Config,
     overrides: Overrides = None,
     no_follow: NoFollow = False,
     as_json: Json = False,

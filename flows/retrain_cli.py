@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flows.answer import Answer, Rows
-from flows.arguments import Json, Overrides
+from flows.arguments import Config, Json, Overrides
 from flows.commands import ran
 from flows.console import shown
 from flows.printing import answer
@@ -24,9 +24,7 @@ Starts = Literal["original", "champion", "both"]
 
 
 def retrain(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A YAML file such as configs/digits.yaml.")
-    ],
+    config: Config,
     overrides: Overrides = None,
     start: Annotated[
         Starts, typer.Option(help="Whose weights: the config's, the champion's, or the better.")
