@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +10,8 @@ import numpy.typing as npt
 
 from tasks.artifacts import write_atomic
 from tasks.evaluate.plots import new_figure, plain
-from tasks.evaluate.tables import escape_markdown, markdown_table
-from tasks.evaluate.watch_report import alarms_words, common_rows, p_words, percent
+from tasks.evaluate.tables import markdown_table
+from tasks.evaluate.watch_report import common_rows, opening, p_words, percent, write_watch
 from tasks.monitorvalues import DriftReport, ShiftTest, UnusualImage
 
 MOST_CLASSES = 20  # rows of the table
@@ -30,21 +29,13 @@ camera) or of what is on them: the shares of the classes say which is likelier."
 
 def write_drift(report: DriftReport) -> None:
     """Write drift.json and drift.md; raises ``ResourceError`` for a full disk."""
-    write_atomic(report.folder / "drift.md", drift_markdown(report).encode())
-    content = json.dumps(report.model_dump(mode="json"), indent=2)
-    write_atomic(report.folder / "drift.json", content.encode())
+    write_watch(report, "drift", drift_markdown(report))
 
 
 def drift_markdown(report: DriftReport) -> str:
     """Return the check as Markdown."""
-    verdict = "Alert" if report.alert else "No alert"
     lines = [
-        f"# {escape_markdown(report.name)}: {verdict.lower()}",
-        "",
-        escape_markdown(report.reason),
-        "",
-        alarms_words(report),
-        "",
+        *opening(report),
         *markdown_table([("fact", "value"), *common_rows(report), *_own_rows(report)]),
         "",
         "## Tests",

@@ -80,21 +80,22 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.2f}"
 
 
+def opening(report: WatchReport) -> list[str]:
+    """Return the lines that a check's page begins with: what was found, and why."""
+    verdict = "alert" if report.alert else "no alert"
+    head = f"# {escape_markdown(report.name)}: {verdict}"
+    return [head, "", escape_markdown(report.reason), "", alarms_words(report), ""]
+
+
 def reevaluation_markdown(report: ReevaluationReport) -> str:
     """Return the check as Markdown."""
-    verdict = "alert" if report.alert else "no alert"
     classes: list[tuple[str, ...]] = [("class", "images", "precision", "recall", "F1")]
     classes += [
         (one.name, f"{one.n:,}", f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}")
         for one in report.classes
     ]
     lines = [
-        f"# {escape_markdown(report.name)}: {verdict}",
-        "",
-        escape_markdown(report.reason),
-        "",
-        alarms_words(report),
-        "",
+        *opening(report),
         *markdown_table([("fact", "value"), *accuracy_rows(report), *common_rows(report)]),
         "",
         EXPLAINED,
@@ -108,6 +109,11 @@ def reevaluation_markdown(report: ReevaluationReport) -> str:
 
 def write_reevaluation(report: ReevaluationReport) -> None:
     """Write reevaluation.json and reevaluation.md; raises ``ResourceError`` for a full disk."""
-    write_atomic(report.folder / "reevaluation.md", reevaluation_markdown(report).encode())
+    write_watch(report, "reevaluation", reevaluation_markdown(report))
+
+
+def write_watch(report: WatchReport, stem: str, markdown: str) -> None:
+    """Write ``stem``.md and, with all of the report, ``stem``.json into the report's folder."""
+    write_atomic(report.folder / f"{stem}.md", markdown.encode())
     content = json.dumps(report.model_dump(mode="json"), indent=2)
-    write_atomic(report.folder / "reevaluation.json", content.encode())
+    write_atomic(report.folder / f"{stem}.json", content.encode())
