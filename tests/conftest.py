@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def shared() -> Path:
             pytest.fail("../shared is missing, and CI must have it")
         pytest.skip("../shared (real data and weights) is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Return the path of the browser that is installed on this machine."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("Chromium is missing, and CI must have it")
+        pytest.skip("no Chromium is installed on this machine")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -153,15 +152,10 @@ def champion(client) -> int:
 
 
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def page(tmp_path: Path, chromium: str) -> Iterator[Any]:
     """Give the studio's page in a browser; both end with the test."""
     from playwright.sync_api import sync_playwright
 
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("Chromium is not installed, and CI must have it")
-        pytest.skip("no Chromium is installed on this machine")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     program = [sys.executable, "-m", "flows.cli", "studio", "--port", str(port), "--json"]
@@ -174,7 +168,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ):
         try:
             address = json.loads(studio.stdout.readline())["address"]
-            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             opened = browser.new_page(viewport={"width": 1200, "height": 1000})
             opened.set_default_timeout(PATIENCE_MS)
             opened.goto(address)
