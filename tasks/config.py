@@ -23,10 +23,11 @@ Triple = tuple[float, float, float]
 class DataConfig(Section):
     """Where the images are and how they are split."""
 
-    kind: Literal["digits", "cifar10", "folder", "manifest"] = Field(
+    kind: Literal["digits", "cifar10", "folder", "manifest", "shards"] = Field(
         "folder",
         description="digits: scikit-learn's. cifar10: the binary release. folder: class folders. "
-        "manifest: a CSV or Parquet table of paths and labels.",
+        "manifest: a CSV or Parquet table of paths and labels. shards: WebDataset tar files that "
+        "graft shards indexed, here or at any address of fsspec's (s3://bucket/folder).",
     )
     path: str | None = Field(
         None, description="Folder, manifest, zip or tar; local, file:// or https:// (needs sha256)."
@@ -73,7 +74,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _path_is_given(self) -> DataConfig:
-        if self.path is None and self.kind in ("folder", "manifest"):
+        if self.path is None and self.kind in ("folder", "manifest", "shards"):
             raise ValueError(f"data.path is needed when data.kind is {self.kind}")
         if self.path is not None and self.path.startswith("https://") and self.sha256 is None:
             raise ValueError("data.sha256 is needed when data.path is an https address")

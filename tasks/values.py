@@ -13,12 +13,10 @@ from pydantic import Field
 
 from tasks import measures
 from tasks.config import Sha256, Triple
-
-SplitName = Literal["train", "val", "test"]
-
-
-class Value(measures.Measure):
-    """Common settings of every value: those of a measure."""
+from tasks.splitvalues import PackedSplit as PackedSplit
+from tasks.splitvalues import SplitName as SplitName
+from tasks.splitvalues import StreamedSplit as StreamedSplit
+from tasks.splitvalues import Value as Value
 
 
 class InputSpec(Value):
@@ -43,7 +41,8 @@ class RawDataset(Value):
 
     kind: str
     root: Path  # the folder that the index's relative paths start at
-    index: Path  # CSV of tasks.index.ImageRecord
+    index: Path  # CSV of tasks.index.ImageRecord; of shards: validation and test alone
+    shards: Path | None = None  # of shards: JSON of tasks.splitvalues.ShardIndex
     classes: tuple[str, ...]  # sorted; position is the label
     multi_label: bool = False  # an image has any number of labels, perhaps none
     counts: dict[str, int]  # images by declared split; "" where the source declares none
@@ -52,28 +51,13 @@ class RawDataset(Value):
     digest: Sha256  # over every record, contents included
 
 
-class PackedSplit(Value):
-    """One split, decoded: a raw uint8 file of shape (n, height, width, 3) in C order."""
-
-    name: SplitName
-    images: Path
-    labels: Path  # int64 .npy of shape (n,); multi-label: uint8, 0 or 1, of shape (n, classes)
-    multi_label: bool = False
-    index: Path  # CSV of tasks.index.ImageRecord, same order
-    n: int
-    height: int  # px
-    width: int  # px
-    counts: tuple[int, ...]  # images of each class
-    digest: Sha256  # over images and labels
-
-
 class PreparedDataset(Value):
-    """Three disjoint splits, packed for one InputSpec."""
+    """Three disjoint splits, packed for one InputSpec; of shards, training images are streamed."""
 
     folder: Path
     classes: tuple[str, ...]
     input: InputSpec
-    train: PackedSplit
+    train: PackedSplit | StreamedSplit
     val: PackedSplit
     test: PackedSplit
     skipped: tuple[SkippedImage, ...]
