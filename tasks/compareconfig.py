@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -12,13 +11,12 @@ from tasks.artifacts import sha256_parts
 from tasks.config import RunConfig
 from tasks.evaluationconfig import Name
 from tasks.recipe import Section
+from tasks.variation import Changes, first_problem, put_over
 
 CELL = "cell:"  # a teacher that is another cell of the same comparison
 VARIED = ("data", "preprocess", "model", "strategy", "training", "evaluation")
 LONGEST_NAME = 100
 MOST_AT_ONCE = 256  # cells
-
-Changes = dict[str, Any]  # dotted keys or nested sections of a run, with their values
 
 
 class Place(NamedTuple):
@@ -133,12 +131,12 @@ class CompareConfig(Section):
                 self.backbones[place.backbone],
                 self.strategies[place.strategy],
             ):
-                _put_over(settings, changes)
+                put_over(settings, changes, VARIED)
             settings |= {"name": place.name, "seed": place.seed}
             config = RunConfig.model_validate_json(json.dumps(settings), strict=True)
             return Cell(place, config, self._teacher(place, config.strategy.teacher or ""))
         except ValidationError as error:
-            raise ValueError(f"in {place.title}, {_first_problem(error)}") from error
+            raise ValueError(f"in {place.title}, {first_problem(error)}") from error
         except ValueError as error:
             raise ValueError(f"in {place.title}, {error}") from error
 
@@ -166,33 +164,3 @@ def waves(cells: tuple[Cell, ...]) -> list[list[Cell]]:
         taught |= {cell.place for cell in ready}
         left = [cell for cell in left if cell.place not in taught]
     return found
-
-
-def _put_over(settings: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Replace the values of a run that ``changes`` names; sections are merged."""
-    for key, value in _leaves("", changes):
-        *sections, last = key.split(".")
-        if (sections or [last])[0] not in VARIED:
-            raise ValueError(f"{key} cannot differ between cells: set base.{key}")
-        place = settings
-        for section in sections:
-            if not isinstance(place.get(section), dict):
-                raise ValueError(f"{key} is not a known key")
-            place = place[section]
-        place[last] = value
-
-
-def _leaves(prefix: str, changes: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in changes.items():
-        if isinstance(value, dict):
-            yield from _leaves(f"{prefix}{key}.", value)
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _first_problem(error: ValidationError) -> str:
-    details = error.errors()[0]
-    key = ".".join(str(part) for part in details["loc"]) or "the run"
-    if details["type"] == "extra_forbidden":
-        return f"{key} is not a known key"
-    return f"{key}: {details['msg'].removeprefix('Value error, ')}"
