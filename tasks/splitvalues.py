@@ -49,6 +49,8 @@ class ShardIndex(Value):
     counts: dict[SplitName, tuple[int, ...]]  # images of each class
     height: int | None  # px, of every image; None where they differ
     width: int | None
+    prefixes: dict[SplitName, Sha256]  # of SPLIT.digests.bin: of each image, in order, the first
+    # eight bytes of its SHA-256, big-endian
     digest: Sha256  # over classes, and names, splits and digests of the shards
 
 

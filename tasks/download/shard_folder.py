@@ -1,0 +1,234 @@
+"""A folder of shards, on this machine or in a store such as S3: list, read, write.
+
+Addresses are opened by fsspec's drivers alone, and only of the kinds named here: WebDataset's own
+opener would run a shell for ``pipe:``. Keys come from the environment (of AWS, its whole chain of
+profile, container and machine), never from an address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+from tasks.artifacts import FULL, write_atomic
+from tasks.download.fetch import SCHEME, local_path
+from tasks.errors import ConfigError, DataError, GraftError, ResourceError, TransientDataError
+from tasks.retry import with_retries
+from tasks.secrets import check_places
+from tasks.words import printable
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+DRIVERS = {"s3": "s3fs (in graft[shards])", "gs": "gcsfs", "az": "adlfs"}  # what opens a scheme
+BLOCK = 8 << 20  # bytes that are fetched at once
+PART = 32 << 20  # bytes of a file's part that is sent at once
+# botocore's, by name: it is not imported for their sake
+NO_KEYS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
+NO_KEYS += ("ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Files side by side at one address; every error of the driver's is a ``GraftError``."""
+
+    url: str  # without a slash at its end
+    root: str  # as the driver names it
+    fs: AbstractFileSystem
+    remote: bool
+
+    def where(self, name: str) -> str:
+        """Return the address of a file, fit to print."""
+        return printable(f"{self.url}/{name}")
+
+    def names(self) -> list[str]:
+        """Return the names of the files in the folder, sorted; none where there is no folder."""
+        with self._errors(self.url):
+            self.fs.invalidate_cache()
+            try:
+                found = self.fs.ls(self.root, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        return sorted(Path(f["name"]).name for f in found if f["type"] == "file")
+
+    def open(self, name: str, start: int = 0) -> IO[bytes]:
+        """Open a file for reading, from byte ``start`` on."""
+        with self._errors(self.where(name)):
+            given = {"block_size": BLOCK, "cache_type": "readahead"} if self.remote else {}
+            file: IO[bytes] = self.fs.open(f"{self.root}/{name}", "rb", **given)
+            file.seek(start)
+            return file
+
+    def read(self, name: str, most: int) -> bytes:
+        """Return a whole file of at most ``most`` bytes."""
+        with self.open(name) as file, self._errors(self.where(name)):
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise DataError(f"{self.where(name)} has more than {most:,} bytes: it is not graft's.")
+        return content
+
+    def put(self, path: Path, name: str) -> None:
+        """Copy a local file into the folder, in place of one that is there."""
+        with self._errors(self.where(name)):
+            given = {"chunksize": PART, "max_concurrency": 2} if self.remote_s3 else {}
+            self.fs.makedirs(self.root, exist_ok=True)
+            self.fs.put_file(str(path), f"{self.root}/{name}", **given)
+
+    def write(self, content: bytes, name: str) -> None:
+        """Write a small file: whole, or not at all."""
+        if not self.remote:
+            write_atomic(Path(self.root) / name, content)
+            return
+        with self._errors(self.where(name)):  # a store takes an object whole
+            self.fs.pipe_file(f"{self.root}/{name}", content)
+
+    @property
+    def remote_s3(self) -> bool:
+        """Tell whether it is in a store that speaks S3."""
+        return self.url.startswith("s3://")
+
+    def stream(self, name: str) -> Stream:
+        """Return the bytes of a file from its first to its last, hashed on the way."""
+        return Stream(self, name)
+
+    @contextmanager
+    def _errors(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except (GraftError, MemoryError):
+            raise
+        except FileNotFoundError as fault:
+            raise DataError(f"{printable(where)} is not there.\nCheck the address.") from fault
+        except PermissionError as fault:
+            raise DataError(
+                f"{printable(where)} is not open to you: {_words(fault)}.\n"
+                "Check its rights, and the keys that are in the environment."
+            ) from fault
+        except Exception as fault:  # drivers raise errors of their own kinds
+            raise _fault(where, fault, self.remote) from fault
+
+
+class Stream:
+    """A file read once, in order; a connection that is cut is opened again where it was cut."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._file: IO[bytes] | None = None
+        self.position = 0  # bytes given so far
+        self._digest = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, ``size`` at most; none at the end.
+
+        Raises ``TransientDataError`` where the connection stays cut, ``DataError``.
+        """
+        piece = with_retries(self._read, size)
+        self.position += len(piece)
+        self._digest.update(piece)
+        return piece
+
+    def _read(self, size: int) -> bytes:
+        try:
+            with self._folder._errors(self._folder.where(self._name)):
+                if self._file is None:
+                    self._file = self._folder.open(self._name, self.position)
+                return self._file.read(size)
+        except BaseException:
+            self.close()
+            raise
+
+    def sha256(self) -> str:
+        """Return the digest of what was given so far."""
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Let the connection go."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_folder(url: str, timeout: float = 60.0) -> Folder:
+    """Return the folder at ``url``: a path, file://, s3://, gs:// or az://; it need not be there.
+
+    ``timeout`` is the longest silence of a store in seconds. Raises ``ConfigError`` for another
+    kind of address, one with a login or a query in it, and a driver that is not installed.
+    """
+    scheme = SCHEME.match(url)
+    if scheme is None or scheme[1].lower() == "file":
+        path = local_path(url, ConfigError)
+        if path is None or ":" in url.partition("/")[0]:  # pipe:, and fsspec's chains of drivers
+            raise ConfigError(_unknown(url))
+        return Folder(str(path), str(path), _driver("file"), remote=False)
+    _check_address(url, scheme[1])
+    options = {"config_kwargs": {"read_timeout": timeout, "connect_timeout": timeout}}
+    fs = _driver(scheme[1], **(options if scheme[1] == "s3" else {}))
+    address = url.rstrip("/")
+    return Folder(address, address.partition("://")[2], fs, remote=True)
+
+
+def _check_address(url: str, scheme: str) -> None:
+    check_places(url, ConfigError)
+    if scheme not in DRIVERS:
+        raise ConfigError(_unknown(url))
+    rest = url.partition("://")[2]
+    if re.search(r"[@?#\s\\*\[\]]|::|//", rest) or ".." in rest.split("/"):
+        raise ConfigError(
+            f"{scheme}://… holds a login, a query or characters that no folder of shards may.\n"
+            f"Write {scheme}://BUCKET/FOLDER; keys come from the environment."
+        )
+    if not rest.strip("/"):
+        raise ConfigError(f"{scheme}:// names no bucket.\nWrite {scheme}://BUCKET/FOLDER.")
+
+
+def _unknown(url: str) -> str:
+    shown = printable(url.partition("?")[0].rpartition("@")[2])[:200]
+    return f"{shown} is no folder of shards.\nGive a path, or s3://BUCKET/FOLDER (gs://, az://)."
+
+
+def _driver(scheme: str, **options: Any) -> AbstractFileSystem:  # noqa: ANN401 - the driver's
+    try:
+        import fsspec
+
+        return fsspec.filesystem(scheme, skip_instance_cache=False, **options)
+    except ImportError as fault:
+        needed = DRIVERS.get(scheme, "fsspec (in graft[shards])")
+        raise ConfigError(
+            f"{scheme}:// needs {needed}, which is not installed: {_words(fault)}.\n"
+            "Install graft[shards], and the driver where it is another."
+        ) from fault
+
+
+def _fault(where: str, fault: Exception, remote: bool) -> GraftError:
+    if type(fault).__name__ in NO_KEYS:
+        return ConfigError(
+            f"{printable(where)} needs keys, and there are none: {_words(fault)}.\n"
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, where graft works."
+        )
+    if isinstance(fault, OSError) and fault.errno in FULL:
+        return ResourceError(f"The disk is full while writing {printable(where)}.\nFree some.")
+    words = f"{printable(where)} cannot be reached: {_words(fault)}.\n"
+    if remote:
+        return TransientDataError(f"{words}Check the network and the address, or try again later.")
+    return DataError(f"{words}Check the folder and its rights.")
+
+
+def _words(fault: BaseException) -> str:
+    return " ".join(f"{fault or type(fault).__name__}".split()).rstrip(".")[:200]

@@ -1,0 +1,154 @@
+"""Samples of a WebDataset tar, read as a stream: with the memory of one, whoever made the tar.
+
+Nothing is ever unpickled or run, and nothing written. A tar is untrusted: links, devices, paths
+that lead out and absurd sizes are refused, as is one that is cut off, which ``tarfile`` would take
+for its end.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, Protocol
+
+from tasks.download.folders import IMAGE_SUFFIXES
+from tasks.errors import ConfigError, DataError, GraftError
+from tasks.words import printable
+
+PLAIN = "img"  # suffix of an image whose name had none that is known
+IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES) | {"gif", "avif", "jp2", PLAIN}
+LABELS = frozenset({"json", "cls"})
+IMAGE_BYTES = 256 << 20  # of one image, at most
+LABEL_BYTES = 1 << 20  # of what describes one, and of a long name
+PIECE = 1 << 18  # bytes that tarfile reads at once
+_NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_NAMES += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
+class Entry(NamedTuple):
+    """One image as it lies in a tar."""
+
+    key: str
+    suffix: str  # of its file, without the dot
+    image: bytes  # the file
+    label: str
+    path: str  # its name where it came from; "" where the tar does not say
+    group: str  # never torn between splits; "" for an image on its own
+
+
+class Bytes(Protocol):
+    """What a tar is read from."""
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, none at the end."""
+
+
+def read_entries(stream: Bytes, where: str) -> Iterator[Entry]:
+    """Yield the images of a tar in order, and read it to its last byte; ``where`` opens errors.
+
+    A sample is ``KEY.jpg`` (or another suffix of an image) and beside it ``KEY.json`` with its
+    ``label``, or ``KEY.cls``, a number or name, which goes first; other files are passed over.
+    Raises ``DataError`` for a damaged or hostile tar, and a sample without one image and a label.
+    """
+    group_by_keys = _group_by_keys()
+    try:
+        for sample in group_by_keys(_members(stream, where)):
+            yield _entry(sample, where)
+        while stream.read(PIECE):  # whatever lies behind the end mark counts for the digest
+            pass
+    except GraftError:
+        raise
+    except (tarfile.TarError, ValueError, EOFError, UnicodeError) as fault:
+        words = printable(" ".join(str(fault).split()))[:200]
+        raise DataError(f"{where} is no whole tar of samples: {words}.\nMake it again.") from fault
+
+
+def _group_by_keys() -> Any:  # noqa: ANN401 - webdataset has no types
+    try:
+        from webdataset.tariterators import group_by_keys
+    except ImportError as fault:
+        raise ConfigError(
+            f"Shards need webdataset, which is not installed: {fault}.\nInstall graft[shards]."
+        ) from fault
+    return group_by_keys
+
+
+class _Strict(tarfile.TarInfo):
+    """A header that must be whole: a damaged or missing one is no end, as it is for ``tarfile``."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Strict:
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # not in typeshed
+            raise
+        except tarfile.HeaderError as fault:
+            raise tarfile.ReadError("cut off, or a damaged header") from fault
+        if info.size < 0 or (info.type in _NAMES and info.size > LABEL_BYTES):
+            raise tarfile.ReadError(f"a header says {info.size:,} bytes")
+        return info
+
+
+def _members(stream: Bytes, where: str) -> Iterator[dict[str, Any]]:
+    """Yield the files that samples are made of, as webdataset's ``tar_file_iterator`` does."""
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE, tarinfo=_Strict) as tar:  # type: ignore[call-overload] # a stream that only reads
+        for info in tar:
+            tar.members = []  # tarfile keeps every header
+            suffix = info.name.rpartition("/")[2].partition(".")[2].lower()
+            _check(info, suffix, where)
+            if info.isdir() or info.name.startswith("__") or suffix not in IMAGES | LABELS:
+                continue
+            file = tar.extractfile(info)
+            content = b"" if file is None else file.read()
+            yield {"fname": info.name, "data": content, "__url__": where}
+
+
+def _check(info: tarfile.TarInfo, suffix: str, where: str) -> None:
+    path = PurePosixPath(info.name)
+    most = LABEL_BYTES if suffix in LABELS else IMAGE_BYTES
+    fault = ""
+    if not (info.isreg() or info.isdir()) or info.issparse():
+        fault = "a link, a device or sparse"
+    elif path.is_absolute() or ".." in path.parts or "\0" in info.name:
+        fault = "a path that leads out of its folder"
+    elif info.size < 0 or (info.size > most and suffix in IMAGES | LABELS):
+        fault = f"of {info.size:,} bytes, and at most {most:,} are read"
+    if fault:
+        raise DataError(
+            f"{where} is not read: {info.name!a} is {fault}.\n"
+            "Make the shard of plain image files and their labels."
+        )
+
+
+def _entry(sample: dict[str, Any], where: str) -> Entry:
+    key = sample["__key__"]
+    named = f"{where}, sample {key!a}"
+    images = [suffix for suffix in sample if suffix in IMAGES]
+    if len(images) != 1:
+        raise DataError(f"{named} has {len(images)} images.\nGive each sample just one.")
+    facts = _facts(sample["json"], named) if "json" in sample else {}
+    label = sample["cls"].decode().strip() if "cls" in sample else _text(facts, "label", named)
+    if not label:
+        raise DataError(f"{named} has no label.\nPut one into its .cls or .json file.")
+    path, group = facts.get("path"), _text(facts, "group", named)
+    original = path if isinstance(path, str) else ""
+    return Entry(key, images[0], sample[images[0]], label, original, group)
+
+
+def _facts(content: bytes, named: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(content)
+    except (ValueError, RecursionError) as fault:
+        raise DataError(f"{named}: its .json file cannot be read: {fault}.") from fault
+    return facts if isinstance(facts, dict) else {}
+
+
+def _text(facts: dict[str, Any], name: str, named: str) -> str:
+    value = facts.get(name, "")
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise DataError(f"{named}: its {name} is neither a word nor a whole number.")
+    return str(value).strip()

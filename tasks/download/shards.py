@@ -1,0 +1,208 @@
+"""Folders of shards: WebDataset tars of one split each, and an index that says what is in them.
+
+``graft-shards.json`` is a ``ShardIndex``, written last: where it is, every shard is. Beside it, for
+each split, ``SPLIT.digests.bin`` has the first eight bytes of each image's SHA-256, in the order of
+the shards and of the images in them, so that what is in a data set is known without reading it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from tasks.artifacts import sha256_parts
+from tasks.download.shard_folder import Folder, Stream, open_folder
+from tasks.download.shard_tar import Entry, read_entries
+from tasks.download.splits import SPLITS
+from tasks.errors import DataError
+from tasks.index import ImageRecord
+from tasks.splitvalues import Shard, ShardIndex, SplitName
+from tasks.words import listed, printable
+
+INDEX_FILE = "graft-shards.json"
+INDEX_BYTES = 256 << 20
+SHARD = re.compile(r"(train|val|test)-[A-Za-z0-9._-]{1,200}\.tar")
+PREFIX_BYTES = 8  # of a SHA-256; two of a million different files share them once in 37 million
+
+Prefixes: TypeAlias = npt.NDArray[np.uint64]
+
+
+class Sample(NamedTuple):
+    """One image of a shard."""
+
+    key: str
+    image: bytes  # the file as it was
+    label: int  # position in the classes
+    path: str  # its name where it came from
+    group: str  # "" for an image on its own
+    suffix: str  # of its file, without the dot
+
+
+def open_shard(url: str, shard: Shard, timeout: float = 60.0) -> Stream:
+    """Return the bytes of a shard in order; it hashes them, and mends a connection that is cut.
+
+    A ``with`` block closes it. ``timeout`` is the longest silence in seconds. Raises as
+    ``open_folder`` does.
+    """
+    return open_folder(url, timeout).stream(shard.name)
+
+
+def read_samples(
+    url: str, shard: Shard, classes: Sequence[str], timeout: float = 60.0
+) -> Iterator[Sample]:
+    """Yield the images of a shard in order, with the memory of one.
+
+    A connection that is cut is opened again where it was cut, a few times. Raises ``DataError`` for
+    a label that is not among ``classes``, for a tar that ``read_entries`` refuses, and at the end,
+    where it is not the one that the index names; ``TransientDataError`` where the connection stays
+    cut; ``ConfigError`` where a driver or keys are missing.
+    """
+    number = {name: position for position, name in enumerate(classes)}
+    with open_shard(url, shard, timeout) as stream:
+        where = f"The shard {printable(url)}/{shard.name}"
+        images = 0
+        for entry in read_entries(stream, where):
+            images += 1
+            yield _sample(entry, shard, number, where)
+        if (stream.position, stream.sha256(), images) != (shard.size, shard.sha256, shard.images):
+            raise DataError(
+                f"{where} has {images:,} images and sha256 {stream.sha256()}, and the index says "
+                f"{shard.images:,} and {shard.sha256}.\n"
+                "It was changed after it was indexed: restore it, or index the folder again."
+            )
+
+
+def _sample(entry: Entry, shard: Shard, number: dict[str, int], where: str) -> Sample:
+    if entry.label not in number:
+        raise DataError(
+            f"{where}, sample {entry.key!a} has the label {entry.label!a}, which is none of: "
+            f"{listed(list(number))}.\nIndex the folder again."
+        )
+    path = entry.path or f"{shard.name.removesuffix('.tar')}/{entry.key}.{entry.suffix}"
+    label = number[entry.label]
+    return Sample(entry.key, entry.image, label, path, entry.group, entry.suffix)
+
+
+def prefixes_file(split: SplitName) -> str:
+    """Return the name of the file that says which images a split has."""
+    return f"{split}.digests.bin"
+
+
+def prefix_of(sha256: str) -> int:
+    """Return the number that stands for an image of this digest."""
+    return int(sha256[: 2 * PREFIX_BYTES], 16)
+
+
+def read_prefixes(
+    url: str, index: ShardIndex, split: SplitName = "train", timeout: float = 60.0
+) -> Iterator[Prefixes]:
+    """Yield, for each shard of ``split`` in order, its images' prefixes, in order.
+
+    They are the first eight bytes of each image's SHA-256 as a number. Raises ``DataError`` at the
+    end where the file is not the one that the index names; else as ``read_samples``.
+    """
+    with open_folder(url, timeout).stream(prefixes_file(split)) as stream:
+        for shard in (shard for shard in index.shards if shard.split == split):
+            content = _exactly(stream.read, shard.images * PREFIX_BYTES)
+            yield np.frombuffer(content, ">u8").astype(np.uint64)
+        if stream.read(1) or stream.sha256() != index.prefixes[split]:
+            raise DataError(_changed(url, prefixes_file(split)))
+
+
+def shared_with_training(
+    url: str, index: ShardIndex, records: Sequence[ImageRecord], timeout: float = 60.0
+) -> list[ImageRecord]:
+    """Return those of ``records`` whose file is among the training images as well, in order.
+
+    Reads eight bytes an image and no shard; raises as ``read_prefixes``.
+    """
+    prefixes = np.fromiter((prefix_of(r.sha256) for r in records), np.uint64, len(records))
+    found = np.zeros(len(records), bool)
+    for trained in read_prefixes(url, index, "train", timeout):
+        found |= np.isin(prefixes, trained)
+    return [record for record, also in zip(records, found, strict=True) if also]
+
+
+def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
+    parts, left = [], size
+    while left:
+        part = read(left)
+        if not part:
+            break
+        parts.append(part)
+        left -= len(part)
+    content = b"".join(parts)
+    return content[: len(content) // PREFIX_BYTES * PREFIX_BYTES]  # cut off: told by its digest
+
+
+def _changed(url: str, name: str) -> str:
+    return (
+        f"{printable(url)}/{name} is not the file that {INDEX_FILE} names: it was changed.\n"
+        "Restore it, or index the folder again."
+    )
+
+
+def read_shard_index(folder: Folder, sha256: str | None = None) -> tuple[ShardIndex, bytes]:
+    """Return a folder's index, checked, and the file; ``sha256`` is what its digest must be.
+
+    Raises ``DataError``, and as ``Folder.read``.
+    """
+    content = folder.read(INDEX_FILE, INDEX_BYTES)
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 not in (None, found):
+        raise DataError(
+            f"{folder.where(INDEX_FILE)} has sha256 {found}, not {sha256}.\n"
+            "The data set was changed, or data.sha256 is of another: check both."
+        )
+    return parse_index(content, folder.where(INDEX_FILE)), content
+
+
+def parse_index(content: bytes, where: str) -> ShardIndex:
+    """Return the index that ``content`` holds; raises ``DataError`` where it contradicts itself."""
+    try:
+        index = ShardIndex.model_validate_json(content)
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        at = ".".join(map(str, first["loc"])) or "it"
+        raise DataError(f"{where} is no index of shards: {at}: {first['msg']}.") from fault
+    fault_words = _contradiction(index)
+    if fault_words:
+        raise DataError(f"{where} cannot be right: {fault_words}.\nIndex the folder again.")
+    return index
+
+
+def _contradiction(index: ShardIndex) -> str:
+    splits = {shard.split for shard in index.shards}
+    names = [shard.name for shard in index.shards]
+    if index.classes != tuple(sorted(set(index.classes))) or not index.classes:
+        return "its classes are not sorted"
+    if any(not SHARD.fullmatch(s.name) or not s.name.startswith(s.split) for s in index.shards):
+        return "a shard's name is not SPLIT-NAME.tar"
+    if len(set(names)) < len(names) or list(index.shards) != in_order(index.shards):
+        return "its shards are not in order"
+    if any(min(shard.images, shard.size) < 1 for shard in index.shards):
+        return "a shard is empty"
+    if not set(index.counts) == set(index.prefixes) == splits:
+        return "counts or digests are not of the splits that its shards are of"
+    for split, counts in index.counts.items():
+        images = sum(shard.images for shard in index.shards if shard.split == split)
+        if len(counts) != len(index.classes) or min(counts) < 0 or sum(counts) != images:
+            return f"the counts of {split} are not those of its shards"
+    return "" if index.digest == index_digest(index.classes, index.shards) else "its digest differs"
+
+
+def in_order(shards: Sequence[Shard]) -> list[Shard]:
+    """Return ``shards`` as an index has them: by split, then by name."""
+    return sorted(shards, key=lambda shard: (SPLITS.index(shard.split), shard.name))
+
+
+def index_digest(classes: Sequence[str], shards: Sequence[Shard]) -> str:
+    """Return the digest of a data set: over its classes and its shards' names and contents."""
+    parts = (part for s in shards for part in (s.name, s.split, s.sha256))
+    return sha256_parts(*classes, "", *parts)
