@@ -147,7 +147,7 @@ class TrainingConfig(Section):
     """The recipe."""
 
     epochs: int = Field(10, ge=1)
-    batch_size: int = Field(100, ge=1, description="Images a batch, over all devices.")
+    batch_size: int = Field(100, ge=1, description="Images a batch, over all devices and nodes.")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients make one step.")
     optimizer: Literal["sgd", "adamw", "muon"] = Field(
         "sgd", description="muon: for matrices; the other weights train with adamw."
@@ -195,6 +195,9 @@ class TrainingConfig(Section):
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     devices: int = Field(1, ge=1, description="Processes, each on a device of its own (DDP).")
+    nodes: int = Field(
+        1, ge=1, description="Machines that train together, each with so many devices."
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 autocast where the processor is made for it."
     )
