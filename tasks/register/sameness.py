@@ -9,15 +9,12 @@ refused again by the same champion alone, and so counts only while that one is c
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion
 
-import tasks
-from tasks.artifacts import sha256_bytes, sha256_file, sha256_parts
+from tasks.artifacts import sha256_file, sha256_parts
+from tasks.codedigest import code_digest
 from tasks.config import RunConfig
 from tasks.download.fetch import local_path
 from tasks.errors import WeightsError
@@ -34,7 +31,6 @@ PREFIX = "graft.work."  # version tags, with the part
 VALIDATION = "graft.validation_digest"
 DIGESTS: tuple[Part, ...] = ("data", "config", "code")
 NONE = "none"  # there was no champion
-COMPUTES = ("torch", "torchvision", "pillow", "numpy", "scikit-learn")
 # what decides no weight, or does by content that is digested apart
 ASIDE: dict[str, Any] = {
     "name": True,
@@ -97,20 +93,6 @@ def _version(uri: str | None, found: RegisteredModel | None, name: str) -> str:
     if uri is None or found is None or uri.startswith(f"{SCHEME}{name}@"):
         return str(uri)
     return f"sha256 {found.sha256}"
-
-
-@cache
-def code_digest(extra: str = "") -> str:
-    """Digest graft's own sources and shipped weights, the packages that compute, and ``extra``.
-
-    The weights for their name is all that a config says of them; ``extra`` is one more package.
-    """
-    root = Path(tasks.__file__).parent
-    parts = []
-    for path in sorted([*root.rglob("*.py"), *root.glob("pretrained/shipped/*.safetensors")]):
-        parts += [path.relative_to(root).as_posix(), sha256_bytes(path.read_bytes())]
-    packages = (*COMPUTES, extra) if extra else COMPUTES
-    return sha256_parts(*parts, *(f"{name} {metadata.version(name)}" for name in packages))
 
 
 def aim(name: str, work: Work, start: Starts) -> Work:

@@ -9,10 +9,8 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.config import RunConfig
-from tasks.register import sameness
 from tasks.register.sameness import (
     aim,
-    code_digest,
     describe_work,
     find_precedent,
     work_tags,
@@ -99,36 +97,6 @@ def test_another_models_version_counts_by_its_weights_and_the_own_alias_by_name(
     assert at("models:/base@champion", "a") != at("models:/base@champion", "b")
     own = "models:/colours@champion"  # or each promotion would lead to the next retraining
     assert at(own, "a") == at(own, "b")
-
-
-def test_code_is_the_sources_the_shipped_weights_and_what_computes(monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(sameness.tasks, "__file__", str(tmp_path / "__init__.py"))
-    for name, text in (("a.py", "1"), ("room/b.py", "2"), ("notes.txt", "3")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-
-    def fresh(extra: str = "") -> str:
-        code_digest.cache_clear()
-        return code_digest(extra)
-
-    before = fresh()
-    (tmp_path / "notes.txt").write_text("4")
-    assert fresh() == before
-    (tmp_path / "room" / "b.py").write_text("5")
-    after = fresh()
-    assert after != before
-    (tmp_path / "room" / "b.py").rename(tmp_path / "room" / "c.py")
-    assert fresh() not in (before, after)
-    weights = tmp_path / "pretrained" / "shipped" / "graft_x.safetensors"
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"one")
-    shipped = fresh()
-    weights.write_bytes(b"two")  # as graft pretrain makes them anew under their name
-    assert len({before, after, shipped, fresh()}) == 4
-    assert fresh("timm") != fresh()
-    monkeypatch.setattr(sameness, "COMPUTES", ("torch",))
-    assert fresh() not in (before, after)
-    code_digest.cache_clear()
 
 
 def test_the_nearest_version_is_the_precedent_and_a_refused_one_counts(
