@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.cells import Finished, Work
-from flows.found import KEY, Found, content_digest, with_threads
+from flows.engines import fitted
+from flows.found import KEY, Found, content_digest
 from tasks.artifacts import cache_folder
 from tasks.compareconfig import Cell, CompareConfig, Place
 from tasks.errors import TrainingError
@@ -34,7 +35,7 @@ class Grid:
 
         Raises what getting its images, backbone or teacher raises.
         """
-        config = with_threads(cell.config, self._config.parallel)
+        config = fitted(cell.config, self._config.runner, self._config.parallel)
         prepared, backbone = self._found.inputs(cell.config)
         teacher = self._teacher(cell, finished)
         lesson = "" if cell.teacher is None else self._keys[cell.teacher]

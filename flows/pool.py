@@ -1,4 +1,4 @@
-"""Processes that cells run in: they share neither torch's threads nor its random numbers.
+"""Processes that work is done in: they share neither torch's threads nor its random numbers.
 
 Prefect's own ProcessPoolTaskRunner would do, but that it passes what its processes report on from a
 thread that does not know the settings of ``flows.server.using``: in 3.8 the report goes to another
@@ -14,18 +14,20 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from rich.console import Console
 
-from flows.cells import Finished, Work, carry_out
 from flows.console import OURS, Lines
 from tasks.errors import ResourceError, Terminated
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 class Pool:
@@ -36,20 +38,21 @@ class Pool:
         self._lock = threading.Lock()
         self._executor: ProcessPoolExecutor | None = None
 
-    def carry_out(self, work: Work) -> Finished:
-        """Carry ``work`` out in one of the processes, and wait for it.
+    def carry_out(self, do: Callable[[Given], Result], given: Given) -> Result:
+        """Return ``do(given)`` from one of the processes; ``do`` is a function of a module.
 
         Raises what that raises, and ``ResourceError`` when the process is killed: the others of the
-        pool end with it then, and the next cell gets new ones.
+        pool end with it then, and the next piece of work gets new ones.
         """
         executor = self._ready()
         try:
-            return executor.submit(_carry_out, work).result()
+            return executor.submit(_carry_out, do, given).result()
         except BrokenProcessPool as error:
             with self._lock:
-                self._executor = None
+                if self._executor is executor:  # else another piece of work has new ones already
+                    self._executor = None
             raise ResourceError(
-                "The process of a cell, or of one beside it, was killed; memory may have run out.\n"
+                "Its process, or one beside it, was killed; memory may have run out.\n"
                 "Start again, with a smaller parallel."
             ) from error
 
@@ -61,7 +64,7 @@ class Pool:
             return self._executor
 
     def stop(self) -> None:
-        """End the processes now; their cells close their runs in MLflow first."""
+        """End the processes now; what they do closes its runs in MLflow first."""
         for child in multiprocessing.active_children():
             child.terminate()
         self.close()
@@ -99,15 +102,15 @@ def _begin_process() -> None:
         logging.getLogger(name).addHandler(Lines(Console(stderr=True)))
 
 
-def _carry_out(work: Work) -> Finished:
-    """Carry a cell out; SIGTERM is an exception meanwhile, so that its run is closed, then the end.
+def _carry_out(do: Callable[[Given], Result], given: Given) -> Result:
+    """Do the work; SIGTERM is an exception meanwhile, so that its run is closed, then the end.
 
     A process that went back to its pool instead would wait for ever: with a process that ended in
     its sleep the pool is broken.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        return carry_out(work)
+        return do(given)
     finally:
         if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
             os._exit(128 + signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,11 @@ from prefect.futures import PrefectFuture, as_completed
 
 from flows.cells import Finished, Work, carry_out, stored
 from flows.console import duration
+from flows.engines import Engine, open_engine
 from flows.failures import describe
 from flows.grid import Grid
 from flows.inputs import say
-from flows.pool import Pool, open_pool
+from tasks.artifacts import cache_folder
 from tasks.compareconfig import Cell, CompareConfig, Place
 from tasks.evaluate.comparison import Failure, Figures, Outcome
 from tasks.register.nested import ComparisonRun
@@ -36,10 +38,12 @@ class Schedule:
     def __init__(self, config: CompareConfig, folder: Path, run: ComparisonRun) -> None:
         self._cells = config.cells()
         self._parallel = config.parallel
+        self._runner = config.runner
+        self._folders = (folder, cache_folder(config.base.output.cache))
         self._grid = Grid(config, folder, run.run_id)
         self._run = run
         self._left = list(self._cells)
-        self._running: dict[PrefectFuture[Any], Cell] = {}
+        self._running: dict[PrefectFuture[Any], tuple[Cell, Work]] = {}
         self._results: dict[Place, Result] = {}
         self._pace = _Pace(len(self._cells))
 
@@ -49,13 +53,13 @@ class Schedule:
         A failure is an outcome. Only what stops the whole, such as Ctrl-C, is raised, and ends the
         cells that are running.
         """
-        with open_pool(self._parallel) as pool:
+        with open_engine(self._runner, self._parallel, self._folders) as engine:
             while self._left or self._running:
                 cell = self._next() if len(self._running) < self._parallel else None
                 if cell is None:
-                    self._collect()
+                    self._collect(engine)
                 else:
-                    self._begin(cell, pool)
+                    self._begin(cell, engine)
         self._pace.sum_up()
         return tuple(_outcome(cell.place, self._results[cell.place]) for cell in self._cells)
 
@@ -67,7 +71,7 @@ class Schedule:
                 return cell
         return None
 
-    def _begin(self, cell: Cell, pool: Pool) -> None:
+    def _begin(self, cell: Cell, engine: Engine) -> None:
         done = {p: result for p, result in self._results.items() if isinstance(result, Finished)}
         try:
             work = self._grid.work(cell, done)
@@ -78,29 +82,22 @@ class Schedule:
         if before is not None and work.key in self._run.finished:
             self._results[cell.place] = before
             self._pace.reused()
-        elif self._parallel > 1:
-            self._running[run_cell.submit(work, pool.carry_out)] = cell
         else:
-            self._end(cell, _run_here(work))
+            self._running[engine.submit(run_cell, carry_out, work)] = cell, work
 
-    def _collect(self) -> None:
-        """Wait for one of the running cells."""
+    def _collect(self, engine: Engine) -> None:
+        """Wait for one of the running cells; one whose process was killed leaves no half folder."""
         future = next(as_completed(list(self._running)))
-        cell = self._running.pop(future)
-        self._end(cell, future.result(raise_on_failure=False))
+        cell, work = self._running.pop(future)
+        came = engine.outcome(future)
+        if not isinstance(came, Finished) and stored(work) is None:
+            shutil.rmtree(work.folder, ignore_errors=True)
+        self._end(cell, came)
 
     def _end(self, cell: Cell, came: Finished | BaseException) -> None:
         result = came if isinstance(came, Finished) else Failure(**describe(came).as_dict())
         self._results[cell.place] = result
         self._pace.ran(cell, result)
-
-
-def _run_here(work: Work) -> Finished | BaseException:
-    """Run a cell in this process, whose own end is no failure of the cell's."""
-    came = run_cell(work, carry_out, return_state=True).result(raise_on_failure=False)
-    if not isinstance(came, Finished | Exception):
-        raise came
-    return came
 
 
 class _Pace:

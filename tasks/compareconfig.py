@@ -11,6 +11,7 @@ from tasks.artifacts import sha256_parts
 from tasks.config import RunConfig
 from tasks.evaluationconfig import Name
 from tasks.recipe import Section
+from tasks.runnerconfig import RunnerConfig
 from tasks.variation import Changes, first_problem, put_over
 
 CELL = "cell:"  # a teacher that is another cell of the same comparison
@@ -80,6 +81,9 @@ class CompareConfig(Section):
         ge=1,
         description="Cells at once, each in a process of its own with its share of threads.",
     )
+    runner: RunnerConfig = Field(
+        default_factory=RunnerConfig, description="Where cells run: here, or on a Ray cluster."
+    )
     keep_weights: bool = Field(
         False, description="Keep every cell's weights; teachers' are kept in any case."
     )
@@ -104,7 +108,7 @@ class CompareConfig(Section):
         training = base.training.model_copy(update={"threads": None})
         values = self.model_dump(
             mode="json",
-            exclude={"base", "seeds", "parallel", "reference", "keep_weights"},
+            exclude={"base", "seeds", "parallel", "runner", "reference", "keep_weights"},
         )
         run = base.model_copy(update={"training": training}).model_dump_json()
         return sha256_parts(json.dumps(values), run)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from tasks.config import ModelConfig, RunConfig
 from tasks.recipe import Section, StrategyConfig
+from tasks.runnerconfig import RunnerConfig
 
 
 class RankConfig(Section):
@@ -26,6 +27,15 @@ class RankConfig(Section):
     )
     neighbours: int = Field(5, ge=1, description="Images that vote in the kNN score.")
     verify: bool = Field(False, description="Fine-tune every candidate as well, and compare.")
+    parallel: int = Field(
+        1,
+        ge=1,
+        description="Candidates at once, each in a process of its own with its share of threads.",
+    )
+    runner: RunnerConfig = Field(
+        default_factory=RunnerConfig,
+        description="Where candidates are scored and fine-tuned: here, or on a Ray cluster.",
+    )
 
     @model_validator(mode="after")
     def _one_label(self) -> RankConfig:
