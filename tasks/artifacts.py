@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,8 +38,16 @@ def sha256_parts(*parts: str) -> str:
 
     A path may hold bytes that are no UTF-8 (surrogates in Python); they are told apart as well.
     """
-    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
-    return sha256_bytes(b"".join(len(part).to_bytes(8, "big") + part for part in encoded))
+    return sha256_each(parts)
+
+
+def sha256_each(parts: Iterable[str]) -> str:
+    """Digest as ``sha256_parts`` does, without holding more than one of ``parts`` at a time."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks.artifacts import sha256_parts, write_atomic
+from tasks.artifacts import sha256_each, write_atomic
 
 
 class ImageRecord(NamedTuple):
@@ -34,25 +36,26 @@ def write_index(path: Path, records: Iterable[ImageRecord]) -> None:
     A label is a number; the labels of a multi-label record are numbers that each end in ``;``.
     Values of slice columns follow, one a column, where there are any.
     """
-    records = list(records)
-    slices = len(records[0].slices) if records else 0
-    text = io.StringIO()
+    first = next(coming := iter(records), None)
+    slices = len(first.slices) if first else 0
+    content = io.BytesIO()  # one copy of it all: there may be millions of records
+    text = io.TextIOWrapper(content, "utf-8", "surrogateescape", newline="", write_through=True)
     # quoted all: csv leaves a bare "\r" in a name unquoted, and then takes it for a line's end
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow((*ImageRecord._fields[:-1], *(f"slice_{number}" for number in range(slices))))
-    writer.writerows(_texts(record) for record in records)
-    write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    writer.writerows(_texts(record) for record in chain([first] if first else [], coming))
+    write_atomic(path, content.getvalue())
 
 
 def read_index(path: Path) -> list[ImageRecord]:
     """Read what ``write_index`` wrote; raises ``OSError``."""
-    text = path.read_bytes().decode("utf-8", "surrogateescape")
-    rows = csv.reader(io.StringIO(text, newline=""))
-    next(rows)
-    return [
-        ImageRecord(path, _label(label), split, group, sha256, tuple(slices))
-        for path, label, split, group, sha256, *slices in rows
-    ]
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as text:
+        rows = csv.reader(text)
+        next(rows)
+        return [
+            ImageRecord(path, _label(label), sys.intern(split), group, sha256, tuple(slices))
+            for path, label, split, group, sha256, *slices in rows
+        ]
 
 
 def count_labels(records: Iterable[ImageRecord]) -> Counter[int]:
@@ -64,7 +67,7 @@ def digest_records(classes: Iterable[str], records: Iterable[ImageRecord]) -> st
     """Digest classes and records, file contents included through their own digests."""
     rows = ("\0".join(_texts(record)) for record in records)
     encoded = (row.encode("utf-8", "surrogateescape").hex() for row in rows)
-    return sha256_parts(*classes, "", *encoded)
+    return sha256_each(chain(classes, [""], encoded))
 
 
 def _texts(record: ImageRecord) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from tasks.download.fetch import fetch, local_path
 from tasks.download.folders import read_folders, top_folder
 from tasks.download.listing import ListedImage, Listing, check_listing, classes_of
 from tasks.download.manifest import SUFFIXES, find_manifest, read_manifest
+from tasks.download.shard_source import check_shard_settings, download_shards
 from tasks.errors import ConfigError, DataError
 from tasks.index import ImageRecord, digest_records, write_index
 from tasks.values import RawDataset
@@ -37,6 +39,7 @@ READ_BY = (  # every setting that decides what the index holds
 )
 READ_MULTI_LABEL_BY = ("multi_label", "label_separator")
 READ_SLICES_BY = ("slice_columns",)
+AT_ONCE = 1_000  # files handed to the threads that hash them
 
 
 class Origin(NamedTuple):
@@ -50,7 +53,8 @@ def download(config: DataConfig, cache: Path) -> RawDataset:
     """Return the index of the images that ``config`` names, in ``cache/raw/<key>/index.csv``.
 
     An archive is fetched, unpacked and read once for each digest; a folder or manifest of the
-    user's is hashed each time, so that the digest is always that of the present files. Raises
+    user's is hashed each time, so that the digest is always that of the present files. Of shards
+    it is ``download_shards``. Raises
     ``ConfigError``, ``DataError``, ``TransientDataError``, ``ResourceError``; then nothing in
     ``cache`` has changed but whole downloads and archives, which are kept under their digest.
     """
@@ -62,6 +66,8 @@ def download(config: DataConfig, cache: Path) -> RawDataset:
 
 
 def _download(config: DataConfig, cache: Path) -> RawDataset:
+    if config.kind == "shards":
+        return download_shards(config, cache)
     origin = locate(config, cache)
     _check_name(origin.path)
     if origin.sealed is None:
@@ -75,6 +81,8 @@ def _download(config: DataConfig, cache: Path) -> RawDataset:
 
 
 def _check_settings(config: DataConfig) -> None:
+    if config.kind == "shards":
+        check_shard_settings(config)
     if config.kind == "manifest":
         return
     for name in ("manifest", "split_column", "group_column", "slice_columns"):
@@ -159,15 +167,13 @@ def _index(listing: Listing, config: DataConfig, cache: Path, key: str | None) -
 def hashed_records(listing: Listing, classes: tuple[str, ...]) -> list[ImageRecord]:
     """Hash every image of ``listing``; raises ``DataError`` that names those it cannot read."""
     number = {name: position for position, name in enumerate(classes)}
-    paths = [listing.root / image.path for image in listing.images]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(pool.map(_digest, paths))
-    lost = [str(path) for path, digest in zip(paths, digests, strict=True) if digest is None]
+    digests = list(_digests([image.path for image in listing.images], listing.root))
+    rows = list(zip(listing.images, digests, strict=True))
+    lost = [str(listing.root / image.path) for image, digest in rows if digest is None]
     if lost:
         raise DataError(
             f"{len(lost):,} images cannot be read: {listed(lost)}.\nCheck their rights."
         )
-    rows = zip(listing.images, digests, strict=True)
     return [
         ImageRecord(i.path, _positions(i, number), i.split, i.group, d or "", i.slices)
         for i, d in rows
@@ -178,6 +184,13 @@ def _positions(image: ListedImage, number: dict[str, int]) -> int | tuple[int, .
     if isinstance(image.label, tuple):
         return tuple(number[label] for label in image.label)
     return number[image.label]
+
+
+def _digests(paths: list[str], root: Path) -> Iterator[str | None]:
+    """Hash files in threads, of which no more wait than are at hand: a task takes two kilobytes."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), AT_ONCE):
+            yield from pool.map(_digest, (root / path for path in paths[start : start + AT_ONCE]))
 
 
 def _digest(path: Path) -> str | None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tasks.artifacts import sha256_file
+from tasks.artifacts import sha256_bytes
 from tasks.errors import DataError
 from tasks.index import ImageRecord
 from tasks.preprocess.decode import UnreadableImage, decode_rgb
@@ -49,21 +49,21 @@ def read_images(
 
 
 def _read(root: Path, record: ImageRecord, view: Callable[[Pixels], View]) -> View | SkippedImage:
-    _check_unchanged(root / record.path, record)
     try:
-        return view(decode_rgb(root / record.path))
+        return view(decode_rgb(_unchanged(root / record.path, record)))
     except UnreadableImage as error:
         return SkippedImage(path=printable(record.path), reason=str(error))
 
 
-def _check_unchanged(path: Path, record: ImageRecord) -> None:
-    """Hold a file to its digest: a pack is kept under the digests of just those files."""
+def _unchanged(path: Path, record: ImageRecord) -> bytes:
+    """Read a file and hold it to its digest: a pack is kept under the digests of just those."""
     try:
-        same = sha256_file(path) == record.sha256
+        content = path.read_bytes()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(
             f"Cannot read {printable(record.path)}: {reason}.\nCheck the file and run again."
         ) from error
-    if not same:
+    if sha256_bytes(content) != record.sha256:
         raise DataError(f"{printable(record.path)} changed while graft was at work.\nRun again.")
+    return content

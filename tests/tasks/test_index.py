@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,34 @@ def test_digest_sees_the_values_of_slice_columns_and_their_order():
     slices = [(), ("",), ("a", "b"), ("b", "a"), ("ab",), ("a", "b", "")]
     cases = [[record("a")._replace(slices=values)] for values in slices]
     assert len({digest_records(("a", "b"), case) for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize(
+    ("does", "most"),
+    [
+        ("writes", 170),  # bytes a record, over what is kept; a line of the file is 115
+        ("reads", 50),
+        ("digests", 50),
+    ],
+)
+def test_no_more_than_one_copy_is_held(does: str, most: int, tmp_path: Path):
+    n = 5_000
+    records = [
+        ImageRecord(f"train/class-{i:05d}/{i:08d}.jpg", i, "train", "", f"{i:064x}")
+        for i in range(n)
+    ]
+    path = tmp_path / "index.csv"
+    write_index(path, records)
+    tracemalloc.start()
+    try:
+        work = {
+            "writes": lambda: write_index(path, records),
+            "reads": lambda: read_index(path),
+            "digests": lambda: digest_records(["a"], records),
+        }[does]
+        kept = work()
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (peak - held) / n < most
+    assert kept in (None, records, digest_records(["a"], records))
