@@ -24,7 +24,9 @@ from flows import (
     operate_cli,
     registry_cli,
     retrain_cli,
+    search_answer,
     serve_cli,
+    shards_cli,
     studies,
     studio_cli,
     watch_cli,
@@ -106,6 +108,19 @@ def compare(config: Config, overrides: Overrides = None, as_json: Json = False) 
     answer(as_json, lambda: compare_answer.compare(config, overrides or ()))
 
 
+@app.command(epilog="Example: graft search configs/search_digits.yaml trials=50 parallel=2")
+def search(
+    config: Config,
+    overrides: Overrides = None,
+    run_best: Annotated[
+        bool, typer.Option("--run", help="Then train, test and register the best, as graft run.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Search the values of a run by validation; processes with one storage share the trials."""
+    answer(as_json, lambda: search_answer.search(config, overrides or (), run_best))
+
+
 @app.command(epilog="Example: graft rank configs/rank_backbones.yaml base.data.path=my/photos")
 def rank(
     config: Config,
@@ -143,6 +158,11 @@ app.command("retrain", epilog="Example: graft retrain configs/digits.yaml --star
     retrain_cli.retrain
 )
 app.command("serve", epilog="Example: graft serve digits --port 5002")(serve_cli.serve)
+app.command(
+    "shards",
+    epilog="Example: graft shards configs/image_folder.yaml data.path=my/photos "
+    "--output s3://bucket/photos",
+)(shards_cli.shards)
 app.command("studio", epilog="Example: graft studio --port 8501")(studio_cli.studio)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,6 +77,8 @@ class DataConfig(Section):
     def _path_is_given(self) -> DataConfig:
         if self.path is None and self.kind in ("folder", "manifest", "shards"):
             raise ValueError(f"data.path is needed when data.kind is {self.kind}")
+        if self.kind == "shards" and re.search(r"://.*[@?]", self.path or ""):
+            raise ValueError("data.path of shards holds a login or query: set keys outside of it")
         if self.path is not None and self.path.startswith("https://") and self.sha256 is None:
             raise ValueError("data.sha256 is needed when data.path is an https address")
         if self.multi_label and self.kind != "manifest":

@@ -25,8 +25,8 @@ KINDS = {  # folder: how its entries are named
     "raw": SHA,
 }
 SCRATCH = r"\.({})\.[A-Za-z0-9_]{{8}}"  # what is being written, or was when its process was killed
-LOOSE = {  # folder: its other scratch, of graft monitor and export, and of checking a version
-    ".": r"\.(watch|export)-[a-z0-9_]{8}",
+LOOSE = {  # folder: other scratch, of graft monitor, export, shards, and of checking a version
+    ".": r"\.(watch|export|shards)-[a-z0-9_]{8}",
     "models": r"\.version-[a-z0-9_]{8}",
 }
 HOUR = 3600.0  # s; what was used since never goes, however little room there is

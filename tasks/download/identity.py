@@ -10,8 +10,9 @@ from tasks.config import DataConfig
 from tasks.download.builtin import CIFAR10_SHA256
 from tasks.download.fetch import local_path
 from tasks.download.manifest import SUFFIXES
+from tasks.download.shard_source import index_content_digest
 from tasks.download.source import FORMAT
-from tasks.errors import DataError
+from tasks.errors import DataError, GraftError
 
 
 def content_digest(config: DataConfig) -> str | None:
@@ -25,6 +26,8 @@ def content_digest(config: DataConfig) -> str | None:
         return f"scikit-learn {version('scikit-learn')}"
     if config.path is None:
         return config.sha256 or CIFAR10_SHA256
+    if config.kind == "shards":
+        return _shards_digest(config)
     try:
         local = local_path(config.path, DataError)
     except DataError:
@@ -34,6 +37,13 @@ def content_digest(config: DataConfig) -> str | None:
     if not local.is_file() or (config.kind == "manifest" and local.suffix.lower() in SUFFIXES):
         return None
     return config.sha256 or sha256_file(local)
+
+
+def _shards_digest(config: DataConfig) -> str | None:
+    try:
+        return index_content_digest(config)
+    except GraftError:
+        return None
 
 
 def download_key(config: DataConfig, cache: Path) -> str | None:

@@ -1,37 +1,31 @@
-"""A folder of shards, on this machine or in a store such as S3: list, read, write.
-
-Addresses are opened by fsspec's drivers alone, and only of the kinds named here: WebDataset's own
-opener would run a shell for ``pipe:``. Keys come from the environment (of AWS, its whole chain of
-profile, container and machine), never from an address.
-"""
+"""A folder of shards, on this machine or in a store such as S3: list, read, write."""
 
 from __future__ import annotations
 
 import hashlib
-import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-from tasks.artifacts import FULL, write_atomic
-from tasks.download.fetch import SCHEME, local_path
+from tasks.artifacts import FULL, disk_errors, write_atomic
 from tasks.errors import ConfigError, DataError, GraftError, ResourceError, TransientDataError
 from tasks.retry import with_retries
-from tasks.secrets import check_places
 from tasks.words import printable
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-DRIVERS = {"s3": "s3fs (in graft[shards])", "gs": "gcsfs", "az": "adlfs"}  # what opens a scheme
 BLOCK = 8 << 20  # bytes that are fetched at once
 PART = 32 << 20  # bytes of a file's part that is sent at once
 # botocore's, by name: it is not imported for their sake
-NO_KEYS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError")
-NO_KEYS += ("ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError")
+NO_KEYS = (
+    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
+    *("ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,15 +41,22 @@ class Folder:
         """Return the address of a file, fit to print."""
         return printable(f"{self.url}/{name}")
 
-    def names(self) -> list[str]:
-        """Return the names of the files in the folder, sorted; none where there is no folder."""
+    def sizes(self) -> dict[str, int]:
+        """Return the files' names, sorted, and bytes; none where there is no folder."""
         with self._errors(self.url):
             self.fs.invalidate_cache()
             try:
                 found = self.fs.ls(self.root, detail=True)
             except (FileNotFoundError, NotADirectoryError):
-                return []
-        return sorted(Path(f["name"]).name for f in found if f["type"] == "file")
+                return {}
+        sizes = ((Path(f["name"]).name, int(f["size"])) for f in found if f["type"] == "file")
+        return dict(sorted(sizes))
+
+    def check_bucket(self) -> None:
+        """Raise ``DataError`` where the store has no such bucket: it is not for graft to make."""
+        if self.remote:
+            with self._errors(f"{self.url.partition('://')[0]}://{self._bucket}"):
+                self.fs.info(self._bucket)
 
     def open(self, name: str, start: int = 0) -> IO[bytes]:
         """Open a file for reading, from byte ``start`` on."""
@@ -74,10 +75,14 @@ class Folder:
         return content
 
     def put(self, path: Path, name: str) -> None:
-        """Copy a local file into the folder, in place of one that is there."""
+        """Put a file of this machine into the folder, in place of one that is there."""
+        if not self.remote:
+            with disk_errors(self.url):
+                Path(self.root).mkdir(parents=True, exist_ok=True)
+                shutil.move(path, Path(self.root) / name)
+            return
         with self._errors(self.where(name)):
-            given = {"chunksize": PART, "max_concurrency": 2} if self.remote_s3 else {}
-            self.fs.makedirs(self.root, exist_ok=True)
+            given = {"chunksize": PART, "max_concurrency": 2} if self._is_s3 else {}
             self.fs.put_file(str(path), f"{self.root}/{name}", **given)
 
     def write(self, content: bytes, name: str) -> None:
@@ -89,8 +94,11 @@ class Folder:
             self.fs.pipe_file(f"{self.root}/{name}", content)
 
     @property
-    def remote_s3(self) -> bool:
-        """Tell whether it is in a store that speaks S3."""
+    def _bucket(self) -> str:
+        return self.root.partition("/")[0]
+
+    @property
+    def _is_s3(self) -> bool:
         return self.url.startswith("s3://")
 
     def stream(self, name: str) -> Stream:
@@ -107,7 +115,7 @@ class Folder:
             raise DataError(f"{printable(where)} is not there.\nCheck the address.") from fault
         except PermissionError as fault:
             raise DataError(
-                f"{printable(where)} is not open to you: {_words(fault)}.\n"
+                f"{printable(where)} is not open to you: {in_words(fault)}.\n"
                 "Check its rights, and the keys that are in the environment."
             ) from fault
         except Exception as fault:  # drivers raise errors of their own kinds
@@ -165,70 +173,20 @@ class Stream:
         self.close()
 
 
-def open_folder(url: str, timeout: float = 60.0) -> Folder:
-    """Return the folder at ``url``: a path, file://, s3://, gs:// or az://; it need not be there.
-
-    ``timeout`` is the longest silence of a store in seconds. Raises ``ConfigError`` for another
-    kind of address, one with a login or a query in it, and a driver that is not installed.
-    """
-    scheme = SCHEME.match(url)
-    if scheme is None or scheme[1].lower() == "file":
-        path = local_path(url, ConfigError)
-        if path is None or ":" in url.partition("/")[0]:  # pipe:, and fsspec's chains of drivers
-            raise ConfigError(_unknown(url))
-        return Folder(str(path), str(path), _driver("file"), remote=False)
-    _check_address(url, scheme[1])
-    options = {"config_kwargs": {"read_timeout": timeout, "connect_timeout": timeout}}
-    fs = _driver(scheme[1], **(options if scheme[1] == "s3" else {}))
-    address = url.rstrip("/")
-    return Folder(address, address.partition("://")[2], fs, remote=True)
-
-
-def _check_address(url: str, scheme: str) -> None:
-    check_places(url, ConfigError)
-    if scheme not in DRIVERS:
-        raise ConfigError(_unknown(url))
-    rest = url.partition("://")[2]
-    if re.search(r"[@?#\s\\*\[\]]|::|//", rest) or ".." in rest.split("/"):
-        raise ConfigError(
-            f"{scheme}://… holds a login, a query or characters that no folder of shards may.\n"
-            f"Write {scheme}://BUCKET/FOLDER; keys come from the environment."
-        )
-    if not rest.strip("/"):
-        raise ConfigError(f"{scheme}:// names no bucket.\nWrite {scheme}://BUCKET/FOLDER.")
-
-
-def _unknown(url: str) -> str:
-    shown = printable(url.partition("?")[0].rpartition("@")[2])[:200]
-    return f"{shown} is no folder of shards.\nGive a path, or s3://BUCKET/FOLDER (gs://, az://)."
-
-
-def _driver(scheme: str, **options: Any) -> AbstractFileSystem:  # noqa: ANN401 - the driver's
-    try:
-        import fsspec
-
-        return fsspec.filesystem(scheme, skip_instance_cache=False, **options)
-    except ImportError as fault:
-        needed = DRIVERS.get(scheme, "fsspec (in graft[shards])")
-        raise ConfigError(
-            f"{scheme}:// needs {needed}, which is not installed: {_words(fault)}.\n"
-            "Install graft[shards], and the driver where it is another."
-        ) from fault
-
-
 def _fault(where: str, fault: Exception, remote: bool) -> GraftError:
     if type(fault).__name__ in NO_KEYS:
         return ConfigError(
-            f"{printable(where)} needs keys, and there are none: {_words(fault)}.\n"
+            f"{printable(where)} needs keys, and there are none: {in_words(fault)}.\n"
             "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, where graft works."
         )
     if isinstance(fault, OSError) and fault.errno in FULL:
         return ResourceError(f"The disk is full while writing {printable(where)}.\nFree some.")
-    words = f"{printable(where)} cannot be reached: {_words(fault)}.\n"
+    words = f"{printable(where)} cannot be reached: {in_words(fault)}.\n"
     if remote:
         return TransientDataError(f"{words}Check the network and the address, or try again later.")
     return DataError(f"{words}Check the folder and its rights.")
 
 
-def _words(fault: BaseException) -> str:
+def in_words(fault: BaseException) -> str:
+    """Return what an error says, on one line."""
     return " ".join(f"{fault or type(fault).__name__}".split()).rstrip(".")[:200]

@@ -23,8 +23,10 @@ LABELS = frozenset({"json", "cls"})
 IMAGE_BYTES = 256 << 20  # of one image, at most
 LABEL_BYTES = 1 << 20  # of what describes one, and of a long name
 PIECE = 1 << 18  # bytes that tarfile reads at once
-_NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-_NAMES += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_NAMES = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 
 
 class Entry(NamedTuple):

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from tasks.artifacts import sha256_parts
-from tasks.download.shard_folder import Folder, Stream, open_folder
+from tasks.download.shard_address import open_folder
+from tasks.download.shard_folder import Folder, Stream
 from tasks.download.shard_tar import Entry, read_entries
 from tasks.download.splits import SPLITS
 from tasks.errors import DataError
@@ -153,7 +154,7 @@ def read_shard_index(folder: Folder, sha256: str | None = None) -> tuple[ShardIn
 
     Raises ``DataError``, and as ``Folder.read``.
     """
-    content = folder.read(INDEX_FILE, INDEX_BYTES)
+    content = _read_index(folder)
     found = hashlib.sha256(content).hexdigest()
     if sha256 not in (None, found):
         raise DataError(
@@ -161,6 +162,18 @@ def read_shard_index(folder: Folder, sha256: str | None = None) -> tuple[ShardIn
             "The data set was changed, or data.sha256 is of another: check both."
         )
     return parse_index(content, folder.where(INDEX_FILE)), content
+
+
+def _read_index(folder: Folder) -> bytes:
+    try:
+        return folder.read(INDEX_FILE, INDEX_BYTES)
+    except DataError as fault:
+        if not isinstance(fault.__cause__, FileNotFoundError):
+            raise
+        raise DataError(
+            f"{folder.where(INDEX_FILE)} is not there.\nCheck data.path; where it names tars of "
+            "your own, graft shards CONFIG --index makes it."
+        ) from fault
 
 
 def parse_index(content: bytes, where: str) -> ShardIndex:

@@ -1,0 +1,106 @@
+"""``graft shards``: images packed into shards, or an index made of shards that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.answer import Answer, Cells, Rows
+from flows.arguments import Config, Json, Overrides
+from flows.printing import answer
+from tasks.artifacts import cache_folder
+from tasks.config import RunConfig
+from tasks.configfile import load_config
+from tasks.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tasks.splitvalues import ShardIndex
+
+Output = Annotated[
+    str, typer.Option(metavar="FOLDER", help="Where shards are written: a folder, s3://BUCKET/….")
+]
+Index = Annotated[
+    bool, typer.Option("--index", help="Index the tars that data.path names, of data.kind=shards.")
+]
+ImagesAShard = Annotated[
+    int, typer.Option(min=1, help="Images in a shard, at most; of 256 MiB together, at most.")
+]
+
+
+def shards(
+    config: Config,
+    overrides: Overrides = None,
+    output: Output = "",
+    index: Index = False,
+    images_a_shard: ImagesAShard = 2_000,
+    as_json: Json = False,
+) -> None:
+    """Pack a config's images into shards, checked and split as a run would; or index shards."""
+    answer(as_json, lambda: _shards(config, overrides or (), output, index, images_a_shard))
+
+
+def _shards(
+    path: Path, overrides: Sequence[str], output: str, index: bool, images_a_shard: int
+) -> Answer:
+    config = load_config(path, overrides)
+    if bool(output) == index:
+        raise ConfigError(
+            "graft shards takes either --output FOLDER or --index.\n"
+            "--output packs the config's images; --index reads shards that are there."
+        )
+    return _index(config) if index else _write(config, output, images_a_shard)
+
+
+def _index(config: RunConfig) -> Answer:
+    from tasks.download.shard_index import index_shards
+
+    made = index_shards(config.data)
+    return _answer("indexed", made.url, made.index, made.sha256, made.warnings, {})
+
+
+def _write(config: RunConfig, output: str, images_a_shard: int) -> Answer:
+    from tasks.download.shard_pack import Packing
+    from tasks.download.shard_write import write_shards
+
+    cache = cache_folder(config.output.cache)
+    made = write_shards(config.data, config.seed, cache, output, Packing(images_a_shard))
+    word = "written" if made.new else "there"
+    return _answer(word, made.url, made.index, made.sha256, made.warnings, {"new": made.new})
+
+
+def _answer(
+    word: str,
+    url: str,
+    index: ShardIndex,
+    sha256: str,
+    warnings: Sequence[str],
+    more: dict[str, bool],
+) -> Answer:
+    sizes = [shard.size for shard in index.shards]
+    splits = {name: sum(counts) for name, counts in index.counts.items()}
+    table = Cells("split", "shards", "images")
+    for name, images in splits.items():
+        table.add(name, f"{sum(s.split == name for s in index.shards):,}", f"{images:,}")
+    facts: Rows = [
+        (word, f"{len(sizes):,} shards, {sum(sizes) / 1e6:,.1f} MB, in {url}"),
+        ("digest", index.digest),
+        ("index", f"data.sha256={sha256}"),
+        *(("warning", warning) for warning in warnings),
+        ("train", f"graft run CONFIG data.kind=shards data.path={url}"),
+    ]
+    data = {
+        "url": url,
+        "shards": len(sizes),
+        "bytes": sum(sizes),
+        "images": splits,
+        "classes": index.classes,
+        "height": index.height,
+        "width": index.width,
+        "digest": index.digest,
+        "index_sha256": sha256,
+        "warnings": list(warnings),
+    }
+    return Answer(data | more, facts, table)

@@ -1,0 +1,73 @@
+"""Which addresses may be folders of shards, and what opens them.
+
+fsspec's drivers alone do, and only of the kinds named here: WebDataset's own opener would run a
+shell for ``pipe:``. Keys come from the environment (of AWS, its whole chain of profile, container
+and machine), never from an address.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from tasks.download.fetch import SCHEME, local_path
+from tasks.download.shard_folder import Folder, in_words
+from tasks.errors import ConfigError
+from tasks.secrets import check_places
+from tasks.words import printable
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+DRIVERS = {"s3": "s3fs (in graft[shards])", "gs": "gcsfs", "az": "adlfs"}  # what opens a scheme
+
+
+def open_folder(url: str, timeout: float = 60.0) -> Folder:
+    """Return the folder at ``url``: a path, file://, s3://, gs:// or az://; it need not be there.
+
+    ``timeout`` is the longest silence of a store in seconds. Raises ``ConfigError`` for another
+    kind of address, one with a login or a query in it, and a driver that is not installed.
+    """
+    scheme = SCHEME.match(url)
+    if scheme is None or scheme[1].lower() == "file":
+        path = local_path(url, ConfigError)
+        if path is None or ":" in url.partition("/")[0]:  # pipe:, and fsspec's chains of drivers
+            raise ConfigError(_unknown(url))
+        return Folder(str(path), str(path), _driver("file"), remote=False)
+    _check_address(url, scheme[1])
+    options = {"config_kwargs": {"read_timeout": timeout, "connect_timeout": timeout}}
+    fs = _driver(scheme[1], **(options if scheme[1] == "s3" else {}))
+    address = url.rstrip("/")
+    return Folder(address, address.partition("://")[2], fs, remote=True)
+
+
+def _check_address(url: str, scheme: str) -> None:
+    check_places(url, ConfigError)
+    if scheme not in DRIVERS:
+        raise ConfigError(_unknown(url))
+    rest = url.partition("://")[2]
+    if re.search(r"[@?#\s\\*\[\]]|::|//", rest) or ".." in rest.split("/"):
+        raise ConfigError(
+            f"{scheme}://… holds a login, a query or characters that no folder of shards may.\n"
+            f"Write {scheme}://BUCKET/FOLDER; keys come from the environment."
+        )
+    if not rest.strip("/"):
+        raise ConfigError(f"{scheme}:// names no bucket.\nWrite {scheme}://BUCKET/FOLDER.")
+
+
+def _unknown(url: str) -> str:
+    shown = printable(url.partition("?")[0].rpartition("@")[2])[:200]
+    return f"{shown} is no folder of shards.\nGive a path, or s3://BUCKET/FOLDER (gs://, az://)."
+
+
+def _driver(scheme: str, **options: Any) -> AbstractFileSystem:  # noqa: ANN401 - the driver's
+    try:
+        import fsspec
+
+        return fsspec.filesystem(scheme, skip_instance_cache=False, **options)
+    except ImportError as fault:
+        needed = DRIVERS.get(scheme, "fsspec (in graft[shards])")
+        raise ConfigError(
+            f"{scheme}:// needs {needed}, which is not installed: {in_words(fault)}.\n"
+            "Install graft[shards], and the driver where it is another."
+        ) from fault
