@@ -58,7 +58,7 @@ def pack_images(
 ) -> PreparedDataset:
     """Preprocess, say what came of it, and pass the warnings on."""
     prepared, how = _used_again(preprocess_images, config.data, config.seed, raw, spec, cache)
-    hold(cache, prepared.train.index)
+    hold(cache, prepared.val.index)  # the other splits' files lie beside it
     sizes = (f"{split.name} {split.n:,}" for split in (prepared.train, prepared.val, prepared.test))
     say("preprocess", *sizes, f"{spec.crop} px", _digest(prepared), how)
     for warning in prepared.warnings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tasks.index import read_index
-from tasks.values import PackedSplit, PreparedDataset, RawDataset
+from tasks.values import PackedSplit, PreparedDataset, RawDataset, StreamedSplit
 
 CHANNELS = 3
 
@@ -15,12 +15,16 @@ def is_present(value: RawDataset | PreparedDataset) -> bool:
     try:
         if isinstance(value, PreparedDataset):
             return all(_is_whole(split) for split in (value.train, value.val, value.test))
+        if value.shards is not None and not value.shards.is_file():
+            return False
         return all((value.root / record.path).is_file() for record in read_index(value.index))
     except (OSError, ValueError, EOFError):  # a file that is gone, or was cut off
         return False
 
 
-def _is_whole(split: PackedSplit) -> bool:
+def _is_whole(split: PackedSplit | StreamedSplit) -> bool:
+    if isinstance(split, StreamedSplit):  # whether the shards are there, reading them tells
+        return split.shards.is_file()
     size = split.n * split.height * split.width * CHANNELS
     labels = np.load(split.labels, mmap_mode="r")
     return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.errors import EvaluationError
-from tasks.preprocess.batches import Labels, Order, PackedImages
+from tasks.preprocess.batches import Batch, Labels, Order, PackedImages
 from tasks.preprocess.views import eval_view
 from tasks.values import InputSpec
 
@@ -26,14 +26,24 @@ def head_inputs(
 ) -> npt.NDArray[np.float32]:
     """Return the input of the layer called ``head`` for the evaluation view of each row, (n, d).
 
+    As ``head_inputs_of`` the rows' batches.
+    """
+    device = next(network.parameters()).device
+    return head_inputs_of(network, head, packed.batches(rows_n, batch_size, device), spec)
+
+
+def head_inputs_of(
+    network: nn.Module, head: str, batches: Iterable[Batch], spec: InputSpec
+) -> npt.NDArray[np.float32]:
+    """Return the input of the layer called ``head`` for the evaluation view of each image, (n, d).
+
     In float32 on every device: what tells one image from another may be less than bfloat16 shows.
 
     Pooled as ``captured`` says. Raises ``EvaluationError`` when one of them is no finite number.
     """
-    device = next(network.parameters()).device
     network.eval()
     with captured(network, head) as kept, torch.inference_mode():
-        for images_bhwc, _ in packed.batches(rows_n, batch_size, device):
+        for images_bhwc, _ in batches:
             network(eval_view(images_bhwc, spec))
     return finite(torch.cat(kept))
 

@@ -6,14 +6,16 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from tasks.config import RunConfig
-from tasks.evaluate.features import head_inputs, sample_rows
+from tasks.errors import ConfigError
+from tasks.evaluate.features import head_inputs_of, sample_rows
 from tasks.finetune.device import (
     memory_errors,
     on_device,
@@ -21,10 +23,11 @@ from tasks.finetune.device import (
     scoring_batch,
     use_threads,
 )
-from tasks.preprocess.batches import PackedImages
+from tasks.preprocess.batches import Batch, PackedImages
+from tasks.preprocess.stream import StreamedImages
 from tasks.pretrained.network import build_network
 from tasks.pretrained.transferability import h_score, knn_accuracy, logme
-from tasks.values import Backbone, PreparedDataset, Value
+from tasks.values import Backbone, PreparedDataset, StreamedSplit, Value
 
 SCORES = ("logme", "h_score", "knn")
 
@@ -88,20 +91,19 @@ def score_backbone(
 ) -> RankedBackbone:
     """Score one backbone on the training split; neither validation nor test is opened.
 
-    At most ``images`` images are used, the same share of each class. Raises ``ResourceError`` when
-    memory runs out and ``EvaluationError`` for features that are no finite numbers.
+    At most ``images`` images are used, the same share of each class; of a stream the first ones in
+    the order of ``config.seed``. Raises ``ResourceError`` when memory runs out, ``EvaluationError``
+    for features that are no finite numbers, and ``ConfigError`` for all images of a stream.
     """
     start = time.perf_counter()
-    packed = PackedImages(prepared.train)
-    rows_n = sample_rows(packed.labels_n, images, config.seed)
-    features_nd = _features(config, prepared, backbone, packed, rows_n)
-    labels_n = packed.labels_n[rows_n].astype(np.int64)
+    refuse_all(config, images)
+    features_nd, labels_n = _features(config, prepared, backbone, images)
     found = RankedBackbone(
         architecture=backbone.architecture,
         weights=config.model.weights or "none",
         crop=prepared.input.crop,
         dimension=features_nd.shape[1],
-        images=len(rows_n),
+        images=len(labels_n),
         logme=logme(features_nd, labels_n),
         h_score=h_score(features_nd, labels_n),
         knn=knn_accuracy(features_nd, labels_n, neighbours),
@@ -118,20 +120,50 @@ def score_backbone(
     return found
 
 
+def refuse_all(config: RunConfig, images: int | None) -> None:
+    """Raise ``ConfigError`` for all images of a stream: the features of each stay in memory."""
+    if config.data.kind == "shards" and images is None:
+        raise ConfigError(
+            "images=null ranks by all training images, whose features may need more memory than "
+            "there is with data.kind=shards.\nSet how many are enough, such as images=10000."
+        )
+
+
 def _features(
-    config: RunConfig,
-    prepared: PreparedDataset,
-    backbone: Backbone,
-    packed: PackedImages,
-    rows_n: npt.NDArray[np.int64],
-) -> npt.NDArray[np.float32]:
+    config: RunConfig, prepared: PreparedDataset, backbone: Backbone, images: int | None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return what the head of a backbone would get (n, d), and the labels (n,)."""
     use_threads(config.training.threads)
     device = pick_device(config.training.device)
     size = scoring_batch(config.evaluation.batch_size, device)
+    labels: list[npt.NDArray[np.int64]] = []
+
+    def noted() -> Iterator[Batch]:
+        for batch in _batches(config, prepared, images, size, device):
+            labels.append(batch[1].cpu().numpy().astype(np.int64))
+            yield batch
+
     with memory_errors(size, "base.evaluation.batch_size"):
         network = build_network(backbone, len(prepared.classes), config.seed)
         network = on_device(network, device)
-        return head_inputs(network, backbone.head, packed, rows_n, prepared.input, size)
+        features_nd = head_inputs_of(network, backbone.head, noted(), prepared.input)
+    return features_nd, np.concatenate(labels)
+
+
+def _batches(
+    config: RunConfig,
+    prepared: PreparedDataset,
+    images: int | None,
+    size: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """Yield the sample of the training images: by class, or of a stream its first ones."""
+    if isinstance(prepared.train, StreamedSplit):
+        stream = StreamedImages(prepared.train, prepared.input, config.data)
+        generator = torch.Generator().manual_seed(config.seed)
+        return stream.first(images or prepared.train.n, size, generator, device)
+    packed = PackedImages(prepared.train)
+    return packed.batches(sample_rows(packed.labels_n, images, config.seed), size, device)
 
 
 def in_order(backbones: Sequence[RankedBackbone]) -> tuple[RankedBackbone, ...]:

@@ -16,7 +16,7 @@ from tasks.finetune.feature_key import bytes_needed, origin_digest, views_kept
 from tasks.finetune.tracing import modes_kept
 from tasks.presence import CHANNELS
 from tasks.recipe import TrainingConfig
-from tasks.values import PreparedDataset
+from tasks.values import PreparedDataset, StreamedSplit
 
 # Orders of magnitude: what a processor computes while one more byte is read. A thread of a CPU does
 # some 30 GFLOP/s, a GPU some 100 TFLOP/s, Apple's a few; one reader gets 1 to 2 GB/s.
@@ -34,7 +34,7 @@ def worth_caching(
     more floating-point operations are saved than the device does while that byte is read. Where
     the features of unaugmented images lie in ``folder`` already, it pays.
     """
-    reason = ruled_out(recipe)
+    reason = ruled_out(prepared, recipe)
     if reason is not None or _are_there(cut, prepared, recipe, folder):
         return reason
     views = views_kept(recipe)
@@ -43,8 +43,10 @@ def worth_caching(
     return _too_large(cut, prepared, recipe, folder) or _quicker_computed(cut, prepared, recipe)
 
 
-def ruled_out(recipe: TrainingConfig) -> str | None:
-    """Return why a recipe rules a cache out whatever the network, or None where it does not."""
+def ruled_out(prepared: PreparedDataset, recipe: TrainingConfig) -> str | None:
+    """Say why data or recipe rule a cache out, whatever the network; None where they do not."""
+    if isinstance(prepared.train, StreamedSplit):
+        return "the training images are streamed, and may be more than a disk holds"
     if recipe.feature_cache == "off":
         return "training.feature_cache is off"
     for name in ("mixup", "cutmix"):

@@ -32,7 +32,7 @@ from tasks.finetune.feature_pass import FeaturePass, evaluation_view, training_v
 from tasks.finetune.feature_worth import worth_caching
 from tasks.finetune.tracing import modes_kept
 from tasks.preprocess.batches import read_labels
-from tasks.values import PreparedDataset
+from tasks.values import PreparedDataset, StreamedSplit
 
 __all__ = ["CachedFeatures", "FeatureRequest", "PackedFeatures", "cache_features", "worth_caching"]
 
@@ -80,6 +80,8 @@ def _compute(
     cut: Cut, prepared: PreparedDataset, request: FeatureRequest, scratch: Path, origin: str
 ) -> StoredFeatures:
     start, views, spec = time.perf_counter(), views_kept(request.recipe), prepared.input
+    if isinstance(prepared.train, StreamedSplit):
+        raise AssertionError("ruled_out keeps streams out of the cache")
     size = request.evaluation_batch
     with modes_kept(cut.prefix), memory_errors(size, "evaluation.batch_size"):
         run = FeaturePass(cut.prefix.eval(), request.device, request.precision, size)

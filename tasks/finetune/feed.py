@@ -25,9 +25,11 @@ from tasks.finetune.features import (
 )
 from tasks.finetune.inputs import Packed
 from tasks.finetune.phases import Phase
-from tasks.finetune.ranks import first_alone, of_first
+from tasks.finetune.ranks import first_alone, of_first, summed
 from tasks.finetune.strategy import FrozenPart
 from tasks.preprocess.batches import PackedImages
+from tasks.preprocess.stream import StreamedImages
+from tasks.values import StreamedSplit
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class Feed:
     model: nn.Module  # the network, or its part behind the frozen one
     cached: CachedFeatures | None
 
-    def packed(self, epoch: int) -> Packed:
+    def packed(self, epoch: int) -> Packed | StreamedImages:
         """Return the training split for an epoch (from 0) of the phase."""
         if self.cached is None:
             return self._images
@@ -49,8 +51,8 @@ class Feed:
         return view
 
     @cached_property
-    def _images(self) -> PackedImages:
-        return PackedImages(self.course.prepared.train)
+    def _images(self) -> PackedImages | StreamedImages:
+        return training_images(self.course)
 
     def validate(self, network: nn.Module) -> Scores:
         """Score the validation split with ``network``, or with the model behind the cache."""
@@ -63,6 +65,26 @@ class Feed:
             rows = torch.arange(val.n).numpy()
             batches = val.batches(rows, size, course.device)
             return score_batches(self.model, batches, val.labels_n, course.device, course.precision)
+
+
+def training_images(course: Course) -> PackedImages | StreamedImages:
+    """Return the training split in the form that it was prepared in."""
+    train = course.prepared.train
+    if isinstance(train, StreamedSplit):
+        return StreamedImages(train, course.prepared.input, course.config.data)
+    return PackedImages(train)
+
+
+def tell_left_out(feed: Feed) -> None:
+    """Say how many images of the epoch behind could not be used; a pack has none of them."""
+    images = feed.packed(0)
+    if not isinstance(images, StreamedImages):
+        return
+    device = feed.course.device
+    n = int(summed(torch.tensor(images.left_out, device=device)))
+    if n:
+        such = f", such as {images.example}" if images.example else ""  # another process's
+        feed.course.note(f"{n:,} training image(s) cannot be used and were left out{such}")
 
 
 def validate_images(course: Course, network: nn.Module) -> Scores:
@@ -92,7 +114,9 @@ def _cut(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -
     if strategy.ema_decay is not None or strategy.kind == "lora":
         log.info("features are not cached: %s needs the whole network", strategy.kind)
         return None
-    if (ruling := ruled_out(recipe)) is not None:  # asked before the network is traced
+    if (
+        ruling := ruled_out(course.prepared, recipe)
+    ) is not None:  # asked before the network is traced
         log.info("features are not cached: %s", ruling)
         return None
     frozen.train_mode()

@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from tasks.errors import TrainingError
 from tasks.finetune.averaging import Ema
 from tasks.finetune.compiling import Forward
-from tasks.finetune.inputs import Inputs, Share
+from tasks.finetune.inputs import Epoch, Inputs, Share
 from tasks.finetune.objective import Objective
 from tasks.finetune.ranks import summed, world
 from tasks.finetune.strategy import FrozenPart
-from tasks.preprocess.batches import Batch, Order
+from tasks.preprocess.batches import Batch
 from tasks.recipe import TrainingConfig
 
 _CHECK_EVERY_STEPS = 50  # reading the loss makes a GPU wait, so only now and then
@@ -104,8 +104,8 @@ class EpochSums:
 
 def train_epoch(
     trainer: Trainer,
-    inputs: Inputs,
-    order: Order,
+    inputs: Inputs[Epoch],
+    order: Epoch,
     epoch: int,
     after_batch: Callable[[int, int, float], None],
 ) -> EpochSums:

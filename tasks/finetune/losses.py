@@ -7,11 +7,14 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from tasks.recipe import TrainingConfig
-from tasks.values import PackedSplit
+from tasks.values import PackedSplit, StreamedSplit
 
 
 def build_loss(
-    recipe: TrainingConfig, split: PackedSplit, multi_label: bool, device: torch.device
+    recipe: TrainingConfig,
+    split: PackedSplit | StreamedSplit,
+    multi_label: bool,
+    device: torch.device,
 ) -> nn.Module:
     """Return a module of (logits (b, k), targets) that gives the mean loss, nats an image.
 
@@ -24,7 +27,7 @@ def build_loss(
     return (MultiLabelLoss if multi_label else ClassLoss)(weights_k, recipe.label_smoothing)
 
 
-def class_weights(split: PackedSplit) -> Tensor:
+def class_weights(split: PackedSplit | StreamedSplit) -> Tensor:
     """Return n / (k · n_c) of each class, float32 (classes,): scikit-learn's ``balanced``.
 
     k counts the classes that have images, so that the weights' mean over the images is 1 and a
@@ -37,7 +40,7 @@ def class_weights(split: PackedSplit) -> Tensor:
     return (weights * present).float()
 
 
-def label_weights(split: PackedSplit) -> Tensor:
+def label_weights(split: PackedSplit | StreamedSplit) -> Tensor:
     """Return negatives / positives of each label, float32 (labels,): BCE's ``pos_weight``.
 
     A label that no image has, or every image, has no two sides to balance, and gets 1.

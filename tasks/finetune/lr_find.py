@@ -15,7 +15,7 @@ from tasks.evaluate.plots import new_figure, save_figure
 from tasks.finetune.course import Course, open_course
 from tasks.finetune.device import describe, memory_errors
 from tasks.finetune.feed import Feed
-from tasks.finetune.inputs import Inputs, Share
+from tasks.finetune.inputs import Share, make_inputs
 from tasks.finetune.loop import Trainer
 from tasks.finetune.lr_range import LrRange, steep, sweep, valley
 from tasks.finetune.phases import plan_phases
@@ -85,7 +85,7 @@ def _sweep(course: Course) -> LrRange:
     phase = plan_phases(course.config.strategy, backbone, recipe.epochs)[-1]
     training.frozen.hold(phase.frozen)
     feed = Feed(course, training.network, None)
-    inputs = Inputs(feed.packed(0), recipe)
+    inputs = make_inputs(feed.packed(0), recipe)
     motion = build_motion(training, inputs, phase)
     trainer = build_trainer(training, feed, motion, phase)
     ratios = [group["lr"] / recipe.learning_rate for group in trainer.optimizer.param_groups]

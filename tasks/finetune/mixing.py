@@ -13,9 +13,10 @@ from tasks.evaluate.score import Scores
 from tasks.finetune.averaging import greedy_soup, recalibrate, wise_ft
 from tasks.finetune.chosen import State
 from tasks.finetune.course import Course
-from tasks.finetune.feed import validate_images
+from tasks.finetune.feed import training_images, validate_images
 from tasks.finetune.training import Training, train_once
-from tasks.preprocess.batches import PackedImages, shuffled
+from tasks.preprocess.batches import shuffled
+from tasks.preprocess.stream import StreamedImages
 from tasks.preprocess.views import eval_view
 
 # A soup's trainings differ in the order of images and in the learning rate (Wortsman et al. 2022,
@@ -114,8 +115,12 @@ def _mixed(kept: Outcome, state: State, scores: Scores) -> Outcome:
 def _views(course: Course) -> Iterator[Tensor]:
     """Yield training images as evaluation sees them, always the same ones in the same order."""
     size = course.scoring_batch
-    packed = PackedImages(course.prepared.train)
+    images = training_images(course)
     generator = torch.Generator().manual_seed(course.config.seed)
-    order = shuffled(course.prepared.train.n, size, generator)[:_RECALIBRATING]
-    for images_bhwc, _ in packed.batches(order, size, course.device):
+    if isinstance(images, StreamedImages):
+        batches = images.first(_RECALIBRATING, size, generator, course.device)
+    else:
+        order = shuffled(course.prepared.train.n, size, generator)[:_RECALIBRATING]
+        batches = images.batches(order, size, course.device)
+    for images_bhwc, _ in batches:
         yield eval_view(images_bhwc, course.prepared.input)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,8 +22,8 @@ from tasks.finetune.chosen import Chosen, State, copied
 from tasks.finetune.compiling import Forward
 from tasks.finetune.course import Course, Pace
 from tasks.finetune.device import on_device
-from tasks.finetune.feed import Feed, make_feed
-from tasks.finetune.inputs import Inputs
+from tasks.finetune.feed import Feed, make_feed, tell_left_out
+from tasks.finetune.inputs import Inputs, make_inputs
 from tasks.finetune.loop import EpochSums, Trainer, train_epoch
 from tasks.finetune.lora import add_lora, frozen_by_lora, merged_state
 from tasks.finetune.objective import make_objective
@@ -80,7 +81,7 @@ def train_once(course: Course, recipe: TrainingConfig, seed: int) -> Training:
     for number, phase in enumerate(phases, start=1):
         training.frozen.hold(phase.frozen)
         feed = make_feed(course, training.network, training.frozen, phase)
-        inputs = Inputs(feed.packed(0), recipe)
+        inputs = make_inputs(feed.packed(0), recipe)
         if phase.fresh or motion is None:
             motion = build_motion(training, inputs, phase)
         _run_phase(training, feed, motion, phase, last=number == len(phases))
@@ -137,7 +138,7 @@ def _penalty(course: Course, network: nn.Module) -> L2SP | None:
     return L2SP(network, course.backbone.heads, strategy.l2_sp, decay)
 
 
-def build_motion(training: Training, inputs: Inputs, phase: Phase) -> Motion:
+def build_motion(training: Training, inputs: Inputs[Any], phase: Phase) -> Motion:
     """Return an optimiser of all that trains until the next fresh phase, and its schedule."""
     strategy, recipe = training.course.config.strategy, training.recipe
     if strategy.l2_sp is not None:  # its pull replaces the one towards zero
@@ -164,11 +165,13 @@ def _run_phase(training: Training, feed: Feed, motion: Motion, phase: Phase, las
     for epoch in range(phase.epochs):
         start = time.perf_counter()
         rate = float(trainer.schedule.get_last_lr()[0])
-        inputs = Inputs(feed.packed(epoch), recipe)
+        inputs = make_inputs(feed.packed(epoch), recipe)
         order = inputs.order(training.orders)
         pace = Pace(course, len(order), inputs.batches_an_epoch)
         number = len(course.records) + 1
         sums = train_epoch(trainer, inputs, order, number, pace.after_batch)
+        if not course.records:  # said once
+            tell_left_out(feed)
         validated = _validate(training, feed)
         record = _record(course, rate, sums, validated, time.perf_counter() - start)
         training.chosen.offer(training.state, record)
@@ -183,7 +186,7 @@ def build_trainer(training: Training, feed: Feed, motion: Motion, phase: Phase) 
     model = feed.model
     if world() > 1:
         model = DistributedDataParallel(model)
-    inputs = Inputs(feed.packed(0), recipe)
+    inputs = make_inputs(feed.packed(0), recipe)
     batches = inputs.batches_an_epoch * phase.epochs
     optimizer, schedule = motion
     return Trainer(

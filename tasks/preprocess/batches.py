@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ Order = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 # images uint8 (b, h, w, 3), labels int64 (b,) or, with several an image, float32 0/1 (b, classes)
 Batch = tuple[torch.Tensor, torch.Tensor]
+Group = TypeVar("Group")
 
 
 def read_labels(split: PackedSplit) -> Labels:
@@ -51,7 +53,7 @@ def read_ahead(
     """
     pin = device.type == "cuda"
     groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return moved(_one_ahead(groups, lambda rows: read(rows, pin)), device)
+    return moved(one_ahead(groups, lambda rows: read(rows, pin)), device)
 
 
 def moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -86,11 +88,12 @@ def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
     return batch
 
 
-def _one_ahead(groups: list[Order], read: Callable[[Order], Batch]) -> Iterator[Batch]:
+def one_ahead(groups: Iterable[Group], read: Callable[[Group], Batch]) -> Iterator[Batch]:
+    """Yield what ``read`` gives for each of ``groups``, the next one read in a thread meanwhile."""
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting: Future[Batch] | None = None
-        for rows in groups:
-            following = reader.submit(read, rows)
+        for group in groups:
+            following = reader.submit(read, group)
             if waiting is not None:
                 yield waiting.result()
             waiting = following

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -50,19 +51,39 @@ def class_drift(splits: Splits, classes: tuple[str, ...], config: DataConfig) ->
     """
     shares = _count(splits, len(classes))
     groups = gather([list(splits[name]) for name in shares.names])
-    tables = _tables(shares, config.multi_label)
-    distances, alpha, untold = (
-        [total_variation(one) for one in tables],
-        config.checks.drift_alpha,
-        "",
-    )
-    if not groups.single:
-        test = "whole groups dealt at random"
-        p_values = dealt_p_values(groups, len(classes), config.multi_label)
-        untold = too_few(groups, alpha) if len(shares.names) > 1 else ""
-    else:
-        test, p_values = "chi-square test", [p_value(table) for table in tables]
-        p_values = holm(p_values) if config.multi_label else p_values
+    if groups.single:
+        return _told(shares, classes, config)
+    p_values = dealt_p_values(groups, len(classes), config.multi_label)
+    untold = too_few(groups, config.checks.drift_alpha) if len(shares.names) > 1 else ""
+    return _judged(shares, classes, config, "whole groups dealt at random", p_values, untold)
+
+
+def counted_drift(
+    counts: Mapping[SplitName, Sequence[int]], classes: tuple[str, ...], config: DataConfig
+) -> Finding:
+    """Do the same where only the images of each class are known, of one label each, no groups."""
+    filled = [name for name in SPLITS if sum(counts.get(name, ()))]
+    table = np.array([counts[name] for name in filled], dtype=np.int64)
+    table = table.reshape(len(filled), len(classes))
+    return _told(_Shares(filled, table.sum(axis=1), table), classes, config)
+
+
+def _told(shares: _Shares, classes: tuple[str, ...], config: DataConfig) -> Finding:
+    p_values = [p_value(table) for table in _tables(shares, config.multi_label)]
+    p_values = holm(p_values) if config.multi_label else p_values
+    return _judged(shares, classes, config, "chi-square test", p_values)
+
+
+def _judged(
+    shares: _Shares,
+    classes: tuple[str, ...],
+    config: DataConfig,
+    test: str,
+    p_values: list[float],
+    untold: str = "",
+) -> Finding:
+    distances = [total_variation(one) for one in _tables(shares, config.multi_label)]
+    alpha = config.checks.drift_alpha
     distance, least = max(distances, default=0.0), min(p_values, default=1.0)
     far = sum(one > NOTICED for one in distances)
     found = far if untold else sum(p < alpha for p in p_values)

@@ -115,6 +115,11 @@ def refuse(findings: Sequence[Finding]) -> None:
     )
 
 
+def said(findings: Iterable[Finding]) -> tuple[str, ...]:
+    """Return what is to be told of all of them before training."""
+    return tuple(warning for finding in findings for warning in finding.warnings())
+
+
 def _milder(finding: Finding) -> str:
     return "warn" if finding.check == "class_drift" else "warn (or drop)"
 

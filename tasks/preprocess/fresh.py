@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tasks.errors import DataError
 from tasks.index import ImageRecord
-from tasks.preprocess.pack import check_space, choose_layouts, decode_split, located, pack_split
+from tasks.preprocess.layouts import choose_layouts
+from tasks.preprocess.pack import check_space, decode_split, located, pack_split
 from tasks.values import InputSpec, PackedSplit, SkippedImage, SplitName
 from tasks.words import listed
 

@@ -8,36 +8,33 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from tasks.artifacts import sha256_bytes, sha256_parts, write_atomic
 from tasks.errors import ResourceError
 from tasks.index import ImageRecord, count_labels, write_index
-from tasks.preprocess.decode import UnreadableImage, header_size
+from tasks.preprocess.layouts import Layout, row_of
 from tasks.preprocess.near import perceptual_hash
 from tasks.preprocess.reading import Pixels, read_images
-from tasks.preprocess.views import shrink
 from tasks.presence import CHANNELS, is_present
-from tasks.values import InputSpec, PackedSplit, PreparedDataset, SkippedImage, SplitName
+from tasks.values import (
+    InputSpec,
+    PackedSplit,
+    PreparedDataset,
+    SkippedImage,
+    SplitName,
+    StreamedSplit,
+)
 
 FORMAT = "graft pack 3"
 MANIFEST = "prepared.json"
 
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.uint8]
-
-
-class Layout(NamedTuple):
-    """The size of a split's rows, and whether images are packed as they are."""
-
-    height: int  # px
-    width: int
-    native: bool
 
 
 class Decoded(NamedTuple):
@@ -49,39 +46,6 @@ class Decoded(NamedTuple):
     skipped: list[SkippedImage]
     hashes: dict[str, int]  # perceptual hash by path, where asked for
     digest: str  # SHA-256 of the file
-
-
-def choose_layouts(
-    root: Path, splits: Mapping[SplitName, list[ImageRecord]], spec: InputSpec
-) -> dict[SplitName, Layout]:
-    """Decide the size to pack each split at.
-
-    Images that all have one size, of no more pixels than the ``resize`` square, stay as they are
-    (32 px images for a 224 px network: a fiftieth of the disk) and are resized batch by batch.
-    Otherwise train is packed at ``resize`` px, which leaves room for random crops, and val and
-    test at ``crop`` px. A pack at ``crop`` px always holds finished evaluation views, so images of
-    just that size stay as they are only where ``resize`` would not change them.
-    """
-    size = common_size(root / record.path for records in splits.values() for record in records)
-    finished = size == (spec.crop, spec.crop) and spec.resize != spec.crop
-    if size is not None and size[0] * size[1] <= spec.resize**2 and not finished:
-        return dict.fromkeys(splits, Layout(*size, native=True))
-    sides = {name: spec.resize if name == "train" else spec.crop for name in splits}
-    return {name: Layout(side, side, native=False) for name, side in sides.items()}
-
-
-def common_size(paths: Iterable[Path]) -> tuple[int, int] | None:
-    """Return the (height, width) that all readable headers agree on; stop at the first other."""
-    found: tuple[int, int] | None = None
-    for path in paths:
-        try:
-            size = header_size(path)
-        except UnreadableImage:  # reported when it is decoded, together with all others
-            continue
-        if found is not None and size != found:
-            return None
-        found = size
-    return found
 
 
 def check_space(
@@ -116,7 +80,7 @@ def decode_split(
     """
 
     def view(pixels: Pixels) -> tuple[Pixels, int | None]:
-        return _row(pixels, layout, spec), perceptual_hash(pixels) if hashed else None
+        return row_of(pixels, layout, spec), perceptual_hash(pixels) if hashed else None
 
     kept: list[ImageRecord] = []
     skipped: list[SkippedImage] = []
@@ -172,16 +136,6 @@ def _keep_rows(path: Path, rows: Sequence[int], layout: Layout) -> str:
     return content.hexdigest()
 
 
-def _row(pixels: Pixels, layout: Layout, spec: InputSpec) -> Pixels:
-    if layout.native:
-        if pixels.shape[:2] != (layout.height, layout.width):
-            raise UnreadableImage("damaged: not of the size that its header says")
-        return pixels
-    image_chw = torch.from_numpy(pixels).permute(2, 0, 1)
-    row: Pixels = shrink(image_chw, spec, layout.height).permute(1, 2, 0).numpy()
-    return row
-
-
 def _positions(records: Sequence[ImageRecord]) -> Labels:
     """Return the label of each record, int64 (n,)."""
     return np.array([record.label for record in records], dtype=np.int64)
@@ -234,7 +188,7 @@ def load_prepared(folder: Path) -> PreparedDataset | None:
     """
     try:
         stored = PreparedDataset.model_validate_json((folder / MANIFEST).read_bytes())
-        splits = [located(split, folder) for split in (stored.train, stored.val, stored.test)]
+        splits = [_placed(split, folder) for split in (stored.train, stored.val, stored.test)]
     except (OSError, ValueError):
         return None
     update = {"folder": folder} | {split.name: split for split in splits}
@@ -246,3 +200,9 @@ def located(split: PackedSplit, folder: Path) -> PackedSplit:
     """Return ``split`` with its files in ``folder``."""
     files = {"images": split.images, "labels": split.labels, "index": split.index}
     return split.model_copy(update={key: folder / path.name for key, path in files.items()})
+
+
+def _placed(split: PackedSplit | StreamedSplit, folder: Path) -> PackedSplit | StreamedSplit:
+    if isinstance(split, StreamedSplit):
+        return split.model_copy(update={"shards": folder / split.shards.name})
+    return located(split, folder)

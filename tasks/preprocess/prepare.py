@@ -1,8 +1,13 @@
-"""From image files to three packed splits, once for each content, split and input size."""
+"""From image files to three packed splits, once for each content, split and input size.
+
+Of shards the training split is not packed, but handed on as a stream.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tasks.artifacts import folder_atomic, sha256_parts
@@ -17,34 +22,29 @@ from tasks.preprocess.checks import (
     refuse_early,
     refuse_emptied,
 )
-from tasks.preprocess.findings import refuse
+from tasks.preprocess.findings import refuse, said
+from tasks.preprocess.layouts import choose_layouts
 from tasks.preprocess.pack import (
     FORMAT,
     Decoded,
     check_space,
-    choose_layouts,
     decode_split,
     load_prepared,
     pack_split,
     save_prepared,
 )
 from tasks.preprocess.splits import SPLITS, missing_splits
+from tasks.preprocess.stream_prepare import address, pack_evaluated
 from tasks.preprocess.verdict import (
     absent_classes,
     bad_images,
+    describe,
     ignored_files,
     refuse_bad,
     refuse_lost,
 )
 from tasks.use import mark_used
-from tasks.values import (
-    InputSpec,
-    PackedSplit,
-    PreparedDataset,
-    RawDataset,
-    SkippedImage,
-    SplitName,
-)
+from tasks.values import InputSpec, PreparedDataset, RawDataset, SplitName
 
 
 def prepare(
@@ -60,36 +60,50 @@ def prepare(
     ``ConfigError`` for fractions that leave no training images; ``ResourceError`` for a full disk.
     """
     folder = cache / "prepared" / _key(config, seed, raw, spec)
-    prepared = load_prepared(folder) or _make(folder, config, seed, raw, spec)
+    fill = partial(pack_evaluated, config, raw, spec)
+    if raw.shards is None:
+        fill = partial(_pack, config, seed, raw, spec)
+    prepared = load_prepared(folder) or _make(folder, fill)
     mark_used(folder)
     # of the source, not of the images that the pack is kept under
-    warnings = (*ignored_files(raw), *prepared.warnings)
-    return prepared.model_copy(update={"warnings": warnings})
+    update: dict[str, object] = {"warnings": (*ignored_files(raw), *prepared.warnings)}
+    if raw.shards is not None:  # nor are they at an address only because they were
+        update["train"] = prepared.train.model_copy(update={"url": address(config)})
+    return prepared.model_copy(update=update)
 
 
-def _make(
-    folder: Path, config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec
-) -> PreparedDataset:
-    chosen = check_files(read_index(raw.index), raw.classes, config, seed)
-    refuse_early(chosen, config)
+def _make(folder: Path, fill: Callable[[Path], PreparedDataset]) -> PreparedDataset:
     with folder_atomic(folder) as scratch:
-        decoded = _decode(scratch, config, raw, chosen, spec)
-        skipped = tuple(bad for split in decoded.values() for bad in split.skipped)
-        refuse_bad(skipped, sum(map(len, chosen.splits.values())), config)
-        kept = _keep(config, chosen, decoded)
-        packed = {
-            name: pack_split(
-                scratch, decoded[name], kept.splits[name], len(kept.classes), raw.multi_label
-            )
-            for name in SPLITS
-        }
-        save_prepared(_describe(raw, spec, packed, skipped, kept), scratch)
+        save_prepared(fill(scratch), scratch)
         if folder.exists() and load_prepared(folder) is None:
             shutil.rmtree(folder)  # damaged; a whole one was made by another process meanwhile
     prepared = load_prepared(folder)
     if prepared is None:
         raise DataError(f"{folder} was changed while it was written.\nRun again.")
     return prepared
+
+
+def _pack(
+    config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec, scratch: Path
+) -> PreparedDataset:
+    chosen = check_files(read_index(raw.index), raw.classes, config, seed)
+    refuse_early(chosen, config)
+    decoded = _decode(scratch, config, raw, chosen, spec)
+    skipped = tuple(bad for split in decoded.values() for bad in split.skipped)
+    refuse_bad(skipped, sum(map(len, chosen.splits.values())), config)
+    kept = _keep(config, chosen, decoded)
+    packed = {
+        name: pack_split(
+            scratch, decoded[name], kept.splits[name], len(kept.classes), raw.multi_label
+        )
+        for name in SPLITS
+    }
+    warnings = (
+        *bad_images(skipped),
+        *said(kept.findings),
+        *absent_classes(kept.splits, kept.classes),
+    )
+    return describe(raw, spec, packed, skipped, kept.classes, kept.findings, warnings)
 
 
 def _key(config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec) -> str:
@@ -123,28 +137,3 @@ def _keep(config: DataConfig, chosen: Selection, decoded: dict[SplitName, Decode
     refuse(kept.findings)
     refuse_emptied(readable, kept.splits, kept.classes, dropping(kept.findings))
     return kept
-
-
-def _describe(
-    raw: RawDataset,
-    spec: InputSpec,
-    packed: dict[SplitName, PackedSplit],
-    skipped: tuple[SkippedImage, ...],
-    kept: Selection,
-) -> PreparedDataset:
-    digests = (packed[name].digest for name in SPLITS)
-    said = (warning for finding in kept.findings for warning in finding.warnings())
-    warnings = (*bad_images(skipped), *said, *absent_classes(kept.splits, kept.classes))
-    return PreparedDataset(
-        folder=Path(),
-        classes=kept.classes,
-        input=spec,
-        train=packed["train"],
-        val=packed["val"],
-        test=packed["test"],
-        skipped=skipped,
-        warnings=warnings,
-        checks=tuple(finding.row() for finding in kept.findings),
-        raw_digest=raw.digest,
-        digest=sha256_parts(*kept.classes, spec.model_dump_json(), *digests),
-    )

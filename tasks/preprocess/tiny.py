@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tasks.config import DataConfig
@@ -32,7 +32,13 @@ class Thinned(NamedTuple):
 
 def tiny_classes(splits: Splits, classes: tuple[str, ...], least: int) -> tuple[TinyClass, ...]:
     """Return the classes that have fewer than ``least`` training images."""
-    counts = count_labels(splits["train"])
+    return tiny_counts(count_labels(splits["train"]), classes, least)
+
+
+def tiny_counts(
+    counts: Mapping[int, int], classes: tuple[str, ...], least: int
+) -> tuple[TinyClass, ...]:
+    """Do the same where only the training images of each class are known, by its label."""
     return tuple(
         TinyClass(label, name, counts[label])
         for label, name in enumerate(classes)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from tasks.artifacts import sha256_parts
 from tasks.config import DataConfig
 from tasks.errors import DataError
 from tasks.index import count_labels
-from tasks.preprocess.findings import Splits
+from tasks.preprocess.findings import Finding, Splits
 from tasks.preprocess.splits import SPLITS
-from tasks.values import RawDataset, SkippedImage
+from tasks.values import (
+    InputSpec,
+    PackedSplit,
+    PreparedDataset,
+    RawDataset,
+    SkippedImage,
+    SplitName,
+    StreamedSplit,
+)
 from tasks.words import listed
 
 
@@ -61,6 +71,31 @@ def absent_classes(splits: Splits, classes: tuple[str, ...]) -> tuple[str, ...]:
         for split in SPLITS[1:]
         for label, name in enumerate(classes)
         if counts[split][label] == 0
+    )
+
+
+def describe(
+    raw: RawDataset,
+    spec: InputSpec,
+    splits: Mapping[SplitName, PackedSplit | StreamedSplit],
+    skipped: tuple[SkippedImage, ...],
+    classes: tuple[str, ...],
+    findings: Sequence[Finding],
+    warnings: Sequence[str],
+) -> PreparedDataset:
+    """Return what was made of ``raw``; its files' names are relative to a folder still to come."""
+    return PreparedDataset(
+        folder=Path(),
+        classes=classes,
+        input=spec,
+        skipped=skipped,
+        warnings=tuple(warnings),
+        checks=tuple(finding.row() for finding in findings),
+        raw_digest=raw.digest,
+        digest=sha256_parts(
+            *classes, spec.model_dump_json(), *(splits[name].digest for name in SPLITS)
+        ),
+        **{name: splits[name] for name in SPLITS},
     )
 
 

@@ -26,7 +26,13 @@ from tasks.config import DataConfig, RunConfig
 from tasks.public import HIDDEN, public_config, without_secrets
 from tasks.recipe import Section
 from tasks.register.processes import process_tags
-from tasks.values import EvaluationReport, FineTunedModel, PackedSplit, PreparedDataset
+from tasks.values import (
+    EvaluationReport,
+    FineTunedModel,
+    PackedSplit,
+    PreparedDataset,
+    StreamedSplit,
+)
 
 GIT_SECONDS = 10
 CONTEXTS = {"train": "training", "val": "validation", "test": "test"}
@@ -127,6 +133,18 @@ def final_values(model: FineTunedModel, report: EvaluationReport) -> dict[str, f
         "test_macro_f1": report.macro_f1,
         "test_log_loss": report.log_loss,
         "test_images_per_second": report.images_per_second,
+        **training_values(model),
+    }
+    for name in ("top5_accuracy", "mean_average_precision", "micro_f1", "hamming_loss"):
+        value = getattr(report, name)
+        if value is not None:
+            values[f"test_{name}"] = value
+    return values
+
+
+def training_values(model: FineTunedModel) -> dict[str, float]:
+    """Return what training came to, as metrics; nothing of it is of the test images."""
+    return {
         "chosen_epoch": model.chosen_epoch,
         "chosen_val_accuracy": model.val_accuracy,
         "chosen_val_loss": model.val_loss,
@@ -135,11 +153,6 @@ def final_values(model: FineTunedModel, report: EvaluationReport) -> dict[str, f
         "parameters": model.parameters,
         "trainable_parameters": model.trainable_parameters,
     }
-    for name in ("top5_accuracy", "mean_average_precision", "micro_f1", "hamming_loss"):
-        value = getattr(report, name)
-        if value is not None:
-            values[f"test_{name}"] = value
-    return values
 
 
 def dataset_inputs(config: RunConfig, prepared: PreparedDataset) -> list[DatasetInput]:
@@ -156,9 +169,12 @@ def dataset_inputs(config: RunConfig, prepared: PreparedDataset) -> list[Dataset
     ]
 
 
-def _dataset(data: DataConfig, prepared: PreparedDataset, split: PackedSplit) -> Dataset:
+def _dataset(
+    data: DataConfig, prepared: PreparedDataset, split: PackedSplit | StreamedSplit
+) -> Dataset:
     source = without_secrets(data.path) if data.path else f"{data.kind} (built in)"
     remote = source.startswith("https://")
+    store = source.partition("://")[0] if data.kind == "shards" and "://" in source else "local"
     profile = {
         "images": split.n,
         "classes": dict(zip(prepared.classes, split.counts, strict=True)),
@@ -173,7 +189,7 @@ def _dataset(data: DataConfig, prepared: PreparedDataset, split: PackedSplit) ->
     return Dataset(
         name=f"{Path(source.removesuffix(HIDDEN)).stem if data.path else data.kind}-{split.name}",
         digest=split.digest[:MAX_DATASET_DIGEST_SIZE],
-        source_type="http" if remote else "local",
+        source_type="http" if remote else store.replace("file", "local"),  # as MLflow has them
         source=json.dumps({"url" if remote else "uri": source}),
         schema=json.dumps(schema),
         profile=json.dumps(profile),

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from tasks.download.shards import Prefixes as Prefixes
+from tasks.download.shards import prefix_of, read_prefixes
 from tasks.index import ImageRecord, read_index
-from tasks.values import PreparedDataset
-
-Prefixes: TypeAlias = npt.NDArray[np.uint64]
+from tasks.preprocess.stream import read_index_of
+from tasks.values import PackedSplit, PreparedDataset, StreamedSplit
 
 LEARNED_FILE = "artifacts/learned_images.bin"
 LEARNED = "graft.learned_digest"  # version tag: digest of that file
 PARTLY = "graft.learned_partly"  # version tag: "true" where there may be images beside those listed
-HEX_DIGITS = 16  # of eight bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +44,26 @@ class Learned:
 
 
 def learned_images(prepared: PreparedDataset) -> Prefixes:
-    """Return the images that train and choose a model: those of train and validation."""
-    records = [*read_index(prepared.train.index), *read_index(prepared.val.index)]
-    return np.unique(_prefixes(records))
+    """Return the images that train and choose a model: those of train and validation.
+
+    Of streamed ones eight bytes each are read, no shard; raises as ``read_prefixes`` then.
+    """
+    chosen = _prefixes(read_index(prepared.val.index))
+    return np.unique(np.concatenate((_trained(prepared.train), chosen)))
+
+
+def _trained(train: PackedSplit | StreamedSplit) -> Prefixes:
+    if isinstance(train, PackedSplit):
+        return _prefixes(read_index(train.index))
+    images, end = np.empty(train.n, np.uint64), 0
+    for part in read_prefixes(train.url, read_index_of(train)):
+        images[end : end + len(part)] = part
+        end += len(part)
+    return images
 
 
 def _prefixes(records: Sequence[ImageRecord]) -> Prefixes:
-    prefixes = (int(record.sha256[:HEX_DIGITS], 16) for record in records)
+    prefixes = (prefix_of(record.sha256) for record in records)
     return np.fromiter(prefixes, np.uint64, len(records))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks.finetune import inputs as module
-from tasks.finetune.inputs import Inputs
+from tasks.finetune.inputs import RowInputs
 from tasks.preprocess.batches import PackedImages
 from tasks.recipe import TrainingConfig
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def shares(prepared, recipe: TrainingConfig, order) -> list[tuple[int, float, bool]]:
-    batches = Inputs(PackedImages(prepared.train), recipe).batches(order, CPU)
+    batches = RowInputs(PackedImages(prepared.train), recipe).batches(order, CPU)
     return [(len(labels), share.weight, share.last) for (_, labels), share in batches]
 
 
@@ -23,7 +23,7 @@ def shares(prepared, recipe: TrainingConfig, order) -> list[tuple[int, float, bo
 def test_the_shares_of_a_step_are_those_of_its_images(accumulate, steps, prepared):
     recipe = TrainingConfig(batch_size=16, accumulate=accumulate)
     order = np.arange(61)
-    assert Inputs(PackedImages(prepared.train), recipe).steps_an_epoch == steps
+    assert RowInputs(PackedImages(prepared.train), recipe).steps_an_epoch == steps
     groups, group = [], []
     for images, weight, last in shares(prepared, recipe, order):
         group.append((images, weight))
@@ -44,7 +44,7 @@ def test_processes_part_a_batch_among_them(prepared, monkeypatch):
     for own in range(4):
         monkeypatch.setattr(module, "rank", lambda own=own: own)
         recipe = TrainingConfig(batch_size=16)
-        inputs = Inputs(PackedImages(prepared.train), recipe)
+        inputs = RowInputs(PackedImages(prepared.train), recipe)
         batches = list(inputs.batches(order, CPU))
         assert [len(labels) for (_, labels), _ in batches] == [4, 4, 4, 2]
         # gradients are averaged over the processes: n · 4 / 16 of each, a quarter of the sum
@@ -60,9 +60,11 @@ def test_processes_part_a_batch_among_them(prepared, monkeypatch):
 
 def test_a_last_batch_too_small_for_all_processes_is_left_out(prepared, monkeypatch):
     monkeypatch.setattr(module, "world", lambda: 4)
-    inputs = Inputs(PackedImages(prepared.train), TrainingConfig(batch_size=28))  # 61 = 2 x 28 + 5
+    inputs = RowInputs(
+        PackedImages(prepared.train), TrainingConfig(batch_size=28)
+    )  # 61 = 2 x 28 + 5
     assert inputs.images == 56
-    assert Inputs(PackedImages(prepared.train), TrainingConfig(batch_size=52)).images == 61
+    assert RowInputs(PackedImages(prepared.train), TrainingConfig(batch_size=52)).images == 61
 
 
 def test_the_sampler_draws_rare_classes_as_often(prepared):
@@ -70,7 +72,7 @@ def test_the_sampler_draws_rare_classes_as_often(prepared):
     packed.labels_n = np.array([0] * 55 + [1] * 5 + [2])
     recipe = TrainingConfig(batch_size=16, balance="sampler")
     generator = torch.Generator().manual_seed(0)
-    orders = [Inputs(packed, recipe).order(generator) for _ in range(100)]
+    orders = [RowInputs(packed, recipe).order(generator) for _ in range(100)]
     counts = np.bincount(packed.labels_n[np.concatenate(orders)], minlength=3)
     assert counts.sum() == 6100
     assert counts / 6100 == pytest.approx([1 / 3] * 3, abs=0.03)

@@ -17,7 +17,8 @@ from tasks.config import DataConfig
 from tasks.errors import DataError, ResourceError
 from tasks.index import read_index
 from tasks.preprocess.decode import decode_rgb
-from tasks.preprocess.pack import common_size, load_prepared
+from tasks.preprocess.layouts import common_size
+from tasks.preprocess.pack import load_prepared
 from tasks.preprocess.prepare import prepare
 from tasks.preprocess.views import shrink
 from tasks.values import InputSpec, PackedSplit, RawDataset
