@@ -65,7 +65,7 @@ def carry_out(work: Work) -> Finished:
 
     Raises the rooms' ``GraftError``; what was half made is removed.
     """
-    with _quiet(), open_run(work.config, child_tags(work.parent_run, work.key)) as tracker:
+    with quiet(), open_run(work.config, child_tags(work.parent_run, work.key)) as tracker:
         with_retries(tracker.datasets, work.prepared)
         with_retries(tracker.backbone, work.backbone)
         finished = stored(work)
@@ -110,7 +110,7 @@ def _replay(finished: Finished, tracker: RunTracker) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Let only warnings through: the rooms would say three lines a cell."""
     logger = logging.getLogger("tasks")
     before = logger.level

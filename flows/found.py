@@ -6,8 +6,6 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flows.inputs import read_images
 from tasks.artifacts import sha256_parts
 from tasks.config import RunConfig
@@ -73,15 +71,6 @@ class Found:
         if isinstance(found, Exception):
             raise found
         return found
-
-
-def with_threads(config: RunConfig, parallel: int) -> RunConfig:
-    """Divide the CPU between runs that go on at once; what the user sets stays."""
-    if parallel == 1 or config.training.threads is not None:
-        return config
-    threads = max(1, torch.get_num_threads() // parallel)
-    training = config.training.model_copy(update={"threads": threads})
-    return config.model_copy(update={"training": training})
 
 
 def content_digest(

@@ -78,7 +78,7 @@ def open_comparison(config: CompareConfig) -> Iterator[ComparisonRun]:
 def _open(client: MlflowClient, config: CompareConfig) -> tuple[str, str]:
     with tracking_errors("opening the comparison's run"):
         experiment = find_experiment(client, config.base.tracking.experiment)
-        before = _runs(client, experiment, COMPARISON, config.identity)
+        before = runs_with(client, experiment, COMPARISON, config.identity)
         if before:
             run_id = str(before[0].info.run_id)
             client.update_run(run_id, status="RUNNING")
@@ -88,7 +88,7 @@ def _open(client: MlflowClient, config: CompareConfig) -> tuple[str, str]:
         return experiment, str(run.info.run_id)
 
 
-def _runs(client: MlflowClient, experiment: str, tag: str, value: str) -> list[Run]:
+def runs_with(client: MlflowClient, experiment: str, tag: str, value: str) -> list[Run]:
     """Return the runs that bear a tag, newest first."""
     words = f"tags.`{tag}` = '{value}'"
     found: list[Run] = []
@@ -130,7 +130,7 @@ def _finished_cells(client: MlflowClient, experiment: str, run_id: str) -> froze
     """Return the cells with a whole run, and close the runs that were left open."""
     finished = set()
     with tracking_errors("reading the cells' runs"):
-        for run in _runs(client, experiment, MLFLOW_PARENT_RUN_ID, run_id):
+        for run in runs_with(client, experiment, MLFLOW_PARENT_RUN_ID, run_id):
             if run.info.status == "FINISHED":
                 finished.add(run.data.tags.get(CELL, ""))
             elif run.info.status == "RUNNING":

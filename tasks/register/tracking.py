@@ -29,6 +29,7 @@ from tasks.register.facts import (
     finite_metrics,
     flat_params,
     run_tags,
+    training_values,
 )
 from tasks.retry import with_retries
 from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset
@@ -111,6 +112,17 @@ class RunTracker:
         self._metrics(final_values(model, report), model.chosen_epoch)
         with tracking_errors("storing the run's files"):
             self._client.log_artifacts(self.run_id, str(model.folder))
+
+    def trained(self, model: FineTunedModel) -> None:
+        """Log what training came to, and its files: all there is where no test image is scored."""
+        self._metrics(training_values(model), model.chosen_epoch)
+        with tracking_errors("storing the run's files"):
+            self._client.log_artifacts(self.run_id, str(model.folder))
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag of the run."""
+        with tracking_errors("tagging the run"):
+            self._client.set_tag(self.run_id, key, value)
 
     def _metrics(self, values: Mapping[str, float], step: int) -> None:
         metrics, odd = finite_metrics(values, int(time.time() * 1000), step)

@@ -1,0 +1,106 @@
+"""Where a study is kept: a journal in the search's folder, or a database that all can reach."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.artifacts import disk_errors
+from tasks.errors import ConfigError, TrackingError
+from tasks.secrets import revealed
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+VARIABLE = "GRAFT_SEARCH_STORAGE"
+JOURNAL = "study.journal"
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+LONGEST = 200  # characters of a database's own words
+
+
+def open_storage(named: str | None, root: Path) -> BaseStorage:
+    """Open the storage: ``named``, else what ``GRAFT_SEARCH_STORAGE`` names, else a journal.
+
+    The journal is ``root/study.journal``, its lock one that works in folders shared by NFS. Secrets
+    take their places in ``named`` here alone. Raises ``ConfigError`` for an address that cannot be
+    used, ``TrackingError`` where no database answers.
+    """
+    address = named or os.environ.get(VARIABLE)
+    if address is None:
+        return _journal(root / JOURNAL)
+    with revealed(address) as url:
+        return _database(url)
+
+
+def _journal(path: Path) -> BaseStorage:
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+
+    with disk_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+
+
+def _database(url: str) -> BaseStorage:
+    import sqlalchemy
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    try:
+        parts = sqlalchemy.make_url(url)
+        shown = parts.render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        raise ConfigError(
+            f"The study's storage has an address that cannot be read; see {VARIABLE}.\n"
+            "Write sqlite:///FILE or postgresql://USER:${secret:NAME}@HOST/DATABASE."
+        ) from None  # the error's own words hold the address
+    try:
+        with storage_errors(f"opening {shown}", parts.password):
+            return RDBStorage(url)
+    except (ImportError, NoSuchModuleError, RuntimeError, ValueError) as error:
+        words = _words(error, parts.password)
+        raise ConfigError(
+            f"The study's storage {shown} cannot be used: {words}\n"
+            "PostgreSQL needs the extra server; other databases are not supported."
+        ) from None
+
+
+@contextmanager
+def storage_errors(doing: str, secret: str | None = None) -> Iterator[None]:
+    """Turn what a database raises into ``TrackingError``, without ``secret``."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise TrackingError(
+            f"The study's storage failed while {doing}: {_words(error, secret)}\n"
+            "Mend it and start again: finished trials are kept."
+        ) from None  # its traceback would hold the secret
+
+
+def _words(error: Exception, secret: str | None) -> str:
+    words = " ".join(str(getattr(error, "orig", None) or error).split())
+    return (words.replace(secret, "…") if secret else words)[:LONGEST]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process of a machine, or of a shared folder, through at a time.
+
+    Where a folder knows no locks two may count at once, and begin a trial more than is wanted.
+    """
+    with disk_errors(str(path)), ExitStack() as stack:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(path.open("w"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
