@@ -160,7 +160,7 @@ class RunConfig(Section):
     output: OutputConfig = OutputConfig()
 
     @model_validator(mode="after")
-    def _scratch_has_no_weights(self) -> RunConfig:
+    def _sections_go_together(self) -> RunConfig:
         if (self.strategy.kind == "scratch") != (self.model.weights is None):
             raise ValueError(
                 "strategy.kind=scratch goes with model.weights=null, and only with that"
@@ -169,5 +169,10 @@ class RunConfig(Section):
             raise ValueError(
                 "training.mixup and cutmix must be 0 with strategy.kind=distill: the teacher is "
                 "asked about whole images"
+            )
+        if self.data.kind == "shards" and self.training.balance == "sampler":
+            raise ValueError(
+                "training.balance=sampler draws single images, and those of data.kind=shards come "
+                "as a stream: set class_weights"
             )
         return self

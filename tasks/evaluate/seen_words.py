@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.evaluate.subject import Model
 from tasks.evaluate.wording import counted
 from tasks.measures import DataCheck, Seen
-from tasks.values import FineTunedModel, PreparedDataset
+from tasks.values import FineTunedModel, PreparedDataset, StreamedSplit
 
 NO_NEAR = (
     "No near copy of an image of this run's training and validation splits was found among them; "
@@ -33,15 +33,15 @@ def near_words(prepared: PreparedDataset, model: Model) -> str:
     if not isinstance(model, FineTunedModel):
         return "Near copies of what it learned from were not looked for."
     found = next((one for one in prepared.checks if one.name == "near_duplicates"), None)
-    if found is None:
-        return "Near copies of training images were not looked for."
-    if found.status == "warned":
-        return f"{_copies(found)}: left in."
-    if found.status == "dropped":
-        return f"{_copies(found)}: left out."
-    return NO_NEAR
+    left = {"warned": "left in", "dropped": "left out"}.get(found.status) if found else None
+    streamed = isinstance(prepared.train, StreamedSplit)  # so of these none was looked for
+    copies = [] if found is None or left is None else [f"{_copies(found, streamed)}: {left}."]
+    if found is None or streamed:
+        return " ".join(["Near copies of training images were not looked for.", *copies])
+    return copies[0] if copies else NO_NEAR
 
 
-def _copies(found: DataCheck) -> str:
+def _copies(found: DataCheck, streamed: bool) -> str:
     of_earlier = counted(found.found, found.unit)
-    return f"Of training and validation {of_earlier} with a near copy in a later split"
+    splits = "validation" if streamed else "training and validation"
+    return f"Of {splits} {of_earlier} with a near copy in a later split"

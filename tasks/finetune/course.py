@@ -13,6 +13,7 @@ from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
 from tasks.finetune.device import pick_device, pick_precision, scoring_batch, use_threads
 from tasks.finetune.distill import Teacher, load_teacher
+from tasks.finetune.inputs import refuse_unstreamed
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.ranks import local_device, rank
 from tasks.values import Backbone, PreparedDataset, RegisteredModel
@@ -71,9 +72,10 @@ def open_course(
     """Set the threads, pick device and precision, and load the teacher, if there is one.
 
     Raises ``ResourceError`` for a device that is not there, ``ConfigError`` for a teacher that
-    does not fit the data.
+    does not fit the data, and as ``refuse_unstreamed``.
     """
     recipe = config.training
+    refuse_unstreamed(prepared.train, recipe)
     use_threads(recipe.threads)
     device = local_device(pick_device(recipe.device))
     precision = pick_precision(recipe.precision, device)

@@ -13,9 +13,15 @@ import torch
 from tasks.errors import ConfigError
 from tasks.finetune.ranks import rank, world
 from tasks.preprocess.batches import Batch, Order, balanced, images_an_epoch, shuffled
-from tasks.preprocess.stream import StreamedImages
+from tasks.preprocess.stream import (
+    StreamedImages,
+    read_index_of,
+    refuse_processes,
+    training_shards,
+)
 from tasks.preprocess.stream_order import StreamOrder
 from tasks.recipe import TrainingConfig
+from tasks.values import PackedSplit, StreamedSplit
 
 Epoch = TypeVar("Epoch", bound=Sized)  # which images an epoch takes; its length is their number
 
@@ -111,14 +117,10 @@ class RowInputs(Inputs[Order]):
 
 
 class StreamInputs(Inputs[StreamOrder]):
-    """Of a split that comes as a stream: each process reads a part of the shards.
-
-    Raises ``ConfigError`` for a recipe that draws single images.
-    """
+    """Of a split that comes as a stream: each process reads a part of the shards."""
 
     def __init__(self, stream: StreamedImages, recipe: TrainingConfig) -> None:
         super().__init__(recipe)
-        refuse_sampler(recipe)
         self._stream = stream
 
     def order(self, generator: torch.Generator) -> StreamOrder:
@@ -141,10 +143,13 @@ def make_inputs(source: Packed | StreamedImages, recipe: TrainingConfig) -> Inpu
     return RowInputs(source, recipe)
 
 
-def refuse_sampler(recipe: TrainingConfig) -> None:
-    """Raise ``ConfigError`` for a recipe that draws single images, which a stream does not give."""
+def refuse_unstreamed(train: PackedSplit | StreamedSplit, recipe: TrainingConfig) -> None:
+    """Raise ``ConfigError`` for what no stream gives: single images, more parts than shards."""
+    if not isinstance(train, StreamedSplit):
+        return
     if recipe.balance == "sampler":
         raise ConfigError(
             "training.balance=sampler draws single images, and those of data.kind=shards come as a "
             "stream.\nSet training.balance=class_weights."
         )
+    refuse_processes(len(training_shards(read_index_of(train))), world())

@@ -1,8 +1,9 @@
 """The checks of a data set whose training images are streamed, and so are not in memory at once.
 
 Of those images are known how many each class has, and eight bytes of each one's digest: enough to
-find them again in validation and test, to count classes and to compare their shares. Near copies,
-two labels of a file and torn groups are looked for in validation and test alone (``NOT_LOOKED``).
+find them again in validation and test, to count classes and to compare their shares. Near copies
+are looked for in validation and test alone (``NOT_LOOKED``); so are two labels of a file and torn
+groups, for which ``graft shards`` looks in all splits when it makes the index.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tasks.values import SplitName
 from tasks.words import listed
 
 NOT_LOOKED = (
-    "Training images are streamed: near copies of them, one file of theirs under two labels, and "
-    "groups that they share with other splits are not looked for."
+    "Training images are streamed: near copies of them in validation or test are not looked for "
+    "here (graft shards does, where it packs images)."
 )
 _TRAINED = "a training image"  # its path is in its shard
 
