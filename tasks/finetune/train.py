@@ -12,6 +12,7 @@ from tasks.finetune.course import Course, open_course
 from tasks.finetune.device import describe, memory_errors
 from tasks.finetune.distributed import train_together
 from tasks.finetune.gpu_lock import gpus_held
+from tasks.finetune.meeting import named_place
 from tasks.finetune.mixing import Outcome, train
 from tasks.finetune.progress import Watcher
 from tasks.finetune.ranks import rank, world
@@ -39,7 +40,8 @@ def finetune(
     if world() > 1:  # the process that started this one holds the GPUs
         return _finetune(config, prepared, backbone, folder, watcher, teacher)
     with gpus_held(config.training, config.name):
-        together = config.training.devices > 1
+        several = config.training.nodes > 1 or named_place() is not None
+        together = config.training.devices > 1 or several
         return (train_together if together else _finetune)(
             config, prepared, backbone, folder, watcher, teacher
         )

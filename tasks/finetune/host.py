@@ -1,0 +1,91 @@
+"""The first node: it runs the command, and keeps the store that all nodes meet at while it runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tasks.errors import ConfigError, ResourceError, Terminated
+from tasks.finetune.meeting import END, VARIABLE, Meeting, Place, open_store
+from tasks.finetune.roll import beat_of, left_of
+
+_FAREWELL_SECONDS = 10.0  # for the other nodes to hear the end
+_POLL_SECONDS = 0.1
+_PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+
+
+def host(place: Place, command: list[str]) -> int:
+    """Run the command and return its exit code, which all other nodes hear.
+
+    Raises ``ConfigError`` for an address that is not this machine's, or a command that is none.
+    """
+    store = open_store(place, _listener(place))
+    meeting = Meeting(place, store)
+    code = ResourceError.exit_code  # of whatever ends this process before the command does
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            code = _run(command, place.model_copy(update={"folder": Path(folder)}))
+    except Terminated as error:
+        code = 128 + int(error.args[0])
+    finally:
+        meeting.say(END, str(code))
+        _wait_for_farewells(meeting)
+    return code
+
+
+def _listener(place: Place) -> socket.socket:
+    """Listen on the one address that the other nodes know; wait for the name of it."""
+    deadline = time.monotonic() + place.patience
+    while True:
+        try:
+            family = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0][0]
+            return socket.create_server((place.host, place.port), family=family)
+        except socket.gaierror as error:  # a cluster's name server learns it a moment later
+            if time.monotonic() > deadline:
+                raise _not_here(place, error) from error
+            time.sleep(1)
+        except OSError as error:
+            raise _not_here(place, error) from error
+
+
+def _not_here(place: Place, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"The first node cannot listen on {place.address}: {error.strerror}.\n"
+        "Name this machine's address as --host, and a --port that is free."
+    )
+
+
+def _run(command: list[str], place: Place) -> int:
+    """Run the command to its end; Ctrl-C reaches it by itself, other signals are passed on."""
+    environment = os.environ | {VARIABLE: place.model_dump_json()}
+    try:
+        running = subprocess.Popen(command, env=environment)  # noqa: S603 - the user's own command
+    except OSError as error:
+        raise ConfigError(
+            f"{command[0]} cannot be run: {error.strerror}.\nCorrect the command behind --."
+        ) from error
+    before = {number: signal.getsignal(number) for number in (*_PASSED_ON, signal.SIGINT)}
+    try:
+        for number in _PASSED_ON:
+            signal.signal(number, lambda number, _: running.send_signal(number))
+        signal.signal(signal.SIGINT, lambda *_: None)
+        code = running.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _wait_for_farewells(meeting: Meeting) -> None:
+    """Keep the store until those who came have heard the end."""
+    deadline = time.monotonic() + _FAREWELL_SECONDS
+    came = [node for node in range(1, meeting.place.nodes) if meeting.hear(beat_of(node))]
+    while any(meeting.hear(left_of(node)) is None for node in came):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,160 @@
+"""Start this machine's training processes by torch's elastic launch, and say how they ended."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from tasks.errors import GraftError, ResourceError, Terminated, TrainingError
+from tasks.finetune.device import pick_device
+from tasks.finetune.meeting import Meeting, Session, connect_for, lost
+from tasks.finetune.roll import Roll
+from tasks.finetune.trouble import as_error, as_words, read_problem
+from tasks.finetune.worker import DONE, FAULT, PROBLEM, Job, work
+from tasks.recipe import TrainingConfig
+
+_BACKEND = "graft"
+_POLL_SECONDS = 0.1
+
+
+def launch(job: Job) -> str:
+    """Run ``work`` in this machine's processes; return what the first of them answers.
+
+    Raises what the first process to fail raised, on whichever machine.
+    """
+    try:
+        with _quiet():
+            returned = elastic_launch(_settings(job), work)(job.model_dump_json())
+    except ChildFailedError as error:
+        raise _explained(job, *error.get_first_failure()) from error
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise Terminated(error.sigval) from error
+    except dist.DistError as error:
+        if job.session is None:
+            raise
+        raise lost(job.session.place) from error
+    found: str = returned[min(returned)]
+    return found
+
+
+def check_gpus(recipe: TrainingConfig) -> None:
+    """Raise ``ResourceError`` when this machine has fewer GPUs than ``training.devices``."""
+    wanted = recipe.devices
+    if pick_device(recipe.device).type == "cuda" and torch.cuda.device_count() < wanted:
+        raise ResourceError(
+            f"training.devices={wanted}, and this machine has {torch.cuda.device_count()} GPUs.\n"
+            f"Set training.devices={torch.cuda.device_count()} or less."
+        )
+
+
+def _settings(job: Job) -> LaunchConfig:
+    session = job.session
+    if session is not None:
+        rendezvous_handler_registry.register(_BACKEND, _Settled)
+    return LaunchConfig(
+        min_nodes=1 if session is None else session.place.nodes,
+        max_nodes=1 if session is None else session.place.nodes,
+        nproc_per_node=job.config.training.devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d" if session is None else _BACKEND,
+        rdzv_endpoint="localhost:0",  # any free port
+        rdzv_configs={} if session is None else {"session": session},
+        local_addr="localhost",
+        max_restarts=0,  # what half of an epoch left behind is not gone on with
+        monitor_interval=0.1,
+        start_method="spawn",
+    )
+
+
+class _Settled(RendezvousHandler):
+    """A rendezvous that is over: the nodes have met, and know their numbers.
+
+    torch's own static one would open a second port, on all of the machine's addresses.
+    """
+
+    def __init__(self, parameters: RendezvousParameters) -> None:
+        self._session: Session = parameters.config["session"]
+        self._run = parameters.run_id
+
+    def get_backend(self) -> str:
+        return _BACKEND
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        session, place = self._session, self._session.place
+        store = connect_for(session, "agents")
+        where = RendezvousStoreInfo(place.host, place.port)
+        return RendezvousInfo(store, session.node, place.nodes, where)
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        return
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return self._run
+
+    def shutdown(self) -> bool:
+        return True
+
+
+def _explained(job: Job, number: int, failure: ProcessFailure) -> GraftError:
+    """Return what ended the training, of which this machine has seen one process end."""
+    alone = TrainingError(
+        f"Training process {number} ended by itself (exit code {failure.exitcode}).\n"
+        "Its last words are above; a code of -9 is most often too little memory."
+    )
+    if job.session is None:
+        assert job.scratch is not None
+        return read_problem(job.scratch) or alone
+    meeting = Meeting(job.session.place)
+    if failure.exitcode < 0:  # not the other machines' doing
+        meeting.say_first(job.session.key(PROBLEM), as_words(alone))
+    return alone if job.session.node > 0 else _cause(meeting, job.session) or alone
+
+
+def _cause(meeting: Meeting, session: Session) -> GraftError | None:
+    """Return what some node wrote down, which may be after the first was cut off by it."""
+    roll, others = Roll(session.place), range(1, session.place.nodes)
+    while (words := meeting.hear(session.key(PROBLEM))) is None:
+        if (missing := roll.missing(meeting)) is not None:
+            return missing
+        if all(meeting.hear(session.key(DONE, node)) for node in others):
+            words = meeting.hear(session.key(PROBLEM)) or meeting.hear(session.key(FAULT))
+            break
+        time.sleep(_POLL_SECONDS)
+    return None if words is None else as_error(words)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the launcher's own account of a failed process off the terminal: we give ours."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
