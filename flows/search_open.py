@@ -22,13 +22,12 @@ def open_study(config: SearchConfig, root: Path, identity: str) -> Study:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = open_storage(config.storage, root)
-    direction = "maximize" if config.metric == "val_accuracy" else "minimize"
     with storage_errors("opening the study"), locked(root / ".lock"):
         study = optuna.create_study(
             storage=storage,
             sampler=Points(config),
             study_name=config.name,
-            direction=direction,
+            direction="maximize" if config.metric == "val_accuracy" else "minimize",
             load_if_exists=True,
         )
         known = study.user_attrs.get(IDENTITY)

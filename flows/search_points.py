@@ -99,10 +99,10 @@ def space_of(config: SearchConfig) -> Space:
     return {key: _distribution(of, first[key]) for key, of in config.space.items()}
 
 
-def plain(point: Mapping[str, Any]) -> dict[str, Scalar]:
-    """Return a point of Optuna's with Python's own numbers."""
+def as_written(config: SearchConfig, point: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Return a point of Optuna's with Python's own numbers, as a config would hold them."""
     return {
-        key: value.item() if isinstance(value, np.generic) else value
+        key: config.space[key].rounded(value.item() if isinstance(value, np.generic) else value)
         for key, value in point.items()
     }
 

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flows.search_points import plain
+from flows.search_points import as_written
 from flows.search_storage import storage_errors
 from flows.search_study import CAME, LOST
 from flows.search_trial import Came
@@ -37,18 +37,18 @@ def look_at(config: SearchConfig, study: optuna.Study, root: Path, run_id: str) 
         sampler=config.sampler,
         pruner=config.pruner,
         wanted=config.trials,
-        trials=tuple(_tried(trial) for trial in trials),
+        trials=tuple(_tried(config, trial) for trial in trials),
         best=best,
         importances=importances,
     )
 
 
-def _tried(trial: FrozenTrial) -> Tried:
+def _tried(config: SearchConfig, trial: FrozenTrial) -> Tried:
     came = Came.model_validate(trial.user_attrs.get(CAME, {"state": "failed"}))
     return Tried(
         number=trial.number,
         state=_state(trial),
-        point=plain(trial.params or trial.system_attrs.get("fixed_params", {})),
+        point=as_written(config, trial.params or trial.system_attrs.get("fixed_params", {})),
         value=trial.value if trial.state.name == "COMPLETE" else came.value,
         val_accuracy=came.val_accuracy,
         val_loss=came.val_loss,

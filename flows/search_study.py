@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from flows.search_points import plain, space_of
+from flows.search_points import as_written, space_of
 from flows.search_storage import locked, storage_errors
 from flows.search_trial import Came
 from tasks.register.processes import PROCESS_TAG, is_gone, process_tags
@@ -68,7 +68,7 @@ class Study:
             trial = self.optuna.ask(fixed_distributions=dict(self._space))
             trial.set_user_attr(PROCESS, process_tags()[PROCESS_TAG])
             trial_id = self._id_of(trial.number)
-        claim = Claim(trial.number, trial_id, plain(trial.params))
+        claim = Claim(trial.number, trial_id, as_written(self._config, trial.params))
         self._mine[trial.number] = claim
         return claim
 
@@ -160,11 +160,11 @@ class Study:
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(BEAT_SECONDS):
             self._beats += 1
-            for trial_id in list(self._mine.values()):
+            for claim in self.mine():
                 with suppress(
                     Exception
                 ):  # told since, or no answer: the next beat may come through
-                    self._storage.set_trial_user_attr(trial_id, BEAT, self._beats)
+                    self._storage.set_trial_user_attr(claim.trial_id, BEAT, self._beats)
 
     def _counts(self) -> tuple[int, int]:
         """Return how many trials wait to be begun again, and how many are taken or done."""

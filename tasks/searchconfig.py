@@ -74,6 +74,13 @@ class Dimension(Section):
         """Return the values that must be valid by themselves: all choices, or both bounds."""
         return self.choices if self.choices is not None else (self.low, self.high)
 
+    def rounded(self, value: Scalar) -> Scalar:
+        """Return a drawn value as a config would write it: 0.15, where steps of 0.05 add up."""
+        if self.step is None or not isinstance(value, float):
+            return value
+        low, step = Decimal(str(self.low)), Decimal(str(self.step))
+        return float(low + step * round((Decimal(value) - low) / step))
+
     def _on_grid(self, value: Number) -> bool:
         # decimals, since 0.3 is no whole number of 0.1 among floats
         above = Decimal(str(value)) - Decimal(str(self.low))

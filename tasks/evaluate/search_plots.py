@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = 3
-DECADES = 30.0  # a range this wide (high over low) is drawn by its logarithm
+DECADES = 10.0  # a range this wide (high over low) is drawn by its logarithm
 WORDS = {"val_accuracy": "validation accuracy, %", "val_loss": "validation loss, nats"}
 
 
