@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,7 @@ def name(path: Path) -> str:
         ("ruff", "format", "--no-cache", "--check", "."),
         ("mypy",),
         ("lint-imports", "--no-cache"),
+        ("bandit", "--quiet", "--configfile", "pyproject.toml", "--recursive", "tasks", "flows"),
     ],
     ids=" ".join,
 )
@@ -92,6 +95,30 @@ def test_functions_are_short():
         if isinstance(node, ast.FunctionDef)
     )
     assert lengths[len(lengths) // 2] <= 15
+
+
+def test_every_exception_from_the_rules_of_security_says_why():
+    marks = re.compile(r"# (?:noqa: (?:[A-Z0-9]+, )*S\d+|nosec)(.*)")
+    for path in SOURCES:
+        for line in path.read_text().splitlines():
+            found = marks.search(line)
+            assert found is None or " - " in found[1], f"{name(path)}: {line.strip()}"
+
+
+def test_what_bandit_passes_over_is_ruffs_and_it_sees_the_rest(tmp_path: Path):
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]
+    passed_over = set(settings["bandit"]["skips"]) - {"B403", "B404"}
+    assert "S" in settings["ruff"]["lint"]["select"]
+    for code in passed_over:
+        known = subprocess.run(
+            [TOOLS / "ruff", "rule", code.replace("B", "S")], capture_output=True
+        )
+        assert known.returncode == 0, code
+    hole = tmp_path / "hole.py"
+    hole.write_text("import torch\n\nstate = torch.load('a.pth', weights_only=False)\n")
+    command = [TOOLS / "bandit", "--quiet", "--configfile", "pyproject.toml", hole]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, "B614" in done.stdout) == (1, True)
 
 
 def test_nothing_unknown_lies_at_the_top_of_the_repository():

@@ -94,8 +94,8 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
 def _open(address: str, timeout: float, error: type[GraftError]) -> HTTPResponse:
     secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
     opener = urllib.request.build_opener(secure, _HttpsRedirects(error))
-    # S310 warns of other schemes: tasks.download.fetch passes https alone
-    request = urllib.request.Request(address, headers={"User-Agent": "graft"})  # noqa: S310
+    headers = {"User-Agent": "graft"}
+    request = urllib.request.Request(address, headers=headers)  # noqa: S310 - fetch's https alone
     response: HTTPResponse = opener.open(request, timeout=timeout)
     return response
 

@@ -91,16 +91,16 @@ def _charts(model: Model, report: EvaluationReport) -> dict[str, Any]:
     found: dict[str, Any] = {"drawn": drawn, "grey": grey, "learning": {}, "reliability": None}
     if drawn:
         found["roc"] = Markup(charts.roc_chart(drawn, grey))  # noqa: S704 - no word of a user's
-        found["precision_recall"] = Markup(  # noqa: S704
+        found["precision_recall"] = Markup(  # noqa: S704 - as above
             charts.precision_recall_chart(drawn, grey)
         )
     if report.reliability:
         chart = charts.reliability_chart(report.reliability, report.multi_label)
-        found["reliability"] = Markup(chart)  # noqa: S704
+        found["reliability"] = Markup(chart)  # noqa: S704 - as above
     if isinstance(model, FineTunedModel):
         rows = page_parts.epochs(model)
         found["learning"] = {
-            name: Markup(charts.learning_curve(rows, name, model.chosen_epoch))  # noqa: S704
+            name: Markup(charts.learning_curve(rows, name, model.chosen_epoch))  # noqa: S704 - as above
             for name in ("loss", "accuracy")
         }
     return found
