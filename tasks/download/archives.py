@@ -1,7 +1,7 @@
 """Unpack a zip or tar into the cache: whole, inside its folder and within limits, or not at all.
 
 Archives are untrusted: a member may try to write elsewhere, to be a link or a device, or to fill
-the disk (D. Fifield, "A better zip bomb", WOOT 2019).
+the disk (D. Fifield, "A better zip bomb", WOOT 2019); what describes the members, the memory.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ TAR_BLOCK = 512  # bytes; POSIX.1-1988 ustar
 # OSErrors that tell of the archive, not of the disk: bz2 and gzip give no number, a seek to where
 # no file reaches is invalid, and a member's name may be longer than any file's
 MALFORMED = (None, errno.EINVAL, errno.ENAMETOOLONG)
+# tar's members that describe others, whose content tarfile holds in memory: names and pax records
+DESCRIBING = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+LONGEST_DESCRIPTION = 1 << 16  # bytes, of one of them and of all that hold for the whole archive
 
 
 class Limits(NamedTuple):
@@ -33,6 +39,7 @@ class Limits(NamedTuple):
     members: int = 2_000_000
     ratio: int = 200  # unpacked bytes for each packed byte, beyond ...
     harmless: int = 1 << 30  # ... this many bytes unpacked
+    listed: int = 1 << 28  # bytes of a zip's list of members, which zipfile reads as a whole
 
 
 class Member(NamedTuple):
@@ -54,7 +61,7 @@ def extract(archive: Path, sha256: str, cache: Path, limits: Limits | None = Non
     """
 
     def unpack(folder: Path) -> None:
-        with _damage(archive), _members(archive) as members:
+        with _damage(archive), _members(archive, (limits or Limits()).listed) as members:
             _unpack(members, folder, archive, limits or Limits())
 
     return sealed(cache / "archives" / sha256, unpack)
@@ -112,15 +119,26 @@ def _write(member: Member, path: Path, archive: Path) -> None:
 
 
 @contextmanager
-def _members(archive: Path) -> Iterator[Iterator[Member]]:
+def _members(archive: Path, longest_list: int) -> Iterator[Iterator[Member]]:
     with archive.open("rb") as file:
         is_zip = file.read(4) in ZIP_MAGIC
+        if is_zip:
+            _check_list(file, archive, longest_list)
     if is_zip:
         with zipfile.ZipFile(archive) as opened_zip:
             yield (_zip_member(opened_zip, info) for info in opened_zip.infolist())
     else:
-        with tarfile.open(archive, "r:*") as opened_tar:
+        with tarfile.open(archive, "r:*", tarinfo=_short_headers()) as opened_tar:
             yield _tar_members(opened_tar)
+
+
+def _check_list(file: IO[bytes], archive: Path, longest: int) -> None:
+    """Refuse a list of members that zipfile would make too many objects of, before it does."""
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # Zip64 as well; None: no zip
+    if end is not None and end[zipfile._ECD_SIZE] > longest:  # type: ignore[attr-defined]
+        raise DataError(
+            f"{printable(archive)} lists its files in over {longest:,} bytes.\nSplit it up."
+        )
 
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
@@ -137,9 +155,37 @@ def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     )
 
 
+def _short_headers() -> type[tarfile.TarInfo]:
+    """Return a reader of headers that refuses those whose content would fill the memory.
+
+    It raises no error of tarfile's, which would be taken for the archive's end.
+    """
+
+    class Header(tarfile.TarInfo):
+        of_all = 0  # bytes of what holds for every later member, which tarfile keeps
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
+            header = super().frombuf(buf, encoding, errors)
+            if header.type == tarfile.GNUTYPE_SPARSE:
+                cls._proc_gnusparse_10(header)
+            if header.type in DESCRIBING:
+                cls.of_all += header.size if header.type == tarfile.XGLTYPE else 0
+                if header.size < 0 or max(header.size, cls.of_all) > LONGEST_DESCRIPTION:
+                    raise ValueError(f"{header.size:,} bytes describe a file, a bomb?")
+            return header
+
+        def _proc_gnusparse_10(self, *_: object) -> None:
+            # tarfile's would read the map of holes, as long as the archive says
+            raise ValueError("it holds a sparse file, pack it without --sparse")
+
+    return Header
+
+
 def _tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
-    for info in archive:
+    while (info := archive.next()) is not None:
         yield _tar_member(archive, info)
+        archive.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps every header
     # tarfile takes a damaged header in the middle for the end
     if archive.fileobj is not None:
         archive.fileobj.seek(archive.offset)

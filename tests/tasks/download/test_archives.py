@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import gzip
 import io
 import random
 import stat
 import tarfile
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -171,7 +174,96 @@ def pax(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (length, key, value)
 
 
+def tar_described(kind: bytes, size: int, times: int = 1) -> Callable[[Path], None]:
+    """Describe a member at such length: packed it is nothing, and tarfile holds all of it."""
+
+    def make(path: Path) -> None:
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            for number in range(times):
+                header = tarfile.TarInfo("a")
+                header.type, header.size = kind, size
+                file.write(header.tobuf(tarfile.GNU_FORMAT))
+                file.write(pax(b"k%d" % number, b"v" * (size - 20)).ljust(size, b"\0"))
+                file.write(bytes(-size % 512))
+                file.write(tarfile.TarInfo(f"a/{number}.png").tobuf() * (times > 1))
+            file.write(tarfile.TarInfo("a/1.png").tobuf() + bytes(1024))
+
+    return make
+
+
+def tar_sparse_of_old(path: Path) -> None:
+    """Map holes in GNU's first way, in as many blocks as one likes."""
+    header = bytearray(tarfile.TarInfo("a/1.png").tobuf(tarfile.GNU_FORMAT))
+    header[156:157], header[482] = tarfile.GNUTYPE_SPARSE, 1
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(bytes(header) + (b"00000000001\0" * 42 + b"\1" + bytes(7)) * 50)
+
+
+def tar_sparse_of_pax(path: Path) -> None:
+    """Map holes in GNU's third way: the map says itself how long it is."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a/1.png")
+        info.size = 512
+        info.pax_headers = {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "../out.png",
+            "GNU.sparse.realsize": "5",
+        }
+        archive.addfile(info, io.BytesIO(b"900000000\n" + b"0\n" * 251))
+
+
+def tar_of_pax_paths(path: Path) -> None:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("fine.png")
+        info.pax_headers = {"path": "../../out.png"}
+        archive.addfile(info)
+
+
+def tar_link_to_write_through(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        link = tarfile.TarInfo("a")
+        link.type, link.linkname = tarfile.SYMTYPE, ".."
+        archive.addfile(link)
+        archive.addfile(tarfile.TarInfo("a/out.png"))
+
+
+def zip_of_one_place(path: Path) -> None:
+    """Let two members have the same bytes: Fifield's bomb of 2019."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/1.png", "one")
+        twin = copy.copy(archive.filelist[0])
+        twin.filename = "a/2.png"
+        archive.filelist.append(twin)
+
+
+def zip_of_other_size(path: Path) -> None:
+    """Say that a member has ten bytes where it has a million."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/1.png", bytes(1_000_000))
+        archive.filelist[0].file_size = 10
+
+
+def zip_of_many_folders(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/" * 1500, "")
+
+
+TOO_LONG = (1 << 16) + 1
 HOSTILE = {
+    "tar long name": (tar_described(tarfile.GNUTYPE_LONGNAME, TOO_LONG), "describe a file"),
+    "tar long link": (tar_described(tarfile.GNUTYPE_LONGLINK, TOO_LONG), "describe a file"),
+    "tar long pax": (tar_described(tarfile.XHDTYPE, TOO_LONG), "describe a file"),
+    "tar long Solaris pax": (tar_described(tarfile.SOLARIS_XHDTYPE, TOO_LONG), "describe a file"),
+    "tar long pax of all": (tar_described(tarfile.XGLTYPE, 1 << 14, times=5), "describe a file"),
+    "tar sparse, old": (tar_sparse_of_old, "sparse"),
+    "tar sparse, pax": (tar_sparse_of_pax, "sparse"),
+    "tar slip in a pax path": (tar_of_pax_paths, "leads out"),
+    "tar link to write through": (tar_link_to_write_through, "a link"),
+    "zip of one place": (zip_of_one_place, "differ"),
+    "zip of another size": (zip_of_other_size, "CRC"),
+    "zip of many folders": (zip_of_many_folders, "cannot be unpacked"),
     "tar NUL in a pax path": (tar_with_pax(pax(b"path", b"a\0b.png")), "cannot be unpacked"),
     "tar name too long": (tar_of(tarfile.REGTYPE, "a/" + "x" * 300), "cannot be unpacked"),
     "zip name too long": (zip_named("a/" + "x" * 300), "cannot be unpacked"),
@@ -231,6 +323,54 @@ def test_limits_hold(suffix: str, limits: Limits, words: str, tmp_path: Path, pa
     with pytest.raises(DataError, match=words):
         unpack(archive, tmp_path / "cache", limits)
     assert list((tmp_path / "cache" / "archives").iterdir()) == []
+
+
+def test_a_list_of_members_is_not_read_where_it_is_too_long(tmp_path: Path, pack: Pack):
+    archive = pack(tmp_path / "a.zip", FILES)
+    with pytest.raises(DataError, match="lists its files in over 100 bytes"):
+        unpack(archive, tmp_path / "cache", Limits(listed=100))
+    assert unpack(archive, tmp_path / "cache", Limits(listed=1000)).is_dir()
+
+
+def test_what_describes_the_members_is_not_kept(tmp_path: Path):
+    """Each of 200 names has 60 kB beside it: 12 MB together, and packed next to nothing."""
+    one = tmp_path / "a.tar.gz"
+    with gzip.open(one, "wb", compresslevel=1) as file:
+        for number in range(200):
+            content = pax(b"comment", b"x" * 60_000)
+            header = tarfile.TarInfo("pax")
+            header.type, header.size = tarfile.XHDTYPE, len(content)
+            file.write(header.tobuf() + content + bytes(-len(content) % 512))
+            file.write(tarfile.TarInfo(f"a/{number}.png").tobuf())
+        file.write(bytes(1024))
+    tracemalloc.start()
+    try:
+        folder = unpack(one, tmp_path / "cache")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(list(folder.rglob("*.png"))) == 200
+    assert peak < 6 << 20
+
+
+def test_an_archive_in_an_archive_is_a_file_like_others(tmp_path: Path, pack: Pack, snapshot):
+    inner = pack(tmp_path / "inner.zip", FILES).read_bytes()
+    archive = pack(tmp_path / "a.zip", [*FILES, ("top/a/inner.zip", inner)])
+    folder = unpack(archive, tmp_path / "cache")
+    assert snapshot(folder) == {**dict(FILES), "top/a/inner.zip": inner}
+
+
+def test_names_that_differ_by_case_or_by_form_of_unicode_stay_apart(tmp_path: Path, pack: Pack):
+    names = ("A/1.png", "a/1.png", "\u00e9/1.png", "e\u0301/1.png")
+    archive = pack(tmp_path / "a.zip", [(name, name.encode()) for name in names])
+    try:
+        folder = unpack(archive, tmp_path / "cache")
+    except DataError as error:  # a disk that takes them for one name, as a Mac's
+        assert "twice" in str(error)
+        return
+    assert {name: (folder / name).read_bytes() for name in names} == {
+        name: name.encode() for name in names
+    }
 
 
 def test_genuine_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path):
