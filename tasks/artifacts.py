@@ -77,7 +77,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     Write to a neighbour, fsync, rename, fsync the folder; raises ``ResourceError``.
     """
     with disk_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -90,6 +90,16 @@ def write_atomic(path: Path, content: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; /proc and its like answer that there is no such place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:
+        raise ResourceError(
+            f"Cannot make the folder {folder}: {error.strerror}.\nName another."
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -113,7 +123,7 @@ def folder_atomic(target: Path) -> Iterator[Path]:
     another process made ``target`` meanwhile, theirs stays: content-addressed folders are equal.
     """
     with disk_errors(str(target)):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
         try:
             scratch.chmod(0o755)
@@ -146,7 +156,7 @@ def new_folder(parent: Path, name: str) -> Iterator[Path]:
     On any error in the block, Ctrl-C included, the folder is removed with all that is in it.
     """
     with disk_errors(str(parent)):
-        parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(parent)
         folder = _first_free(parent, name)
     with gone_on_error(folder):
         yield folder
@@ -190,7 +200,7 @@ def user_folder(named: Path) -> Path:
         path = named.expanduser().resolve()
         str(path).encode()
     except (OSError, RuntimeError, UnicodeEncodeError) as error:
-        reason = "no UTF-8" if isinstance(error, UnicodeEncodeError) else str(error)
+        reason = "no UTF-8" if isinstance(error, UnicodeEncodeError) else str(error).rstrip(".")
         raise ConfigError(
             f"The folder {str(named)!a} cannot be used: {reason}.\nName another."
         ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from tasks.config import RunConfig
 from tasks.errors import ConfigError
+from tasks.plainyaml import dumper, parse
 from tasks.recipe import Section
 
 if TYPE_CHECKING:
@@ -22,22 +22,8 @@ if TYPE_CHECKING:
 AnyConfig = TypeVar("AnyConfig", bound=Section)
 
 COMMAND_LINE = "command line"
-# the scalars of YAML 1.2: 1e-3 is a number; yes, no, on, off and dates are words
-_SCALARS = {
-    "null": (re.compile(r"(~|null|Null|NULL|)\Z"), "~nN\0"),
-    "bool": (re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), "tTfF"),
-    "int": (re.compile(r"[-+]?(0|[1-9][0-9]*)\Z"), "-+0123456789"),
-    "float": (
-        re.compile(
-            r"([-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
-            r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))\Z"
-        ),
-        "-+.0123456789",
-    ),
-}
-
-_TAG = "tag:yaml.org,2002:"
-_TAGS = {_TAG + kind for kind in (*_SCALARS, "str", "seq", "map")}
+LARGEST = 1 << 20  # bytes of a file; ours have some thousands, and PyYAML reads 60 KB a second
+DEEPEST = 10  # sections in an override's key
 
 
 @overload
@@ -67,18 +53,21 @@ def dump_config(config: Section) -> str:
     import yaml
 
     values = config.model_dump(mode="json")
-    return yaml.dump(values, Dumper=_dumper(), sort_keys=False, allow_unicode=True)
+    return yaml.dump(values, Dumper=dumper(), sort_keys=False, allow_unicode=True)
 
 
 def _read_mapping(path: Path, example: str) -> dict[str, Any]:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
     except OSError as error:
         raise ConfigError(
             f"{path}: the config cannot be read: {error.strerror or error}.\n"
             f"Name a YAML file such as {example}."
         ) from error
-    settings = _parse(content, str(path))
+    if len(content) > LARGEST:
+        raise ConfigError(f"{path}: larger than {LARGEST:,} bytes: no config is.\nName another.")
+    settings = parse(content, str(path))
     if not isinstance(settings, dict):
         raise ConfigError(
             f"{path}: the config is not a mapping of sections.\n"
@@ -87,75 +76,11 @@ def _read_mapping(path: Path, example: str) -> dict[str, Any]:
     return settings
 
 
-def _parse(content: bytes | str, where: str) -> Any:  # noqa: ANN401 - YAML holds anything
-    import yaml
-
-    try:
-        return yaml.load(content, Loader=_loader())  # noqa: S506 - a SafeLoader with fewer types
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = " ".join(str(error.problem or error.context).split())
-    except (yaml.YAMLError, RecursionError, ValueError, LookupError) as error:  # !!bool abc
-        line, problem = "", " ".join(str(error).split())[:200]
-    raise ConfigError(f"{where}{line}: not YAML: {problem}.\nCorrect the file's syntax.")
-
-
-@cache
-def _loader() -> type[Any]:
-    """Return a SafeLoader that knows _SCALARS alone and refuses repeated keys and aliases."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as the base declares it
-
-        def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 - PyYAML's own
-            if self.check_event(yaml.AliasEvent):
-                mark = self.get_mark()
-                raise yaml.MarkedYAMLError(problem="aliases are not supported", problem_mark=mark)
-            node = super().compose_node(parent, index)
-            if node is not None and node.tag not in _TAGS:
-                problem = f"the tag {node.tag!r} is not supported"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-            return node
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: ANN401
-            seen: set[str] = set()
-            for key, _ in node.value:
-                name = str(key.value)
-                if name in seen:
-                    problem = f"the key {name!r} appears twice"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                seen.add(name)
-            return super().construct_mapping(node, deep)
-
-    _resolve(Loader)
-    return Loader
-
-
-@cache
-def _dumper() -> type[Any]:
-    """Return a SafeDumper that quotes what _SCALARS or YAML 1.1 would take for no string."""
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        pass
-
-    _resolve(Dumper)
-    return Dumper
-
-
-def _resolve(kind_of_yaml: type[Any]) -> None:
-    for kind, (pattern, first) in _SCALARS.items():
-        letters = [letter.strip("\0") for letter in first]
-        kind_of_yaml.add_implicit_resolver(_TAG + kind, pattern, letters)
-
-
 def _apply_override(settings: dict[str, Any], override: str) -> str:
     """Set one value in ``settings`` and return its dotted key."""
     key, equals, text = override.partition("=")
     *sections, last = key.strip().split(".")
-    if not equals or not all((*sections, last)):
+    if not equals or not all((*sections, last)) or len(sections) > DEEPEST:
         raise ConfigError(
             f"{COMMAND_LINE}: {override!r} is not an override.\n"
             "Write key=value, for example training.epochs=3."
@@ -165,7 +90,7 @@ def _apply_override(settings: dict[str, Any], override: str) -> str:
         if not isinstance(place.get(section), dict):
             place[section] = {}
         place = place[section]
-    place[last] = _parse(text, f"{COMMAND_LINE}, {key}")
+    place[last] = parse(text, f"{COMMAND_LINE}, {key}")
     return key.strip()
 
 
@@ -176,13 +101,25 @@ def _explain(
     problems = [_problem(details, model) for details in error.errors()]
     if len(problems) == 1:
         key, what, advice = problems[0]
-        where = COMMAND_LINE if key in overridden else str(path)
+        where = COMMAND_LINE if _was_typed(key, overridden, error) else str(path)
         return f"{where}: {key} {what}.\n{advice}"
     listed = "; ".join(
         f"{key} {what} ({advice})" if advice.endswith("?") else f"{key} {what}"
         for key, what, advice in problems
     )
     return f"{path}: {len(problems)} values are wrong.\n{listed}."
+
+
+def _was_typed(key: str, overridden: Sequence[str], error: ValidationError) -> bool:
+    """Say whether the one error is about what was overridden, a part or, unless it clashes, more.
+
+    Two settings that clash may stand in the file and on the command line.
+    """
+    clash = error.errors()[0]["type"] == "value_error"
+    return any(
+        f"{key}.".startswith(f"{typed}.") or (f"{typed}.".startswith(f"{key}.") and not clash)
+        for typed in overridden
+    )
 
 
 def _problem(details: ErrorDetails, model: type[Section]) -> tuple[str, str, str]:
@@ -193,6 +130,9 @@ def _problem(details: ErrorDetails, model: type[Section]) -> tuple[str, str, str
         near = _nearest(key, model)
         advice = f"Did you mean {near}?" if near else f"See {model.example} for every key."
         return key, "is not a known key", advice
+    if details["type"] == "missing" and isinstance(details["loc"][-1], int):
+        listing, _, place = key.rpartition(".")
+        return listing, f"has too few values, {place}", f"Correct {listing}."
     if details["type"] == "missing":
         return key, "is missing", f"Add {key}; {model.example} shows every key."
     if details["type"] == "value_error":

@@ -96,7 +96,8 @@ def _check_https(location: str, error: type[GraftError]) -> None:
 
 def _check_local(path: Path, sha256: str | None, error: type[GraftError]) -> None:
     if not path.is_file():
-        fact = "a folder, not a file" if path.is_dir() else "not there"
+        other = "no plain file" if path.exists() else "not there"
+        fact = "a folder, not a file" if path.is_dir() else other
         raise error(
             f"{printable(path)} is {fact}.\nCheck the path; a relative one starts at {Path.cwd()}."
         )

@@ -52,8 +52,7 @@ def find_manifest(folder: Path, name: str | None) -> Path:
 def read_manifest(path: Path, config: DataConfig, bounds: Path | None) -> Listing:
     """List the images in the table at ``path``; its columns are named by ``config``.
 
-    Where it names no column of splits or groups, ``split`` and ``group`` are those if they are
-    there.
+    Where it names no column of splits or groups, those are ``split`` and ``group`` if there.
 
     Paths start at the manifest's folder. With ``bounds`` (an unpacked archive) all must lie inside
     it, and it is the listing's root; without, absolute paths and ``..`` are the user's own. An
@@ -63,6 +62,8 @@ def read_manifest(path: Path, config: DataConfig, bounds: Path | None) -> Listin
     ``config`` names splits and there is no column.
     """
     table = read_table(path)
+    if table.empty:
+        raise DataError(f"The manifest {printable(path)} has no rows.\nAdd one for each image.")
     paths = column_texts(table, config.path_column, path)
     labels = column_labels(table, config, path)
     splits = _splits(table, config, path)

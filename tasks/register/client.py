@@ -30,9 +30,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.artifacts import disk_errors, sync_folder
 from tasks.errors import ResourceError, TrackingError, TransientTrackingError
+from tasks.register.address import SQLITE as SQLITE
+from tasks.register.address import URI
+from tasks.register.address import artifact_root as artifact_root
+from tasks.register.address import database_file as database_file
+from tasks.register.address import shown_address as shown_address
+from tasks.register.address import tracking_uri as tracking_uri
 
-URI = "MLFLOW_TRACKING_URI"
-SQLITE = "sqlite:///"
 PROBE_SECONDS = 8  # longest wait for a server's first answer
 PROBE = "/api/2.0/mlflow/experiments/search"
 PASSING_STATUS = (429, 502, 503, 504)  # HTTP: too many requests, a gateway's faults, not ready
@@ -55,12 +59,6 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # --json is alone there
 # Seven tries, MLflow's own, hold a call for four minutes; Prefect repeats the task anyway.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
-
-
-def tracking_uri() -> str:
-    """Return MLFLOW_TRACKING_URI, else ``sqlite:///`` of mlruns/mlflow.db in this folder."""
-    named = os.environ.get(URI)
-    return named or f"{SQLITE}{Path.cwd() / 'mlruns' / 'mlflow.db'}"
 
 
 def connect(create: bool = True) -> MlflowClient:
@@ -107,17 +105,6 @@ def named_store() -> Iterator[None]:
                 os.environ[URI] = before
 
 
-def artifact_root() -> str | None:
-    """Return where a new experiment keeps its files; ``None`` leaves it to the server.
-
-    Beside the sqlite database, so that moving into another folder does not split a run in two.
-    """
-    uri = tracking_uri()
-    if not uri.startswith(SQLITE):
-        return None
-    return (database_file(uri).parent / "artifacts").as_uri()
-
-
 @contextmanager
 def tracking_errors(doing: str) -> Iterator[None]:
     """Turn MLflow's exceptions into ``TrackingError``, or its transient kind where a retry helps.
@@ -135,9 +122,11 @@ def _as_graft_error(error: Exception, doing: str) -> ResourceError | TrackingErr
     words = " ".join(str(error).split())
     if "disk is full" in words:
         return ResourceError(f"The disk is full while {doing}.\nFree some space and run again.")
-    short = words if len(words) <= LONGEST else words[:LONGEST] + "…"
+    told = shown_address(words)
+    short = told if len(told) <= LONGEST else told[:LONGEST] + "…"
     kind = TransientTrackingError if _may_pass(error, words) else TrackingError
-    return kind(f"MLflow failed while {doing}: {short}\nTracking address: {tracking_uri()}")
+    where = f"Tracking address: {shown_address()}"
+    return kind(f"MLflow failed while {shown_address(doing)}: {short}\n{where}")
 
 
 def _may_pass(error: Exception, words: str) -> bool:
@@ -166,12 +155,12 @@ def _probe(uri: str) -> None:
     status = _ask(uri)
     if status in PASSING_STATUS:
         raise TransientTrackingError(
-            f"The MLflow tracking server at {uri} is not ready: HTTP {status}.\n"
+            f"The MLflow tracking server at {shown_address()} is not ready: HTTP {status}.\n"
             "Wait until it is, or look at its log."
         )
     if status != 200:
         raise TrackingError(
-            f"{uri} answers as no MLflow server should: HTTP {status}.\n"
+            f"{shown_address()} answers as no MLflow server should: HTTP {status}.\n"
             "Correct MLFLOW_TRACKING_URI or its credentials, or unset it to track in mlruns/."
         )
 
@@ -191,20 +180,20 @@ def _ask(uri: str) -> int:
     except MlflowException as error:
         kind = TransientTrackingError if _may_pass(error, str(error)) else TrackingError
         raise kind(
-            f"No MLflow tracking server answers at {uri}.\n"
+            f"No MLflow tracking server answers at {shown_address()}.\n"
             "Start it, correct MLFLOW_TRACKING_URI, or unset it to track in mlruns/."
         ) from error
     return int(answer.status_code)
 
 
-def database_file(uri: str) -> Path:
-    """Return the absolute path of the file that a ``sqlite:///`` address names."""
-    return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
-
-
 @contextmanager
 def _one_opener(database: Path, create: bool) -> Iterator[None]:
     """Let one process at a time make the tables: two at once break each other's migration."""
+    if database.is_dir():  # MLflow would knock for minutes
+        raise TrackingError(
+            f"The tracking database {database} is a folder.\n"
+            "Name a file in it, such as sqlite:///folder/mlflow.db, in MLFLOW_TRACKING_URI."
+        )
     if not create and not database.exists():
         raise TrackingError(
             f"There is no tracking database at {database}.\n"

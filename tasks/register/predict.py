@@ -12,6 +12,7 @@ from tasks.pretrained.network import restore_network
 from tasks.register.classifier import LISTED, Classifier
 from tasks.register.registry import fetch
 from tasks.values import RegisteredModel
+from tasks.words import listed
 
 
 def predict(uri: str, images: list[Path], cache: Path | None = None) -> pd.DataFrame:
@@ -22,10 +23,9 @@ def predict(uri: str, images: list[Path], cache: Path | None = None) -> pd.DataF
     that lists the images that are missing or unreadable, and ``TrackingError`` when there is no
     such model.
     """
-    missing = [str(path) for path in images if not path.is_file()]
+    missing = [f"{path}{' (a folder)' * path.is_dir()}" for path in images if not path.is_file()]
     if missing:
-        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
-        raise DataError(f"No such image file: {', '.join(missing[:LISTED])}{more}.")
+        raise DataError(f"No such image file: {listed(missing, shown=LISTED)}.")
     frame = classifier_of(fetch(uri, cache_folder(cache))).predict(images)
     frame.insert(0, "path", [str(path) for path in images])
     return frame

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from tasks.artifacts import disk_errors, folder_atomic, sha256_file
 from tasks.errors import TrackingError
 from tasks.register.classifier import read_spec
-from tasks.register.client import connect, tracking_errors, tracking_uri
+from tasks.register.client import connect, shown_address, tracking_errors
 from tasks.register.files import (
     SHA256,
     SPEC_FILE,
@@ -217,7 +217,7 @@ def _row(version: ModelVersion, aliases: dict[str, str]) -> VersionRow:
 
 def _no_model(name: str, known: list[str]) -> str:
     there = f"There is: {', '.join(known)}." if known else "No model is registered here yet."
-    return f"There is no registered model {name} at {tracking_uri()}.\n{there}"
+    return f"There is no registered model {name} at {shown_address()}.\n{there}"
 
 
 def _what_there_is(client: MlflowClient, uri: str, name: str) -> str:

@@ -135,7 +135,7 @@ def test_manifest_in_a_folder(tree: Tree, tmp_path: Path):
 GOOD = "path,label\n" + "".join(f"{p},{'ab'[i % 2]}\n" for i, p in enumerate(IMAGES))
 BAD: dict[str, tuple[bytes, dict[str, str], str]] = {
     "empty file": (b"", {}, "cannot be read"),
-    "header alone": (b"path,label\n", {}, "no image file"),
+    "header alone": (b"path,label\n", {}, "has no rows"),
     "not text": (bytes(range(128, 256)), {}, "cannot be read"),
     "too many cells": (b"path,label\na.png,x,y\n", {}, "cannot be read"),
     "no such column": (

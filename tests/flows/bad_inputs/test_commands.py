@@ -1,0 +1,211 @@
+"""Every command wrongly typed, on models that are not there, and on registries in disorder."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.flows.bad_inputs.rows import RUN, Bad, Make, config, typed
+
+OTHER = "models:/small@best"
+
+WORDS = {
+    "no command at all": ("", 2, ""),
+    "an unknown command": ("rum good.yaml", 2, "rum"),
+    "an unknown option": ("run good.yaml --fast", 2, "--fast"),
+    "run: no config": ("run", 2, "CONFIG"),
+    "check: a config for an override": ("check good.yaml good.yaml", 2, "good.yaml.*override"),
+    "predict: no image": ("predict", 2, "IMAGE"),
+    "predict: a lost image": ("predict nowhere.png", 3, "nowhere.png"),
+    "predict: a text": ("predict good.yaml", 3, "good.yaml.*not an image"),
+    "predict: a folder": ("predict photos", 3, r"photos \(a folder\)"),
+    "predict: one of two is lost": ("predict photos/red/0.png no.png", 3, "no.png"),
+    "predict: no such model": ("predict photos/red/0.png --model models:/no@champion", 7, "no"),
+    "predict: no such alias": (f"predict photos/red/0.png --model {OTHER}", 7, "best"),
+    "predict: no such version": ("predict photos/red/0.png --model models:/small/99", 7, "99"),
+    "predict: version 0": ("predict photos/red/0.png --model models:/small/0", 7, "small/0"),
+    "predict: a version in words": ("predict photos/red/0.png --model models:/small/x", 7, "x"),
+    "predict: a path": ("predict photos/red/0.png --model ../small", 7, r"\.\./small"),
+    "predict: a path in it": ("predict photos/red/0.png --model models:/../../etc", 7, "etc"),
+    "predict: another scheme": ("predict photos/red/0.png --model runs:/1/model", 7, "runs:/1"),
+    "predict: a bare scheme": ("predict photos/red/0.png --model models:/", 7, "models:/"),
+    "evaluate: no model": ("evaluate good.yaml", 2, "--model"),
+    "evaluate: no such version": ("evaluate good.yaml --model models:/small/99", 7, "99"),
+    "evaluate: a report that is there": (
+        "evaluate good.yaml --model models:/small/1 --report photos",
+        2,
+        "photos.*(there|exists)",
+    ),
+    "models: an unknown one": ("models nobody", 7, "nobody"),
+    "models: an empty name": ("models ''", 7, ""),
+    "ui: no port": ("ui --port 0", 2, "--port"),
+    "ui: a port in words": ("ui --port web", 2, "--port"),
+    "ui: a port too high": ("ui --port 65536", 2, "--port"),
+    "serve: no name": ("serve", 2, "NAME"),
+    "serve: an unknown model": ("serve nobody --port 0", 7, "nobody"),
+    "serve: another alias": (f"serve {OTHER} --port 0", 7, "best"),
+    "serve: no such host": ("serve small --port 0 --host nowhere.invalid", 2, "nowhere.invalid"),
+    "serve: images of no size": ("serve small --max-megapixels 0", 2, "--max-megapixels"),
+    "serve: no images": ("serve small --max-images 0", 2, "--max-images"),
+    "serve: no time between looks": ("serve small --poll 0", 2, "--poll"),
+    "serve: NaN between looks": ("serve small --poll nan --port 0", 2, "--poll"),
+    "serve: an address for a host": ("serve small --allow-url https://a --port 0", 2, "HOST"),
+    "export: no format": ("export models:/small/1 good.yaml --output out", 2, "--format"),
+    "export: another format": (
+        "export models:/small/1 good.yaml --format tflite --output out",
+        2,
+        "tflite",
+    ),
+    "export: no output": ("export models:/small/1 good.yaml --format onnx", 2, "--output"),
+    "export: a folder that is there": (
+        "export models:/small/1 good.yaml --format torch_export --output photos",
+        2,
+        "photos",
+    ),
+    "export: no such model": (
+        "export models:/no/1 good.yaml --format torch_export --output out",
+        7,
+        "no",
+    ),
+    "approve: an unknown model": ("approve nobody 1", 7, "nobody"),
+    "approve: no such version": ("approve small 99", 7, "99"),
+    "approve: what waits for nobody": ("approve small 1", 7, "small"),
+    "approve: a version in words": ("approve small first", 7, "first"),
+    "promote: an unknown model": ("promote nobody 1", 7, "nobody"),
+    "promote: no such version": ("promote small 99", 7, "99"),
+    "promote: a version below 0": ("promote small -- -1", 7, "-1"),
+    "rollback: an unknown model": ("rollback nobody", 7, "nobody"),
+    "rollback: none before": ("rollback small", 7, "small"),
+    "history: an unknown model": ("history nobody", 7, "nobody"),
+    "diff: an unknown model": ("diff nobody 1 2", 7, "nobody"),
+    "diff: one version alone": ("diff small 1", 2, "VERSION"),
+    "diff: no such version": ("diff small 1 99", 7, "99"),
+    "lr-find: no config": ("lr-find nosuch.yaml", 2, "nosuch.yaml"),
+    "lr-find: another config": ("lr-find rank.yaml", 2, "rank.yaml"),
+    "compare: a run's config": ("compare good.yaml", 2, "good.yaml.*values are wrong"),
+    "rank: a run's config": ("rank good.yaml", 2, "good.yaml.*values are wrong"),
+    "pretrain: no config": ("pretrain nosuch.yaml", 2, "nosuch.yaml"),
+    "retrain: another start": ("retrain good.yaml --start best", 2, "best"),
+    "retrain: no config": ("retrain nosuch.yaml", 2, "nosuch.yaml"),
+    "monitor: a run's config": ("monitor good.yaml", 2, "good.yaml.*values are wrong"),
+    "reevaluate: a run's config": ("reevaluate good.yaml", 2, "good.yaml.*values are wrong"),
+    "cleanup: a run's config": ("cleanup good.yaml", 2, "good.yaml.*values are wrong"),
+    "studio: a port too high": ("studio --port 99999", 2, "--port"),
+    "studio: no size": ("studio --max-mib 0", 2, "--max-mib"),
+    "schedule: no cron line": ("schedule", 2, "CRON"),
+    "schedule: a line too short": ("schedule '0 3 * *' good.yaml", 2, "0 3"),
+    "schedule: a minute in words": ("schedule 'x 3 * * 1' good.yaml", 2, "'x' is no minute"),
+    "schedule: minute 60": ("schedule '60 3 * * 1' good.yaml", 2, "60"),
+    "schedule: a day that never comes": ("schedule '0 3 31 2 *' good.yaml", 2, "31 2"),
+    "schedule: another timezone": (
+        "schedule '0 3 * * 1' good.yaml --timezone Mars/Base",
+        2,
+        "Mars/Base",
+    ),
+    "schedule: a timezone that is a path": (
+        "schedule '0 3 * * 1' good.yaml --timezone ../../etc/passwd",
+        2,
+        "passwd",
+    ),
+    "schedule: another flow": ("schedule '0 3 * * 1' good.yaml --flow rank", 2, "'rank'"),
+    "submit: no config": ("submit nosuch.yaml", 2, "nosuch.yaml"),
+    "submit: no server": ("submit good.yaml", 7, "PREFECT_API_URL"),
+    "deploy: no prefect.yaml": ("deploy", 2, "prefect.yaml"),
+    "deploy: no GPUs": ("deploy --gpus 0", 2, "--gpus"),
+    "status: no server": ("status", 7, "PREFECT_API_URL"),
+    "status: silence below 0": ("status --after -1", 2, "--after"),
+    "status: NaN of silence": ("status --after nan", 2, "--after"),
+}
+
+IMAGES = "images: {path: photos}\n"
+WATCHED = "model: models:/small@champion\n" + IMAGES
+STUDIES = {
+    "compare: nothing to compare": ("compare", "base: {data: {kind: digits}}\n", "datasets is"),
+    "compare: a strategy that is none": (
+        "compare",
+        "base: {data: {kind: digits}}\ndatasets: {a: {}}\nbackbones: {b: {}}\n"
+        "strategies: {full: {strategy.kind: half}}\n",
+        "in a · b · full · seed 0, strategy.kind",
+    ),
+    "compare: a key of the output": (
+        "compare",
+        "base: {data: {kind: digits}}\ndatasets: {a: {output.folder: /x}}\nbackbones: {b: {}}\n"
+        "strategies: {full: {}}\n",
+        "output.folder",
+    ),
+    "compare: a circle of teachers": (
+        "compare",
+        "base: {data: {kind: digits}}\ndatasets: {a: {}}\nbackbones: {b: {}}\nreference: x\n"
+        "strategies: {x: {strategy.kind: distill, strategy.teacher: 'cell:x'}}\n",
+        "leads back to itself",
+    ),
+    "compare: a seed twice": (
+        "compare",
+        "base: {data: {kind: digits}}\ndatasets: {a: {}}\nbackbones: {b: {}}\n"
+        "strategies: {full: {}}\nseeds: [1, 1]\n",
+        "seeds has one twice",
+    ),
+    "rank: one candidate": (
+        "rank",
+        "base: {data: {kind: digits}}\ncandidates: [{weights: null}]\n",
+        "candidates.*at least 2",
+    ),
+    "rank: several labels": (
+        "rank",
+        "base: {data: {kind: manifest, path: a, multi_label: true}}\ncandidates: [{}, {}]\n",
+        "multi_label=false",
+    ),
+    "monitor: no model": ("monitor", IMAGES, "model is missing"),
+    "monitor: a path for a model": ("monitor", "model: ../x\n" + IMAGES, "model is .*x"),
+    "monitor: too few permutations": (
+        "monitor",
+        WATCHED + "permutations: 99\n",
+        "permutations=99 gives no p-value",
+    ),
+    "monitor: a level of a half": ("monitor", WATCHED + "alpha: 0.5\n", "alpha is 0.5"),
+    "reevaluate: no images": ("reevaluate", "model: models:/small/1\n", "images is missing"),
+    "reevaluate: a margin of all": ("reevaluate", WATCHED + "margin: 1\n", "margin is 1"),
+    "cleanup: keeps less than none": ("cleanup", "runs: {keep: -1}\n", "runs.keep is -1"),
+    "cleanup: a word for a part": ("cleanup", "caches: all\n", 'caches is "all"'),
+    "cleanup: keeps no version": ("cleanup", "versions: {keep: 0}\n", "versions.keep is 0"),
+    "cleanup: a folder of somebody's": (
+        "cleanup",
+        "runs: {folder: photos}\ncaches: null\nversions: null\n",
+        "photos",
+    ),
+}
+
+WATCHES = {
+    "monitor: an unknown model": ("monitor", "model: models:/no@champion\n" + IMAGES, 7, "no"),
+    "monitor: lost images": ("monitor", "model: models:/small/1\nimages: {path: no}\n", 3, "no"),
+    "reevaluate: other classes": (
+        "reevaluate",
+        "model: models:/small/1\nimages: {path: .}\n",
+        3,
+        "photos|mlruns",
+    ),
+}
+
+
+def words(line: str) -> Make:
+    import shlex
+
+    return typed(*shlex.split(line))
+
+
+@pytest.mark.parametrize("name", [name for name in WORDS if WORDS[name][0]])
+def test_words(refuse, name: str):
+    line, code, pattern = WORDS[name]
+    message = refuse(Bad(words(line), code, pattern))
+    assert message
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study(refuse, name: str):
+    command, text, pattern = STUDIES[name]
+    refuse(Bad(config(text, command), 2, pattern))
+
+
+@pytest.mark.parametrize("name", WATCHES)
+def test_a_watch(refuse, name: str):
+    command, text, code, pattern = WATCHES[name]
+    refuse(Bad(config(text, command), code, pattern, RUN))
