@@ -15,6 +15,7 @@ from tasks.configfile import dump_config, known_keys, load_config
 from tasks.errors import ConfigError
 from tasks.monitorconfig import MonitorConfig, ReevaluateConfig
 from tasks.rankconfig import RankConfig
+from tasks.searchconfig import SearchConfig
 
 FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
@@ -24,12 +25,14 @@ STUDIES = {
     "monitor": MonitorConfig,
     "rank": RankConfig,
     "reevaluate": ReevaluateConfig,
+    "search": SearchConfig,
 }  # by the first word of the file's name; any other is a run
 RATE_OF = {  # a number of each kind of config
     RunConfig: "training.learning_rate",
     CleanupConfig: "runs.days",
     MonitorConfig: "checks_a_day",
     ReevaluateConfig: "margin",
+    SearchConfig: "base.training.momentum",
 }
 DIGITS = "data: {kind: digits}\n"
 

@@ -12,6 +12,7 @@ from tasks.cleanupconfig import CleanupConfig
 from tasks.compareconfig import CompareConfig
 from tasks.config import RunConfig
 from tasks.configfile import load_config
+from tasks.searchconfig import SearchConfig
 from tests.flows.deployments.site import DEPLOYMENTS, REPOSITORY, Site
 
 EVENT, RESOURCE = "graft.data.changed", "graft.data.digits"
@@ -25,6 +26,7 @@ MODEL = "digits-again"
         ("cleanup", "cleanup", CleanupConfig),
         ("pretrain", "pretrain_tiny_cifar10", RunConfig),
         ("compare", "compare_strategies", CompareConfig),
+        ("search", "search_digits", SearchConfig),
     ],
 )
 def test_parameters_are_those_of_the_config(name: str, file: str, kind: Any):

@@ -1,0 +1,326 @@
+"""Searches of real, tiny runs: by validation alone, repeatable, shared, and safe from SIGKILL."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+
+SEARCH = {
+    "name": "searched",
+    "base": {
+        "data": {"kind": "folder", "path": "photos"},
+        "preprocess": {"resize": 32, "crop": 32},
+        "model": {"architecture": "graft_tiny", "weights": "graft:tiny-cifar10"},
+        "training": {"epochs": 2, "batch_size": 8, "threads": 1, "learning_rate": 0.01},
+    },
+    "space": {
+        "training.learning_rate": {"low": 0.0001, "high": 1.0, "log": True},
+        "training.batch_size": {"choices": [4, 8]},
+        "strategy.kind": {"choices": ["full", "partial"]},  # partial needs more than is set
+    },
+    "metric": "val_loss",
+    "sampler": "random",
+    "pruner": "none",
+    "trials": 5,
+}
+FACTS = ["number", "state", "val_accuracy", "val_loss", "epochs", "error"]
+
+
+@pytest.fixture
+def write(workspace: Path) -> Callable[..., str]:
+    """Return a function that writes a search with changes and returns its file's name."""
+
+    def write(name: str, **changes: object) -> str:
+        file = workspace / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**SEARCH, "name": name, **changes}, sort_keys=False))
+        return file.name
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def searched(home: Path) -> dict:
+    """Return the answer of one search, which several tests look at; no test image could be read."""
+    from flows.search_answer import search
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("GRAFT_CACHE", str(home / "cache"))
+        (home / "searched.yaml").write_text(yaml.safe_dump(SEARCH, sort_keys=False))
+        hidden = [path for path in (home / "cache").rglob("test.u8") if path.stat().st_size]
+        assert hidden
+        before = [path.read_bytes() for path in hidden]
+        for path in hidden:  # of its size, but no image that was ever there: noise would change
+            path.write_bytes(bytes(len(before[0])))
+            path.chmod(0)
+        seen = [path.stat().st_atime_ns for path in hidden]
+        answer = search(home / "searched.yaml", [], False)
+        assert [path.stat().st_atime_ns for path in hidden] == seen
+        for path, content in zip(hidden, before, strict=True):
+            path.chmod(0o644)
+            path.write_bytes(content)
+    assert answer.problem is None
+    return answer.data
+
+
+def read_trials(folder: str | Path) -> pd.DataFrame:
+    return pd.read_csv(Path(folder) / "trials.csv")
+
+
+def plain_study(folder: str | Path, name: str) -> optuna.Study:
+    path = str(Path(folder) / "study.journal")
+    storage = JournalStorage(JournalFileBackend(path, JournalFileOpenLock(path)))
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def children(parent: str) -> list:
+    from tasks.register.client import connect
+
+    client = connect()
+    experiment = client.get_run(parent).info.experiment_id
+    return client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+
+
+@pytest.mark.usefixtures("workspace")
+def test_plain_optuna_reads_the_same_best(searched: dict):
+    study = plain_study(searched["folder"], "searched")
+    assert study.best_trial.number == searched["best"]
+    whole = {t["number"]: t["val_loss"] for t in searched["trials"] if t["state"] == "complete"}
+    assert min(whole, key=whole.get) == searched["best"]
+    assert {t.number: t.value for t in study.trials if t.state.name == "COMPLETE"} == whole
+    assert all(len(t.intermediate_values) == 2 for t in study.trials if t.number in whole)
+    assert searched["trials"][0]["point"] == {
+        "training.learning_rate": 0.01,
+        "training.batch_size": 8,
+        "strategy.kind": "full",
+    }
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_point_that_is_no_run_is_a_failed_trial(searched: dict):
+    for trial in searched["trials"]:
+        wrong = trial["point"]["strategy.kind"] == "partial"
+        assert trial["state"] == ("failed" if wrong else "complete")
+        assert ("frozen_stages" in (trial["reason"] or "")) == wrong
+    states = {trial["state"] for trial in searched["trials"]}
+    assert states == {"complete", "failed"}
+    text = (Path(searched["folder"]) / "search.md").read_text()
+    assert "It is no valid run" in text
+    assert "the best of" in text
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_folder_and_nested_runs_are_left(searched: dict):
+    from tasks.register.client import connect
+
+    folder = Path(searched["folder"])
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
+        *("best.yaml", "search.md", "search.json", "search.png", "search.svg"),
+        *("study.journal", "trials", "trials.csv"),
+    }
+    assert not list(folder.rglob("*.safetensors"))
+    client = connect()
+    parent = client.get_run(searched["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["sampler"] == "random"
+    names = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert names >= {"search.md", "search.png", "search.yaml", "best.yaml", "trials.csv"}
+    whole = {t["number"]: t for t in searched["trials"] if t["state"] == "complete"}
+    runs = children(parent.info.run_id)
+    assert {int(run.data.tags["graft.trial"]) for run in runs} == set(whole)
+    for run in runs:
+        trial = whole[int(run.data.tags["graft.trial"])]
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["chosen_val_loss"] == pytest.approx(trial["val_loss"])
+        assert float(run.data.params["training.learning_rate"]) == pytest.approx(
+            trial["point"]["training.learning_rate"]
+        )
+        assert len(client.get_metric_history(run.info.run_id, "val_loss")) == 2
+        assert not any(name.startswith("test_") for name in run.data.metrics)
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_second_start_trains_nothing_and_another_does_the_same(searched: dict, graft, write):
+    again = graft("search", "searched.yaml", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["trials"] == searched["trials"]
+    other = graft("search", write("repeated"))
+    assert other.code == 0, other.err
+    first, second = (
+        read_trials(Path(searched["folder"]).parent / name) for name in ("searched", "repeated")
+    )
+    columns = [*FACTS, *SEARCH["space"]]
+    pd.testing.assert_frame_equal(first[columns], second[columns], check_exact=True)
+    assert f"trial {searched['best']}, val_loss" in other.out
+    refused = graft("search", "searched.yaml", "base.training.epochs=3")
+    assert refused.code == 2
+    assert "study searched is of another config" in refused.message
+
+
+@pytest.mark.usefixtures("searched")
+def test_the_best_config_is_run_when_asked_for(workspace: Path, graft, write):
+    from tasks.configfile import load_config
+
+    options = ("trials=1", "base.promotion.model=of-search", "--run", "--json")
+    result = graft("search", write("run"), *options)
+    assert result.code == 0, result.err
+    data = json.loads(result.out)
+    assert data["run"]["decision"]["promoted"] is True
+    assert data["run"]["decision"]["model"] == "of-search"
+    best = load_config(Path(data["best_config"]))
+    assert best.training.learning_rate == 0.01
+
+
+@pytest.mark.usefixtures("searched")
+def test_a_bad_trial_is_pruned_and_a_twin_is_not_trained(workspace: Path, graft, write):
+    """Five good trials, of one point, and then a bad one: the median's first chance to prune."""
+    space = {"training.learning_rate": {"choices": [1e-9, 0.02]}}
+    training = SEARCH["base"]["training"] | {"learning_rate": 0.02, "epochs": 4}
+    wanted = [0.02, 0.02, 0.02, 0.02, 1e-9]
+    seed = next(seed for seed in itertools.count() if draws(seed, [1e-9, 0.02], 5) == wanted)
+    changes = {"space": space, "pruner": "median", "trials": 10, "seed": seed}
+    config = write("pruned", base={**SEARCH["base"], "training": training}, **changes)
+    result = graft("search", config, "--json")
+    assert result.code == 0, result.err
+    data = json.loads(result.out)
+    by_state = {
+        state: [t for t in data["trials"] if t["state"] == state]
+        for state in ("complete", "pruned")
+    }
+    assert len(by_state["complete"]) + len(by_state["pruned"]) == 10
+    assert by_state["pruned"], data["trials"]
+    assert {t["point"]["training.learning_rate"] for t in by_state["pruned"]} == {1e-9}
+    assert all(t["epochs"] < 4 for t in by_state["pruned"])
+    trained = [t for t in data["trials"] if t["same_as"] is None]
+    assert len(trained) == 2
+    for trial in data["trials"]:
+        like = trained[trial["point"]["training.learning_rate"] != 0.02]
+        assert trial["same_as"] in (None, like["number"])
+        assert trial["val_loss"] == like["val_loss"]
+    runs = {int(r.data.tags["graft.trial"]): r for r in children(data["run_id"])}
+    assert set(runs) == {t["number"] for t in trained}
+    pruned = runs[by_state["pruned"][0]["number"]]
+    assert pruned.info.status == "FINISHED"
+    assert pruned.data.tags["graft.pruned"].startswith("after epoch")
+    folders = {path.name for path in (Path(data["folder"]) / "trials").iterdir()}
+    assert folders == {f"{t['number']:05}" for t in trained if t["state"] == "complete"}
+
+
+@pytest.mark.usefixtures("searched")
+def test_a_killed_process_loses_no_finished_trial(workspace: Path, graft, write):
+    """Two processes share the trials; one is killed in the middle of one, and the other ends."""
+    space = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+    training = SEARCH["base"]["training"] | {"epochs": 12}
+    config = write("killed", base={**SEARCH["base"], "training": training}, space=space, trials=9)
+    command = [sys.executable, "-m", "flows.cli", "search", config]
+    found: dict = {}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as other:
+        folder = workspace / "mlruns" / "runs" / "killed"
+        wait_until(lambda: ended(folder) >= 1)
+
+        def kill_in_the_middle() -> None:
+            mine = f" {other.pid} "
+            wait_until(lambda: shares(folder, mine) >= {"theirs", "mine in the middle"})
+            other.kill()
+            other.wait()
+            found["before"] = whole(folder)
+
+        killer = threading.Thread(target=kill_in_the_middle)
+        killer.start()
+        result = graft("search", config, "--json")
+        killer.join()
+    assert result.code == 0, result.err
+    data = json.loads(result.out)
+    counts = {s: sum(t["state"] == s for t in data["trials"]) for s in ("complete", "lost", "open")}
+    assert counts == {"complete": 9, "lost": 1, "open": 0}
+    assert found["before"]
+    assert found["before"].items() <= whole(folder).items()
+    lost = next(t for t in data["trials"] if t["state"] == "lost")
+    again = [t for t in data["trials"] if t["point"] == lost["point"] and t is not lost]
+    assert [t["state"] for t in again] == ["complete"]
+    assert f"trial {lost['number']} is lost" in result.err
+    runs = children(data["run_id"])
+    status = {int(run.data.tags["graft.trial"]): run.info.status for run in runs}
+    assert status.pop(lost["number"]) == "KILLED"
+    assert set(status.values()) == {"FINISHED"}
+    assert len(status) == 9
+    assert not (folder / "trials" / f"{lost['number']:05}").exists()
+
+
+@pytest.mark.usefixtures("searched")
+def test_a_process_of_the_pool_that_is_killed_costs_its_trials_alone(workspace: Path, graft, write):
+    import psutil
+
+    config = write(
+        "pooled", trials=3, parallel=2, space={"training.momentum": {"low": 0.5, "high": 0.95}}
+    )
+    folder = workspace / "mlruns" / "runs" / "pooled"
+
+    def kill_one() -> None:
+        wait_until(lambda: (folder / "study.journal").exists() and running(folder) == 2)
+        children = psutil.Process().children(recursive=True)
+        workers = [p for p in children if "multiprocessing.spawn" in " ".join(p.cmdline())]
+        wait_until(lambda: any((folder / "trials").glob("*/history.jsonl")))
+        workers[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    result = graft("search", config, "base.training.epochs=40", "--json")
+    killer.join()
+    assert result.code == 0, result.err
+    states = [t["state"] for t in json.loads(result.out)["trials"]]
+    assert states.count("complete") == 3
+    assert 1 <= states.count("lost") <= 2
+    statuses = {r.info.status for r in children(json.loads(result.out)["run_id"])}
+    assert statuses <= {"FINISHED", "KILLED"}
+
+
+def draws(seed: int, choices: list[float], n: int) -> list[float]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+    space = {"x": optuna.distributions.CategoricalDistribution(choices)}
+    return [study.ask(fixed_distributions=space).params["x"] for _ in range(n)]
+
+
+def whole(folder: Path) -> dict[int, float]:
+    trials = plain_study(folder, folder.name).get_trials()
+    return {t.number: t.value for t in trials if t.state.name == "COMPLETE"}
+
+
+def ended(folder: Path) -> int:
+    return len(whole(folder)) if (folder / "study.journal").exists() else 0
+
+
+def running(folder: Path) -> int:
+    trials = plain_study(folder, folder.name).get_trials()
+    return sum(t.state.name == "RUNNING" for t in trials)
+
+
+def shares(folder: Path, mine: str) -> set[str]:
+    """Say which of both processes has trials, and whether the named one is in the middle of one."""
+    found = set()
+    for trial in plain_study(folder, folder.name).get_trials():
+        own = mine in trial.user_attrs.get("graft.process", "")
+        if not own and trial.user_attrs:
+            found.add("theirs")
+        if own and trial.state.name == "RUNNING" and 1 <= len(trial.intermediate_values) <= 8:
+            found.add("mine in the middle")
+    return found
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
