@@ -116,6 +116,30 @@ def test_nobody_else_is_let_in_or_told():
     assert "--browser.gatherUsageStats=false" in words
 
 
+def test_no_word_of_a_file_is_read_as_markup(monkeypatch):
+    """A browser would ask for the image, and so tell its owner who looks."""
+    from streamlit.testing.v1 import AppTest
+
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+    def step() -> None:
+        import streamlit as st
+
+        from flows.studio_told import as_text, told
+        from tasks.errors import DataError
+
+        label = "![](https://example.org/p.png)"
+        st.metric("Label", as_text(label))
+        with told():
+            raise DataError(f"{label} <b>is</b> [no](javascript:alert) $class$.\nRename it.")
+
+    app = AppTest.from_function(step, default_timeout=60).run()
+    assert app.metric[0].value == "!&#91;&#93;(https://example.org/p.png)"
+    said = app.error[0].value
+    assert not set("[]<>$") & set(said)
+    assert said.endswith(".  \nRename it.")
+
+
 def test_a_person_promotes_goes_back_and_approves(registry_copy, once_more, monkeypatch):
     from streamlit.testing.v1 import AppTest
 

@@ -1,0 +1,131 @@
+"""What a tracking server that somebody else rules can make of who reads a version: nothing.
+
+The server is ours, for no real one lies; the client is MLflow's, and graft's on top of it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from tasks.artifacts import sha256_bytes
+from tasks.errors import GraftError
+from tasks.register.classifier import ModelSpec
+from tasks.register.files import SPEC_FILE
+from tasks.register.registry import fetch
+
+
+class Liar(ThreadingHTTPServer):
+    """Says of any version that its files lie where it pleases, and keeps who asked for what."""
+
+    source = "mlflow-artifacts:/m"
+    listed = "model"
+    digest = "../../victim"
+    tags: Mapping[str, str] = MappingProxyType({"graft.sha256": digest})
+    asked: list[str]
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def answer(self, path: str) -> Any:
+        if "get-download-uri" in path:
+            return {"artifact_uri": self.source}
+        if "model-versions/" in path:
+            tags = [{"key": key, "value": value} for key, value in self.tags.items()]
+            version = {"name": "m", "version": "1", "status": "READY", "source": self.source}
+            return {"model_version": {**version, "run_id": "r", "tags": tags}}
+        if "/mlflow-artifacts/artifacts?" in path:
+            return {"files": [{"path": self.listed, "is_dir": False, "file_size": 4}]}
+        return {}
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Liar
+
+    def log_message(self, *_: object) -> None: ...
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        content = json.dumps(self.server.answer(self.path)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+
+@pytest.fixture
+def liar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Liar]:
+    with Liar(("127.0.0.1", 0), Handler) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+        yield server
+        server.shutdown()
+
+
+def refused(cache: Path) -> str:
+    with pytest.raises(GraftError) as caught:
+        fetch("models:/m/1", cache)
+    assert str(caught.value).count("\n") <= 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../../victim", "a/../../../victim", "..%2f..%2fvictim", "%252e%252e/%252e%252e/victim"],
+)
+def test_no_file_is_written_outside_of_the_cache(path: str, liar: Liar, tmp_path: Path):
+    liar.listed = path
+    assert "Invalid path" in refused(tmp_path / "a" / "cache")
+    assert list(tmp_path.rglob("*victim*")) == []
+
+
+def test_an_absolute_path_is_not_written(liar: Liar, tmp_path: Path):
+    liar.listed = str(tmp_path / "victim")
+    refused(tmp_path / "cache")
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("scheme", ["http", "ftp", "sftp"])
+def test_no_host_is_asked_that_the_registry_names(scheme: str, liar: Liar, tmp_path: Path):
+    with Liar(("127.0.0.1", 0), Handler) as internal:
+        internal.asked = []
+        threading.Thread(target=internal.serve_forever, args=(0.01,), daemon=True).start()
+        liar.source = f"{scheme}://user:pass@127.0.0.1:{internal.server_port}/latest/meta-data"
+        words = refused(tmp_path)
+        internal.shutdown()
+        assert internal.asked == []
+    assert (
+        f"said to be at {scheme}://127.0.0.1:{internal.server_port}, not at the tracking" in words
+    )
+
+
+def test_a_digest_that_is_a_path_removes_nothing(liar: Liar, tmp_path: Path, tiny_models):
+    """The digest of the weights names their folder in the cache, and a damaged one is removed."""
+    victim, files = tmp_path / "victim", tmp_path / "files" / "artifacts"
+    victim.mkdir()
+    files.mkdir(parents=True)
+    spec = json.loads((tiny_models[0].folder / SPEC_FILE).read_text())
+    assert ModelSpec.model_validate_json(json.dumps(spec))
+    content = json.dumps({**spec, "sha256": liar.digest})
+    (files / "spec.json").write_text(content)
+    (files / "model.safetensors").write_text("")
+    liar.source = (tmp_path / "files").as_uri()
+    liar.tags = {"graft.spec_sha256": digest(content), "graft.sha256": digest("")}
+    assert "no model description" in refused(tmp_path / "a" / "cache")
+    assert victim.is_dir()
+
+
+def digest(content: str) -> str:
+    return sha256_bytes(content.encode())
