@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from tasks.errors import GraftError, Terminated
 from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.values import EvaluationReport
+from tasks.words import printable_lines
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class Lines(logging.Handler):
         """Print one record."""
         words = record.name.split(".")
         room = getattr(record, "room", words[1] if len(words) > 1 else words[0])
-        text = f"{room:<11} {record.getMessage()}"
+        text = f"{room:<11} {printable_lines(record.getMessage())}"
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -13,6 +13,7 @@ import typer
 from flows.answer import Answer
 from flows.failures import describe
 from tasks.errors import Terminated
+from tasks.words import printable_lines
 
 
 def answer(as_json: bool, make: Callable[[], Answer | None]) -> None:
@@ -44,5 +45,6 @@ def print_answer(shown: Answer, as_json: bool) -> None:
 def fail(error: BaseException) -> int:
     """Say on standard error what went wrong and return the exit code for it."""
     failure = describe(error)
-    print(f"graft: {failure.message}", file=sys.stderr)  # noqa: T201
+    # a message quotes files, servers and libraries, which could steer a terminal
+    print(f"graft: {printable_lines(failure.message)}", file=sys.stderr)  # noqa: T201
     return failure.exit_code

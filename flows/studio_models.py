@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from flows import verdicts
+from flows.studio_told import as_text
 from tasks.errors import TrackingError
 from tasks.register import moves
 from tasks.register.classifier import probability_column
@@ -36,7 +37,8 @@ def try_step() -> None:
     picture.image(sent)
     found = _classify(f"models:/{row.name}/{row.version}", sent)
     with words:
-        st.metric("Label", found["label"] or "(no label)", f"{found['confidence']:.1%}")
+        label = as_text(found["label"]) or "(no label)"
+        st.metric("Label", label, f"{found['confidence']:.1%}")
         if not found.get("answered", True):
             st.warning("The model is too unsure for an answer.")
         if found.get("novel", False):
@@ -93,7 +95,8 @@ def _action(where: object, words: str, act: Callable[[], object]) -> None:
 def _history(name: str) -> None:
     events = moves.story(name).events
     with st.expander("History"):
-        cells = [(str(e.when or "")[:16], e.who, e.kind, str(e.version), e.why) for e in events]
+        rows = [(str(e.when or "")[:16], e.who, e.kind, str(e.version), e.why) for e in events]
+        cells = [tuple(map(as_text, row)) for row in rows]
         st.table(pd.DataFrame(cells, columns=["when (UTC)", "who", "what", "version", "why"]))
 
 
@@ -101,7 +104,7 @@ def _versions() -> list[VersionRow]:
     try:
         rows = list_versions()
     except TrackingError as error:
-        st.info(str(error))
+        st.info(as_text(str(error)))
         return []
     if not rows:
         st.info("No model is registered yet: train one first.")
@@ -118,5 +121,5 @@ def _cells(row: VersionRow) -> dict[str, object]:
         "aliases": ", ".join(row.aliases),
         "test accuracy": None if row.accuracy is None else f"{row.accuracy:.2%}",
         "decision": row.decision,
-        "reason": row.reason,
+        "reason": as_text(row.reason),
     }

@@ -13,7 +13,7 @@ import streamlit as st
 
 from flows.studio_jobs import Job, jobs
 from flows.studio_models import promote_step, try_step
-from flows.studio_told import told
+from flows.studio_told import as_text, told
 from flows.studio_train import images_step, train_step
 
 HOME = Path(os.environ.get("GRAFT_STUDIO") or "mlruns/studio").absolute()
@@ -30,7 +30,7 @@ def report_step(job: Job | None) -> None:
         return
     page = job.report()
     assert page is not None
-    st.caption(str(page))
+    st.caption(as_text(str(page)))
     # the page's own policy lets no script run
     st.iframe(page, height=1200)
 

@@ -9,6 +9,15 @@ import streamlit as st
 
 from flows.failures import describe
 from tasks.errors import GraftError
+from tasks.evaluate.tables import escape_markdown
+
+
+def as_text(words: str) -> str:
+    """Return words of a file, a class or an error for a page that would read them as Markdown.
+
+    Of a class called ``![](https://…)`` it would make an image that the browser asks for.
+    """
+    return "  \n".join(escape_markdown(line) for line in words.split("\n"))
 
 
 @contextmanager
@@ -17,6 +26,6 @@ def told() -> Iterator[None]:
     try:
         yield
     except GraftError as error:
-        st.error(str(error))
+        st.error(as_text(str(error)))
     except Exception as error:
-        st.error(describe(error).message)
+        st.error(as_text(describe(error).message))

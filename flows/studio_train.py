@@ -21,7 +21,7 @@ from flows.studio_choices import (
     model_name,
 )
 from flows.studio_jobs import Job, start
-from flows.studio_told import told
+from flows.studio_told import as_text, told
 from tasks.configfile import dump_config
 from tasks.errors import ConfigError
 
@@ -45,7 +45,7 @@ def images_step(home: Path) -> None:
         st.session_state["called"] = model_name(Path(typed).stem)
     if "data" not in st.session_state:
         return
-    st.success(f"Images: {st.session_state['data']}")
+    st.success(f"Images: {as_text(st.session_state['data'])}")
     if st.button("Check the images", type="primary"):
         with st.spinner("Every image is decoded"):
             choice = Choice(
@@ -75,9 +75,9 @@ def _show_check(found: Answer) -> None:
     if found.problem is None:
         st.success("Nothing stands in the way of a training.")
     else:
-        st.error(str(found.problem))
+        st.error(as_text(str(found.problem)))
     for name, fact in found.facts:
-        st.write(f"**{name}**", fact)
+        st.write(f"**{name}**", as_text(fact))
     counts = _class_counts(found.data)
     if counts is not None:
         st.bar_chart(counts, y_label="images")
@@ -167,11 +167,12 @@ def _show_run(job: Job) -> None:
 def _ended(job: Job) -> None:
     result = job.result()
     if "error" in result:
-        st.error(result["error"]["message"])
+        st.error(as_text(result["error"]["message"]))
         return
     report, decision = result["report"], result["decision"]
     low, high = 100 * report["accuracy_low"], 100 * report["accuracy_high"]
     st.metric(
         "Test accuracy", f"{report['accuracy']:.2%}", f"95% interval {low:.1f} to {high:.1f}%"
     )
-    st.write(f"**models:/{decision['model']}/{decision['version']}**", decision["reason"])
+    uri = f"models:/{decision['model']}/{decision['version']}"
+    st.write(f"**{uri}**", as_text(decision["reason"]))

@@ -7,6 +7,10 @@ from pathlib import Path
 from unicodedata import category
 
 SHOWN = 20  # names in a message or a report
+# what turns the order of the characters around it, so that a name reads as another (CVE-2021-42574)
+TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def listed(names: Sequence[str], shown: int = SHOWN, between: str = ", ", total: int = 0) -> str:
@@ -22,4 +26,29 @@ def listed(names: Sequence[str], shown: int = SHOWN, between: str = ", ", total:
 def printable(name: str | Path) -> str:
     """Return ``name`` with bytes that are no UTF-8 and control characters escaped."""
     # Cs: what Python makes of bytes that are no UTF-8; joiners (Cf) belong to words of many scripts
-    return "".join(ascii(c)[1:-1] if category(c) in ("Cc", "Cs") else c for c in str(name))
+    odd = (c for c in str(name) if category(c) in ("Cc", "Cs") or c in TURNING)
+    return str(name).translate({ord(c): ascii(c)[1:-1] for c in odd})
+
+
+def printable_lines(text: str) -> str:
+    """Return ``text`` with its own line ends and the rest as ``printable`` has it."""
+    return "\n".join(printable(line) for line in text.split("\n"))
+
+
+def as_cell(text: str) -> str:
+    """Return ``text`` as a spreadsheet shows it, where it would else compute it as a formula.
+
+    An apostrophe before what begins with a character of OWASP's "CSV injection", in full width as
+    well; a number stays one.
+    """
+    if not text.startswith(FORMULA) or _is_number(text):
+        return text
+    return f"'{text}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

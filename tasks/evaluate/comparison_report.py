@@ -11,7 +11,7 @@ from typing import Any
 from tasks.artifacts import write_atomic
 from tasks.evaluate.comparison import Comparison, Difference, Outcome, Spread, StrategyRow
 from tasks.evaluate.plots import new_figure, save_figure
-from tasks.evaluate.tables import escape_markdown, markdown_table
+from tasks.evaluate.tables import csv_for_people, escape_markdown, markdown_table
 
 HEAD = (
     "rank",
@@ -45,7 +45,7 @@ def _write_cells(comparison: Comparison, folder: Path) -> None:
     parquet = io.BytesIO()
     table.to_parquet(parquet, index=False)
     write_atomic(folder / "cells.parquet", parquet.getvalue())
-    write_atomic(folder / "cells.csv", table.to_csv(index=False).encode())
+    write_atomic(folder / "cells.csv", csv_for_people(table))
 
 
 def _flat(outcome: Outcome) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ _WRAPPERS = ("state_dict", "model")  # keys under which checkpoints keep the sta
 _PARALLEL = "module."  # the prefix that DataParallel and DistributedDataParallel add
 _SHOWN = 5  # keys in a message
 _DEEPEST = 3  # wrappers in wrappers
+_SHARED = 8  # times a file's bytes that tensors may have which share their numbers, as tied ones do
 
 # Names in published files that torchvision itself renames on loading.
 _RENAMED = (
@@ -36,7 +38,8 @@ def read_state(path: Path, architecture: str) -> dict[str, Tensor]:
     A .pth is read with ``weights_only=True``. Taken off: a ``state_dict`` or ``model`` wrapper, a
     ``module.`` prefix, auxiliary classifiers (never built here), and names of older torchvision
     releases. Integer entries stay as they are. Raises ``WeightsError`` when the file is missing,
-    damaged, holds code or anything but dense tensors, or has a NaN or an infinity.
+    damaged, holds code or anything but dense tensors, would fill far more memory than it has bytes,
+    or has a NaN or an infinity.
     """
     content = _unwrap(_read(path))
     others = [key for key, value in content.items() if not isinstance(value, Tensor)]
@@ -49,6 +52,7 @@ def read_state(path: Path, architecture: str) -> dict[str, Tensor]:
             f"{path} holds sparse, nested, quantized or empty tensors: {_some(odd)}.\n"
             "Save the network's state_dict() as dense tensors."
         )
+    _check_size(content, path)
     auxiliary = AUXILIARY.get(architecture, ())
     rename = str if is_timm(architecture) else _rename  # the old names are torchvision's
     named = {rename(key): value for key, value in content.items()}
@@ -114,6 +118,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> object:
     try:
+        _refuse_packed(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -122,11 +127,34 @@ def _read_torch(path: Path) -> object:
             f"{path} holds {what}, and was not run.\n"
             "Save the network's state_dict() alone, best as .safetensors."
         ) from error
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, WeightsError):
         raise
     except Exception as error:  # torch raises anything on damaged bytes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is damaged: {reason}\nFetch it again.") from error
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse a zip whose members unpack to more than it holds; torch.save packs nothing."""
+    if not zipfile.is_zipfile(path):  # torch's format before 1.6
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    if size > path.stat().st_size:
+        raise WeightsError(
+            f"{path} unpacks to {size:,} bytes, more than it has: a bomb?\n"
+            "Save the network's state_dict() with torch.save, or best as .safetensors."
+        )
+
+
+def _check_size(content: dict[str, object], path: Path) -> None:
+    """Refuse tensors that repeat a few numbers: a kilobyte can stand for any number of them."""
+    size = sum(v.numel() * v.element_size() for v in content.values() if isinstance(v, Tensor))
+    if size > _SHARED * path.stat().st_size:
+        raise WeightsError(
+            f"{path} holds tensors of {size:,} bytes, over {_SHARED} times its own size.\n"
+            "Save every tensor with numbers of its own (tensor.clone())."
+        )
 
 
 def _unwrap(content: Any) -> dict[str, object]:  # noqa: ANN401 - a pickle holds anything

@@ -83,10 +83,21 @@ def _expected(
     listed: dict[str, str] = {}
     if is_listed(version):
         yield FILES_FILE, version.tags[FILES]
-        listed = json.loads((folder / FILES_FILE).read_text())
+        listed = _inside(version, json.loads((folder / FILES_FILE).read_text()))
         yield from listed.items()
         yield from ((path, None) for path in added_code(folder, listed, in_place))
     yield from (each for each in _tagged(version) if each not in listed.items())
+
+
+def _inside(version: ModelVersion, listed: object) -> dict[str, str]:
+    """Return a list of files that all lie in the version's folder.
+
+    Who may write to the registry could else learn which files there are on whoever reads it.
+    """
+    paths = listed if isinstance(listed, dict) else {"..": ""}
+    if any(Path(path).is_absolute() or ".." in Path(path).parts for path in paths):
+        raise damaged(version, FILES_FILE, "lists files that lie elsewhere")
+    return dict(paths)
 
 
 def _tagged(version: ModelVersion) -> Iterator[tuple[str, str | None]]:

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISDIR
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
@@ -39,8 +40,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from requests.exceptions import RequestException
 
-from tasks.artifacts import sha256_bytes, write_atomic
-from tasks.errors import TransientTrackingError
+from tasks.artifacts import disk_errors, sha256_bytes, write_atomic
+from tasks.errors import ResourceError, TransientTrackingError
 from tasks.register.client import SQLITE, database_file, tracking_uri
 
 LOCK = "graft.lock"  # tag of the registered model
@@ -95,7 +96,20 @@ def _local_store(uri: str) -> Path | None:
 
 
 def _scratch() -> Path:
-    return Path(tempfile.gettempdir()) / f"graft-locks-{os.getuid()}"
+    """Return this user's folder for locks; raises ``ResourceError`` where it is another's.
+
+    Whoever made it first could hold the locks, or say that a live process's claim is a dead one's.
+    """
+    folder = Path(tempfile.gettempdir()) / f"graft-locks-{os.getuid()}"
+    with disk_errors(str(folder)):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.lstat()
+    if not S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        raise ResourceError(
+            f"{folder} is another user's, a link, or open to others, and can hold no locks.\n"
+            "Remove it, or name another folder for temporary files in TMPDIR."
+        )
+    return folder
 
 
 @contextmanager

@@ -16,8 +16,10 @@ from mlflow.entities.model_registry import ModelVersion
 from tasks.errors import TrackingError
 from tasks.register.client import named_store, tracking_uri
 from tasks.register.files import check_file, check_files
+from tasks.words import printable
 
 IN_PLACE = ("", "file")  # schemes of an address that is a folder here
+FETCHED = ("http", "https", "ftp", "sftp")  # those that ask a host which the registry names
 
 
 @contextmanager
@@ -50,13 +52,32 @@ def download(version: ModelVersion, path: str, folder: Path, sha256: str | None)
 
 def _folder_here(version: ModelVersion) -> Path | None:
     """Return where a version's files lie, if that is a folder of this machine."""
-    with named_store():
-        client = MlflowClient(tracking_uri())
-        found = urlsplit(client.get_model_version_download_uri(version.name, version.version))
+    found = urlsplit(_address(version))
     return Path(url2pathname(found.path)) if found.scheme in IN_PLACE else None
 
 
+def _address(version: ModelVersion) -> str:
+    """Return where the registry says that a version's files are.
+
+    Whoever may register a version could make all who read it ask any host for anything, and servers
+    that only they reach (CWE-918). Of web addresses the tracking server's own alone are followed.
+    """
+    with named_store():
+        client = MlflowClient(tracking_uri())
+        address = client.get_model_version_download_uri(version.name, version.version)
+    found, own = (urlsplit(each) for each in (address, tracking_uri()))
+    host, server = (each.netloc.rpartition("@")[2] for each in (found, own))
+    if found.scheme in FETCHED and (found.scheme, host) != (own.scheme, server):
+        raise TrackingError(
+            f"The files of {version.name} version {version.version} are said to be at "
+            f"{found.scheme}://{printable(host)}, not at the tracking server.\n"
+            "Do not use this version: register the model again."
+        )
+    return str(address)
+
+
 def _downloaded(version: ModelVersion, path: str, folder: Path) -> Path:
+    _address(version)
     with named_store():
         return Path(
             mlflow.artifacts.download_artifacts(

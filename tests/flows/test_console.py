@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import re
 import subprocess
 import sys
+
+import pytest
+from rich.console import Console
+
+from flows.console import lines_shown
+from flows.printing import fail
+from tasks.errors import DataError
 
 EPOCH = """
 from flows.console import shown
@@ -55,3 +64,21 @@ def test_elsewhere_an_epoch_is_one_whole_line():
         "finetune    epoch 10/10  loss 1.2346  val loss 12.3456  val accuracy 100.00%  "
         "12,346 images/s  0 s left"
     ]
+
+
+STEERS = "the class '\x1b]0;pwned\x07\x1b[2J' is empty\r.\nRemove it.\x9b"
+
+
+def test_no_line_of_the_log_steers_the_terminal():
+    said = io.StringIO()
+    with lines_shown(Console(file=said, force_terminal=True)):
+        logging.getLogger("tasks.download.source").warning(STEERS)
+    first, second = said.getvalue().splitlines()
+    assert first == r"download    the class '\x1b]0;pwned\x07\x1b[2J' is empty\r."
+    assert second == r"Remove it.\x9b"
+
+
+def test_no_error_steers_the_terminal(capfd: pytest.CaptureFixture[str]):
+    assert fail(DataError(STEERS)) == 3
+    said = capfd.readouterr().err
+    assert said == ("graft: the class '\\x1b]0;pwned\\x07\\x1b[2J' is empty\\r.\nRemove it.\\x9b\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.words import listed, printable
+from tasks.words import as_cell, listed, printable, printable_lines
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,34 @@ def test_what_a_terminal_would_obey_or_refuse_is_escaped(name: str):
 def test_words_of_any_script_stay():
     words = "Käse 例 نمی\u200cشود"  # Persian, with a joiner
     assert printable(words) == words
+
+
+@pytest.mark.parametrize("character", "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+def test_what_turns_a_name_around_is_escaped(character: str):
+    name = f"cat{character}gnp.exe"
+    assert printable(name) == f"cat{ascii(character)[1:-1]}gnp.exe"
+
+
+def test_lines_stay_lines():
+    assert printable_lines("a\x1b[31m\nb\r") == "a\\x1b[31m\nb\\r"
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("+1+1", "'+1+1"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", "'\r=1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("-1.5", "-1.5"),
+        ("+1e-3", "+1e-3"),
+        ("-inf", "-inf"),
+        ("cats = dogs", "cats = dogs"),
+        ("", ""),
+    ],
+)
+def test_a_cell_is_no_formula(text: str, cell: str):
+    assert as_cell(text) == cell

@@ -363,11 +363,11 @@ def test_an_archive_in_an_archive_is_a_file_like_others(tmp_path: Path, pack: Pa
 def test_names_that_differ_by_case_or_by_form_of_unicode_stay_apart(tmp_path: Path, pack: Pack):
     names = ("A/1.png", "a/1.png", "\u00e9/1.png", "e\u0301/1.png")
     archive = pack(tmp_path / "a.zip", [(name, name.encode()) for name in names])
-    try:
-        folder = unpack(archive, tmp_path / "cache")
-    except DataError as error:  # a disk that takes them for one name, as a Mac's
-        assert "twice" in str(error)
+    if (tmp_path / "A.ZIP").exists():  # a disk that takes them for one name, as a Mac's
+        with pytest.raises(DataError, match="twice"):
+            unpack(archive, tmp_path / "cache")
         return
+    folder = unpack(archive, tmp_path / "cache")
     assert {name: (folder / name).read_bytes() for name in names} == {
         name: name.encode() for name in names
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 from pathlib import Path
@@ -184,6 +185,17 @@ def test_the_report_says_all(outcomes: list[Outcome], tmp_path: Path):
     with Image.open(tmp_path / "comparison.png") as image:
         assert image.width > image.height > 100
     assert "worse" in (tmp_path / "comparison.svg").read_text()
+
+
+def test_no_cell_of_the_table_for_people_is_a_formula(tmp_path: Path):
+    formula = "=HYPERLINK(A1)"
+    write_comparison(compared([outcome("full", 0, 0.9, dataset=formula)], tmp_path), tmp_path)
+    with (tmp_path / "cells.csv").open(newline="") as file:
+        head, row = csv.reader(file)
+    assert row[head.index("dataset")] == f"'{formula}"
+    assert row[head.index("val_accuracy")] == "0.9"
+    # and the one for programs says what is
+    assert pd.read_parquet(tmp_path / "cells.parquet").dataset[0] == formula
 
 
 def test_without_a_figure_there_is_a_report_and_no_plot(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,80 @@ def test_pickled_code_is_refused_and_never_runs(
     assert str(caught.value).count("\n") <= 1
     torch.load(path, weights_only=False)  # the trap is a real one
     assert mark.exists()
+
+
+def packed(state: State, path: Path) -> None:
+    """Save 4 MB of zeros as torch does, and pack them: torch.load unpacks what is packed."""
+    whole = path.with_suffix(".whole")
+    torch.save({"fc.weight": torch.zeros(1 << 20)}, whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for member in source.infolist():
+            file.writestr(member.filename, source.read(member))
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (packed, "unpacks to 4,194,"),
+        (lambda _, path: torch.save({"a": torch.zeros(1).expand(1 << 40)}, path), "8 times its"),
+        (lambda _, path: old_format({"a": torch.zeros(1).expand(1 << 40)}, path), "8 times its"),
+        (
+            lambda _, path: torch.save(
+                {f"a{n}": t for t in [torch.zeros(1000)] for n in range(300)}, path
+            ),
+            "8 times its",
+        ),
+    ],
+    ids=["packed", "one number", "one number, old", "one tensor of many names"],
+)
+def test_a_small_file_cannot_fill_the_memory(
+    save: Callable[[State, Path], None], message: str, state: State, tmp_path: Path
+):
+    path = tmp_path / "weights.pth"
+    save(state, path)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(WeightsError, match=message) as caught:
+        read_state(path, ARCHITECTURE)
+    assert str(caught.value).count("\n") == 1
+
+
+def test_tensors_that_share_their_numbers_as_tied_ones_do_are_read(state: State, tmp_path: Path):
+    path = tmp_path / "weights.pth"
+    twice = {**state, "again": state["fc.weight"], "once more": state["fc.weight"].t()}
+    torch.save(twice, path)
+    assert equal(read_state(path, ARCHITECTURE), twice)
+
+
+def safetensors(header: bytes, content: bytes = bytes(64)) -> bytes:
+    return len(header).to_bytes(8, "little") + header + content
+
+
+def entries(*places: tuple[int, int], shape: str = "[4]") -> bytes:
+    rows = (
+        f'"t{n}":{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{end}]}}'
+        for n, (start, end) in enumerate(places)
+    )
+    return f"{{{','.join(rows)}}}".encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        (1 << 63).to_bytes(8, "little") + b"{}" + bytes(64),
+        (99_000_000).to_bytes(8, "little") + b"{}" + bytes(64),
+        safetensors(entries((0, 16), (8, 24)), bytes(24)),
+        safetensors(entries((0, 16), (32, 48)), bytes(48)),
+        safetensors(entries((0, 1 << 40))),
+        safetensors(entries((0, 0), shape=f"[{1 << 62},{1 << 62}]"), b""),
+        safetensors(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    ],
+    ids=["2^63", "99 MB", "overlap", "hole", "beyond the end", "overflow", "deep"],
+)
+def test_a_header_that_lies_is_refused(content: bytes, tmp_path: Path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="no readable weights file"):
+        read_state(path, ARCHITECTURE)
 
 
 def test_whole_pickled_network_is_refused(tmp_path: Path):

@@ -132,3 +132,14 @@ def test_code_that_was_slipped_in_is_refused_but_not_what_python_and_mlflow_leav
     added = folder / "code" / "numpy.py"
     added.write_text("raise SystemExit")
     assert refused(new, folder, added, "is not the file that was registered")
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc/hostname", "code/../../secret", None])
+def test_a_list_of_files_that_lie_elsewhere_is_not_followed(path, folder, old, tmp_path):
+    """Who may write to the registry could else ask by it which files a reader has."""
+    (tmp_path / "secret").write_text("s")
+    content = json.dumps([] if path is None else {path: digest(b"s")})
+    (folder / FILES_FILE).write_text(content)
+    hostile = version(old.tags | {FILES: digest(content.encode())})
+    with pytest.raises(TrackingError, match="lists files that lie elsewhere"):
+        check_files(hostile, folder)

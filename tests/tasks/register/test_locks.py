@@ -11,7 +11,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from tasks.errors import TransientTrackingError
+from tasks.errors import ResourceError, TransientTrackingError
 from tasks.register import locks
 from tasks.register.aliases import read_aliases
 from tasks.register.history import read_events
@@ -189,3 +189,28 @@ def test_one_store_has_one_lock_whichever_way_its_address_is_written(store, tmp_
             monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
             with pytest.raises(TransientTrackingError), locked(store, "m"):
                 pytest.fail("it is held")
+
+
+@pytest.mark.parametrize("kind", ["link", "open to all", "file"])
+def test_a_folder_for_locks_that_others_may_write_to_is_refused(kind, tmp_path, monkeypatch):
+    """Everybody may make what is called so in /tmp before the user does."""
+    monkeypatch.setattr(locks.tempfile, "tempdir", str(tmp_path))
+    theirs, ours = tmp_path / "theirs", tmp_path / f"graft-locks-{os.getuid()}"
+    theirs.mkdir()
+    if kind == "link":
+        ours.symlink_to(theirs)
+    elif kind == "file":
+        ours.write_text("")
+    else:
+        ours.mkdir()
+        ours.chmod(0o777)
+    with pytest.raises(ResourceError) as caught:
+        locks._scratch()
+    assert str(caught.value).count("\n") == 1
+    assert list(theirs.iterdir()) == []
+
+
+def test_the_folder_for_locks_is_the_users_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks.tempfile, "tempdir", str(tmp_path))
+    assert locks._scratch() == locks._scratch()
+    assert locks._scratch().stat().st_mode & 0o777 == 0o700
