@@ -8,7 +8,7 @@ from pathlib import Path
 from tasks.artifacts import write_atomic
 from tasks.evaluate.search import Scalar, Search, Tried
 from tasks.evaluate.search_plots import plot_search
-from tasks.evaluate.tables import escape_markdown, markdown_table
+from tasks.evaluate.tables import csv_for_people, escape_markdown, markdown_table
 
 SHOWN = 10  # of the best trials
 
@@ -33,7 +33,7 @@ def _write_trials(search: Search, path: Path) -> None:
     import pandas as pd
 
     rows = [_flat(trial) for trial in search.trials]
-    write_atomic(path, pd.DataFrame(rows).to_csv(index=False).encode())
+    write_atomic(path, csv_for_people(pd.DataFrame(rows)))
 
 
 def _flat(trial: Tried) -> dict[str, Scalar]:

@@ -195,6 +195,11 @@ WRONG = {
         ["training.epochs=x"],
         ["2 values are wrong", "sed is not a known key (Did you mean seed?)", "training.epochs"],
     ),
+    "laughs": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", [], ["aliases"]),
+    "code": ("!!python/object/apply:os.system ['exit']\n", [], ["tag", "python"]),
+    "too large": ("#" * (1 << 20) + "\n" + DIGITS, [], ["larger than 1,048,576 bytes"]),
+    "too deep a key": (DIGITS, ["a." * 2000 + "b=1"], ["not an override"]),
+    "an endless one": (None, [], ["larger than 1,048,576 bytes"]),
     "key with a line break": (DIGITS + '"a\\nb": 1\n', [], ["a b is not a known key"]),
 }
 
@@ -203,7 +208,7 @@ WRONG = {
 def test_what_is_wrong_is_said_in_two_lines(tmp_path: Path, case: str):
     text, overrides, words = WRONG[case]
     with pytest.raises(ConfigError) as caught:
-        load_config(write(tmp_path, text), overrides)
+        load_config(write(tmp_path, text) if text is not None else Path("/dev/zero"), overrides)
     message = str(caught.value)
     assert len(message.splitlines()) <= 2
     assert all(word in message for word in words), message
