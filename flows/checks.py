@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group
 
-from flows.answer import Answer, Cells, Rows
+from flows.answer import Answer
+from flows.check_findings import Findings, count, look, show
+from flows.shards_check import check_shards
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
 from tasks.configfile import load_config
@@ -18,8 +18,8 @@ from tasks.errors import GraftError
 from tasks.finetune.device import pick_device
 from tasks.finetune.rehearsal import rehearse
 from tasks.finetune.strategy import describe_stages
-from tasks.index import ImageRecord, count_labels, read_index
-from tasks.preprocess.check import Looked, check_images
+from tasks.index import ImageRecord, read_index
+from tasks.preprocess.check import Looked
 from tasks.preprocess.checks import (
     Selection,
     check_files,
@@ -27,33 +27,12 @@ from tasks.preprocess.checks import (
     dropping,
     refuse_emptied,
 )
-from tasks.preprocess.findings import Finding, refuse
-from tasks.preprocess.verdict import absent_classes, ignored_files, refuse_bad, refuse_lost
+from tasks.preprocess.findings import refuse
+from tasks.preprocess.verdict import absent_classes, ignored_files, refuse_lost
 from tasks.pretrained.load import input_spec, load_pretrained
 from tasks.register.bounds import refuse_unknown_figures
 from tasks.register.warm_start import fetch_named, fetch_teacher
 from tasks.values import Backbone, RawDataset
-
-
-class Findings:
-    """What was found so far; every problem is kept, so that all are shown at once."""
-
-    def __init__(self) -> None:
-        self.problems: list[GraftError] = []
-        self.warnings: list[str] = []
-        self.data: dict[str, Any] = {}
-        self.facts: Rows = []
-        # without data any classes show whether the weights are whole
-        self.classes: tuple[str, ...] = ("one", "other")
-        self.tables: list[Cells] = []
-
-    @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Keep the block's error and go on."""
-        try:
-            yield
-        except GraftError as error:
-            self.problems.append(error)
 
 
 def check(path: Path, overrides: Sequence[str]) -> Answer:
@@ -80,15 +59,18 @@ def _check_data(config: RunConfig, raw: RawDataset, found: Findings) -> None:
     found.data |= {"digest": raw.digest, "ignored": raw.ignored, "ignored_count": raw.ignored_count}
     found.warnings += ignored_files(raw)
     found.classes = raw.classes
+    if raw.shards is not None:
+        check_shards(config, raw, found)
+        return
     records = read_index(raw.index)
     chosen = _choose(config, raw, records)
     if isinstance(chosen, GraftError):
-        looked = _check_images(config, raw, records, found)
+        looked = look(config, raw, records, found)
         found.problems.append(chosen)
-        _count(raw.classes, {"images": looked.usable}, config.data.multi_label, found)
+        count(raw.classes, {"images": looked.usable}, config.data.multi_label, found)
         return
     wanted = {record.path for split in chosen.splits.values() for record in split}
-    looked = _check_images(config, raw, [r for r in records if r.path in wanted], found)
+    looked = look(config, raw, [r for r in records if r.path in wanted], found)
     _check_splits(config, chosen, looked, found)
 
 
@@ -102,20 +84,6 @@ def _choose(
         return error
 
 
-def _check_images(
-    config: RunConfig, raw: RawDataset, records: list[ImageRecord], found: Findings
-) -> Looked:
-    """Decode every image that a run would, and name all that are bad."""
-    looked = Looked(records, [], {})
-    with found.keeping():
-        looked = check_images(raw.root, records, config.data.checks.near_duplicates != "off")
-        found.data["bad_images"] = [image.model_dump() for image in looked.bad]
-        what = "bad image" if config.data.on_bad_image == "fail" else "left out"
-        found.facts += [(what, f"{image.path}: {image.reason}") for image in looked.bad]
-        refuse_bad(looked.bad, len(records), config.data)
-    return looked
-
-
 def _check_splits(config: RunConfig, chosen: Selection, looked: Looked, found: Findings) -> None:
     """Check what the splits hold, and show what a run would pack."""
     usable = {record.path for record in looked.usable}
@@ -125,46 +93,13 @@ def _check_splits(config: RunConfig, chosen: Selection, looked: Looked, found: F
     hashes = looked.hashes or None  # none where reading them broke off
     kept = check_pictures(chosen, readable, hashes, config.data)
     found.classes = kept.classes
-    _count(kept.classes, kept.splits, config.data.multi_label, found)
-    _show(kept.findings, found)
+    count(kept.classes, kept.splits, config.data.multi_label, found)
+    show(kept.findings, found)
     with found.keeping():
         refuse(kept.findings)
     with found.keeping():
         refuse_emptied(readable, kept.splits, kept.classes, dropping(kept.findings))
     found.warnings += absent_classes(kept.splits, kept.classes)
-
-
-def _show(findings: Sequence[Finding], found: Findings) -> None:
-    """Put every check of the data into a table, and into JSON, whatever came of it."""
-    found.data["checks"] = [finding.facts() for finding in findings]
-    table = Cells("check", "policy", "found", "unit", "status", "first example")
-    for each in findings:
-        row = (each.check, each.policy, f"{each.found:,}", each.unit, each.status)
-        table.add(*row, *each.examples[:1])
-        found.warnings += each.warnings()
-    found.tables.append(table)
-
-
-def _count(
-    classes: tuple[str, ...],
-    columns: Mapping[Any, list[ImageRecord]],
-    multi_label: bool,
-    found: Findings,
-) -> None:
-    """Count the images of each class in each column, for the table and for JSON."""
-    labels = {name: count_labels(records) for name, records in columns.items()}
-    counts = {name: [n[label] for label in range(len(classes))] for name, n in labels.items()}
-    table = Cells("class", *counts)
-    found.data["classes"] = {}
-    for name, *numbers in zip(classes, *counts.values(), strict=True):
-        found.data["classes"][name] = dict(zip(counts, numbers, strict=True))
-        table.add(name, *(f"{n:,}" for n in numbers))
-    if multi_label:
-        none = {name: sum(not r.labels for r in records) for name, records in columns.items()}
-        found.data["no_label"] = none
-        table.add("(no label)", *(f"{n:,}" for n in none.values()))
-    table.add("all", *(f"{len(records):,}" for records in columns.values()))
-    found.tables.append(table)
 
 
 def _check_weights(config: RunConfig, raw: RawDataset | None, cache: Path, found: Findings) -> None:

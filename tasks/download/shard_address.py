@@ -30,8 +30,10 @@ def open_folder(url: str, timeout: float = 60.0) -> Folder:
     """
     scheme = SCHEME.match(url)
     if scheme is None or scheme[1].lower() == "file":
-        path = local_path(url, ConfigError)
-        if path is None or ":" in url.partition("/")[0]:  # pipe:, and fsspec's chains of drivers
+        # pipe:, and fsspec's chains of drivers
+        known = scheme is not None or ":" not in url.partition("/")[0]
+        path = local_path(url, ConfigError) if known else None
+        if path is None:
             raise ConfigError(_unknown(url))
         return Folder(str(path), str(path), _driver("file"), remote=False)
     _check_address(url, scheme[1])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
+from tasks.download.archives import DESCRIBING, LONGEST_DESCRIPTION
 from tasks.download.folders import IMAGE_SUFFIXES
 from tasks.errors import ConfigError, DataError, GraftError
 from tasks.words import printable
@@ -21,12 +22,9 @@ PLAIN = "img"  # suffix of an image whose name had none that is known
 IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES) | {"gif", "avif", "jp2", PLAIN}
 LABELS = frozenset({"json", "cls"})
 IMAGE_BYTES = 256 << 20  # of one image, at most
-LABEL_BYTES = 1 << 20  # of what describes one, and of a long name
+LABEL_BYTES = 1 << 20  # of what describes one
+ONE = "Give each sample just one."
 PIECE = 1 << 18  # bytes that tarfile reads at once
-_NAMES = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
 
 
 class Entry(NamedTuple):
@@ -60,10 +58,10 @@ def read_entries(stream: Bytes, where: str) -> Iterator[Entry]:
             yield _entry(sample, where)
         while stream.read(PIECE):  # whatever lies behind the end mark counts for the digest
             pass
-    except GraftError:
+    except (GraftError, MemoryError):
         raise
-    except (tarfile.TarError, ValueError, EOFError, UnicodeError) as fault:
-        words = printable(" ".join(str(fault).split()))[:200]
+    except Exception as fault:  # readers raise anything on damaged or hostile bytes
+        words = printable(" ".join(str(fault or type(fault).__name__).split()))[:200]
         raise DataError(f"{where} is no whole tar of samples: {words}.\nMake it again.") from fault
 
 
@@ -77,31 +75,52 @@ def _group_by_keys() -> Any:  # noqa: ANN401 - webdataset has no types
     return group_by_keys
 
 
-class _Strict(tarfile.TarInfo):
-    """A header that must be whole: a damaged or missing one is no end, as it is for ``tarfile``."""
+def _strict_headers() -> type[tarfile.TarInfo]:
+    """Return a reader of headers that takes none that is damaged or missing for the tar's end.
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Strict:
-        try:
-            info = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # not in typeshed
-            raise
-        except tarfile.HeaderError as fault:
-            raise tarfile.ReadError("cut off, or a damaged header") from fault
-        if info.size < 0 or (info.type in _NAMES and info.size > LABEL_BYTES):
-            raise tarfile.ReadError(f"a header says {info.size:,} bytes")
-        return info
+    tarfile's own does. Nor does it read what would fill the memory: long descriptions, and the holes of
+    sparse files.
+    """
+
+    class Header(tarfile.TarInfo):
+        of_all = 0  # bytes of what holds for every later member, which tarfile keeps
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Header:
+            try:
+                header = super().frombuf(buf, encoding, errors)
+            except tarfile.EOFHeaderError:  # type: ignore[attr-defined] # not in typeshed
+                raise
+            except tarfile.HeaderError as fault:
+                raise tarfile.ReadError("cut off, or a damaged header") from fault
+            cls.of_all += header.size if header.type == tarfile.XGLTYPE else 0
+            long = header.type in DESCRIBING and max(header.size, cls.of_all) > LONGEST_DESCRIPTION
+            if header.size < 0 or long:
+                raise tarfile.ReadError(f"a header says {header.size:,} bytes")
+            if header.type == tarfile.GNUTYPE_SPARSE:
+                cls._proc_gnusparse_10(header)
+            return header
+
+        def _proc_gnusparse_10(self, *_: object) -> None:
+            raise tarfile.ReadError("it holds a sparse file")
+
+    return Header
 
 
 def _members(stream: Bytes, where: str) -> Iterator[dict[str, Any]]:
     """Yield the files that samples are made of, as webdataset's ``tar_file_iterator`` does."""
-    with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE, tarinfo=_Strict) as tar:  # type: ignore[call-overload] # a stream that only reads
+    header, pictured = _strict_headers(), ""
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE, tarinfo=header) as tar:  # type: ignore[call-overload] # a stream that only reads
         for info in tar:
             tar.members = []  # tarfile keeps every header
             suffix = info.name.rpartition("/")[2].partition(".")[2].lower()
             _check(info, suffix, where)
             if info.isdir() or info.name.startswith("__") or suffix not in IMAGES | LABELS:
                 continue
+            key = info.name[: -len(suffix)]
+            if suffix in IMAGES and key == pictured:  # before it is read
+                raise DataError(f"{where}, sample {key[:-1]!a} has 2 images.\n{ONE}")
+            pictured = key if suffix in IMAGES else pictured
             file = tar.extractfile(info)
             content = b"" if file is None else file.read()
             yield {"fname": info.name, "data": content, "__url__": where}
@@ -112,7 +131,7 @@ def _check(info: tarfile.TarInfo, suffix: str, where: str) -> None:
     most = LABEL_BYTES if suffix in LABELS else IMAGE_BYTES
     fault = ""
     if not (info.isreg() or info.isdir()) or info.issparse():
-        fault = "a link, a device or sparse"
+        fault = "a link, a device or a sparse file"
     elif path.is_absolute() or ".." in path.parts or "\0" in info.name:
         fault = "a path that leads out of its folder"
     elif info.size < 0 or (info.size > most and suffix in IMAGES | LABELS):
@@ -129,7 +148,7 @@ def _entry(sample: dict[str, Any], where: str) -> Entry:
     named = f"{where}, sample {key!a}"
     images = [suffix for suffix in sample if suffix in IMAGES]
     if len(images) != 1:
-        raise DataError(f"{named} has {len(images)} images.\nGive each sample just one.")
+        raise DataError(f"{named} has {len(images)} images.\n{ONE}")
     facts = _facts(sample["json"], named) if "json" in sample else {}
     label = sample["cls"].decode().strip() if "cls" in sample else _text(facts, "label", named)
     if not label:
