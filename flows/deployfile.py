@@ -58,13 +58,15 @@ def deploy_file(content: dict[str, Any], pool: str, variables: Mapping[str, Any]
 def for_pool(content: dict[str, Any], pool: str, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the file's content for ``pool``: equal where the file names that pool itself.
 
-    Where a job takes ``gpus``, as by .deploy/kubernetes_pool.json, what computes nothing takes 0.
+    Where a job takes ``gpus`` and ``nodes``, as by .deploy/kubernetes_pool.json, what computes
+    nothing takes no GPU of one node.
     """
+    least = {name: n for name, n in (("gpus", 0), ("nodes", 1)) if name in variables}
     deployments = []
     for deployment in content["deployments"]:
         place = {**deployment["work_pool"], "name": pool}
-        if "gpus" in variables and deployment["name"] in WITHOUT_GPU:
-            place["job_variables"] = {**place.get("job_variables", {}), "gpus": 0}
+        if least and deployment["name"] in WITHOUT_GPU:
+            place["job_variables"] = {**place.get("job_variables", {}), **least}
         deployments.append({**deployment, "work_pool": place})
     return {**content, "deployments": deployments}
 

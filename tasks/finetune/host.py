@@ -16,6 +16,9 @@ from tasks.finetune.roll import beat_of, left_of
 
 _FAREWELL_SECONDS = 10.0  # for the other nodes to hear the end
 _POLL_SECONDS = 0.1
+# Prefect starts a run again whose pod Kubernetes stops. It stops the first pod as well when another
+# one failed, say for want of memory: such a run would start again for ever.
+_AS_A_FAILURE = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "crash"}
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -62,7 +65,7 @@ def _not_here(place: Place, error: OSError) -> ConfigError:
 
 def _run(command: list[str], place: Place) -> int:
     """Run the command to its end; Ctrl-C reaches it by itself, other signals are passed on."""
-    environment = os.environ | {VARIABLE: place.model_dump_json()}
+    environment = os.environ | {VARIABLE: place.model_dump_json()} | _AS_A_FAILURE
     try:
         running = subprocess.Popen(command, env=environment)  # noqa: S603 - the user's own command
     except OSError as error:

@@ -132,7 +132,10 @@ def _explained(job: Job, number: int, failure: ProcessFailure) -> GraftError:
     meeting = Meeting(job.session.place)
     if failure.exitcode < 0:  # not the other machines' doing
         meeting.say_first(job.session.key(PROBLEM), as_words(alone))
-    return alone if job.session.node > 0 else _cause(meeting, job.session) or alone
+    if job.session.node == 0:
+        return _cause(meeting, job.session) or alone
+    words = meeting.hear(job.session.key(PROBLEM)) or meeting.hear(job.session.key(FAULT))
+    return as_error(words) if words else TrainingError("The first node has ended the training.")
 
 
 def _cause(meeting: Meeting, session: Session) -> GraftError | None:
@@ -151,10 +154,13 @@ def _cause(meeting: Meeting, session: Session) -> GraftError | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the launcher's own account of a failed process off the terminal: we give ours."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    root = "torch.distributed.elastic"
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(root)]
+    before = {name: logging.getLogger(name).level for name in {root, *names}}
+    for name in before:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

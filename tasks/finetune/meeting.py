@@ -88,6 +88,10 @@ class Meeting:
 
 def connect(place: Place) -> Store:
     """Return a line to the store; raises torch's ``DistError``."""
+    try:  # where nobody listens, torch alone would try again for minutes
+        socket.create_connection((place.host, place.port), timeout=place.silence).close()
+    except OSError as error:
+        raise dist.DistNetworkError(str(error)) from error
     return TCPStore(place.host, place.port, None, False, timedelta(seconds=place.silence))
 
 

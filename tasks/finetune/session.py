@@ -140,7 +140,7 @@ def attend(meeting: Meeting, session: Session, words: str) -> None:
                 log.info("training %s as node %d", job.config.name, session.node)
                 launch(job)
     except GraftError as error:  # of the training itself the processes have told by themselves
-        log.warning("%s", error)
+        log.warning("node %d: %s", session.node, error)
         named = f"{title(meeting, session.node)}: {error}"
         meeting.say_first(ready, as_words(type(error)(named)))
     finally:

@@ -26,9 +26,11 @@ def test_another_pool_is_named_in_every_deployment():
 
 def test_on_kubernetes_what_computes_nothing_takes_no_gpu():
     made = for_pool(FILE, "graft-gpu", VARIABLES)["deployments"]
-    asked = {one["name"]: one["work_pool"]["job_variables"].get("gpus") for one in made}
-    assert {name for name, gpus in asked.items() if gpus == 0} == set(WITHOUT_GPU)
-    assert asked["digits"] is None  # the template's own
+    asked = {one["name"]: one["work_pool"]["job_variables"] for one in made}
+    least = {name for name, given in asked.items() if given.get("gpus") == 0}
+    assert least == set(WITHOUT_GPU)
+    assert all(asked[name]["nodes"] == 1 for name in least)
+    assert not {"gpus", "nodes"} & set(asked["digits"])  # the template's own
     assert all(
         one["work_pool"]["job_variables"]["env"]
         == FILE["deployments"][0]["work_pool"]["job_variables"]["env"]
