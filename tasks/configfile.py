@@ -15,6 +15,7 @@ from tasks.config import RunConfig
 from tasks.errors import ConfigError
 from tasks.plainyaml import dumper, parse
 from tasks.recipe import Section
+from tasks.words import printable
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -62,15 +63,15 @@ def _read_mapping(path: Path, example: str) -> dict[str, Any]:
             content = file.read(LARGEST + 1)
     except OSError as error:
         raise ConfigError(
-            f"{path}: the config cannot be read: {error.strerror or error}.\n"
+            f"{printable(path)}: the config cannot be read: {error.strerror or error}.\n"
             f"Name a YAML file such as {example}."
         ) from error
     if len(content) > LARGEST:
         raise ConfigError(f"{path}: larger than {LARGEST:,} bytes: no config is.\nName another.")
-    settings = parse(content, str(path))
+    settings = parse(content, printable(path))
     if not isinstance(settings, dict):
         raise ConfigError(
-            f"{path}: the config is not a mapping of sections.\n"
+            f"{printable(path)}: the config is not a mapping of sections.\n"
             f"See {example} for one with every key."
         )
     return settings
@@ -90,7 +91,7 @@ def _apply_override(settings: dict[str, Any], override: str) -> str:
         if not isinstance(place.get(section), dict):
             place[section] = {}
         place = place[section]
-    place[last] = parse(text, f"{COMMAND_LINE}, {key}")
+    place[last] = parse(text, f"{COMMAND_LINE}, {printable(key)}")
     return key.strip()
 
 
@@ -101,13 +102,13 @@ def _explain(
     problems = [_problem(details, model) for details in error.errors()]
     if len(problems) == 1:
         key, what, advice = problems[0]
-        where = COMMAND_LINE if _was_typed(key, overridden, error) else str(path)
+        where = COMMAND_LINE if _was_typed(key, overridden, error) else printable(path)
         return f"{where}: {key} {what}.\n{advice}"
     listed = "; ".join(
         f"{key} {what} ({advice})" if advice.endswith("?") else f"{key} {what}"
         for key, what, advice in problems
     )
-    return f"{path}: {len(problems)} values are wrong.\n{listed}."
+    return f"{printable(path)}: {len(problems)} values are wrong.\n{listed}."
 
 
 def _was_typed(key: str, overridden: Sequence[str], error: ValidationError) -> bool:
