@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -38,7 +39,8 @@ AT_ONCE = 4  # shards
 HOW = "Name tars SPLIT-NAME.tar, of train, val and test: train-000000.tar, val-000000.tar, …"
 
 
-class Indexed(NamedTuple):
+@dataclass(frozen=True)
+class Indexed:
     """The index that a folder has now."""
 
     url: str

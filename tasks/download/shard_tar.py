@@ -78,8 +78,8 @@ def _group_by_keys() -> Any:  # noqa: ANN401 - webdataset has no types
 def _strict_headers() -> type[tarfile.TarInfo]:
     """Return a reader of headers that takes none that is damaged or missing for the tar's end.
 
-    tarfile's own does. Nor does it read what would fill the memory: long descriptions, and the holes of
-    sparse files.
+    tarfile's own does. Nor does it read what would fill the memory: long descriptions, and where
+    the holes of a sparse file are.
     """
 
     class Header(tarfile.TarInfo):

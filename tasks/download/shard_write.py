@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,8 @@ SCRATCH = ".shards-"  # begins the name of a folder in the cache, which holds on
 PACKING = Packing()
 
 
-class Written(NamedTuple):
+@dataclass(frozen=True)
+class Written:
     """What a folder of shards holds now."""
 
     url: str
