@@ -159,7 +159,8 @@ class EvaluationReport(Value):
 
     With several labels an image, ``accuracy`` and its interval count the images with all labels
     right, balanced accuracy is the mean over classes of that of present against absent, and there
-    is no confusion matrix but a row a class in ``class_confusion``.
+    is no confusion matrix but a row a class in ``class_confusion``. With very many classes, whose
+    matrix would take gigabytes, it is in ``confused`` as what it has besides zeros.
     """
 
     folder: Path
@@ -174,7 +175,8 @@ class EvaluationReport(Value):
     log_loss: float
     top5_accuracy: float | None  # None with five classes or fewer
     classes: tuple[ClassReport, ...]
-    confusion: tuple[tuple[int, ...], ...]  # rows: truth, columns: prediction; multi-label: empty
+    confusion: tuple[tuple[int, ...], ...]  # rows: truth, columns: prediction; empty: see above
+    confused: tuple[tuple[int, int, int], ...] = ()  # truth, prediction, images; in that order
     multi_label: bool = False  # what follows is None without it
     mean_average_precision: float | None = None  # over the classes with an image
     micro_f1: float | None = None

@@ -98,9 +98,9 @@ def _write(
     folder = report.folder
     separator = config.data.label_separator
     write_predictions(scores, prepared, report.predictions, separator)
-    if report.class_confusion is None:
+    if report.confusion:
         plot_confusion(report.confusion, prepared.classes, folder / "confusion")
-    else:
+    elif report.class_confusion is not None:
         plot_class_confusion(report.class_confusion, prepared.classes, folder / "confusion")
     if isinstance(model, FineTunedModel):
         plot_learning_curve(model.history, model.chosen_epoch, folder / "learning_curve")

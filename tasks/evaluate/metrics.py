@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,12 @@ from tasks.values import ClassReport
 
 _CONFIDENCE = 0.95
 _TOP = 5
+MOST_IN_MATRIX = 1_000  # classes; a million counts are 10 MB of report.json, a hundred million 1 GB
+
+
+class _Confusion(TypedDict, total=False):
+    confusion: tuple[tuple[int, ...], ...]
+    confused: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,8 @@ class Metrics:
     log_loss: float
     top5_accuracy: float | None
     classes: tuple[ClassReport, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[int, ...], ...] = ()
+    confused: tuple[tuple[int, int, int], ...] = ()
     multi_label: bool = False
     mean_average_precision: float | None = None
     micro_f1: float | None = None
@@ -44,12 +52,9 @@ def measure(scores: Scores, classes: tuple[str, ...]) -> Metrics:
     With several labels an image, the fields are as ``EvaluationReport`` says; means are over the
     classes that are in the split, and average precision is scikit-learn's, without interpolation.
     """
-    from sklearn.metrics import confusion_matrix
-
     if scores.multi_label:
         return _measure_labels(scores, classes)
     low, high = _interval(scores)
-    matrix = confusion_matrix(scores.labels_n, scores.predictions_n, labels=np.arange(len(classes)))
     reports = _class_reports(scores, classes)
     present = [r for r in reports if r.n > 0]
     return Metrics(
@@ -61,8 +66,23 @@ def measure(scores: Scores, classes: tuple[str, ...]) -> Metrics:
         log_loss=scores.log_loss,
         top5_accuracy=_top5(scores) if len(classes) > _TOP else None,
         classes=reports,
-        confusion=tuple(tuple(int(v) for v in row) for row in matrix),
+        **_confusion(scores, len(classes)),
     )
+
+
+def _confusion(scores: Scores, classes: int) -> _Confusion:
+    """Return the confusion matrix, or, where it is too large to be kept, its places besides 0."""
+    from sklearn.metrics import confusion_matrix
+
+    truth_n, prediction_n = scores.labels_n, scores.predictions_n
+    if classes <= MOST_IN_MATRIX:
+        matrix = confusion_matrix(truth_n, prediction_n, labels=np.arange(classes))
+        return {"confusion": tuple(tuple(int(v) for v in row) for row in matrix)}
+    pairs_p2, images_p = np.unique(
+        np.column_stack((truth_n, prediction_n)), axis=0, return_counts=True
+    )
+    found = np.column_stack((pairs_p2, images_p)).tolist()
+    return {"confused": tuple((truth, prediction, n) for truth, prediction, n in found)}
 
 
 def _interval(scores: Scores) -> tuple[float, float]:

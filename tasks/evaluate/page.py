@@ -109,7 +109,7 @@ def _charts(model: Model, report: EvaluationReport) -> dict[str, Any]:
 def _present(section: str, content: Mapping[str, Any]) -> bool:
     report: EvaluationReport = content["report"]
     wanted = {
-        "confusion": report.confusion,
+        "confusion": report.confusion or report.confused,
         "slices": report.slices,
         "calibration": report.calibration or report.reliability,
         "curves": content["drawn"],

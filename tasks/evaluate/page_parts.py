@@ -119,19 +119,22 @@ def weakest_slice(report: EvaluationReport) -> Slice | None:
 
 def confused_pairs(report: EvaluationReport) -> list[Pair]:
     """Return what is most often taken for what, most images first."""
-    if not report.confusion:
-        return []
-    counts_cc = np.array(report.confusion)
-    images_c = counts_cc.sum(axis=1)
-    wrong_cc = counts_cc - np.diag(counts_cc.diagonal())
-    order = np.argsort(-wrong_cc, axis=None, kind="stable")[:MOST_PAIRS]
-    names = [one.name for one in report.classes]
-    places = zip(*np.unravel_index(order, wrong_cc.shape), strict=True)
+    wrong = [each for each in _confused(report) if each[0] != each[1]]
+    wrong.sort(key=lambda each: -each[2])
     return [
-        Pair(names[row], names[column], int(wrong_cc[row, column]), n / images_c[row])
-        for row, column in places
-        if (n := wrong_cc[row, column]) > 0
+        Pair(report.classes[row].name, report.classes[column].name, n, n / report.classes[row].n)
+        for row, column, n in wrong[:MOST_PAIRS]
     ]
+
+
+def _confused(report: EvaluationReport) -> list[tuple[int, int, int]]:
+    """Return truth, prediction and images of each place of the confusion matrix besides 0."""
+    if not report.confusion:
+        return list(report.confused)
+    counts_cc = np.array(report.confusion)
+    rows, columns = np.nonzero(counts_cc)
+    counts = counts_cc[rows, columns]
+    return list(zip(rows.tolist(), columns.tolist(), counts.tolist(), strict=True))
 
 
 def matrix_rows(report: EvaluationReport) -> list[tuple[str, list[tuple[int, float]]]]:

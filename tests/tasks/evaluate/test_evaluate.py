@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from sklearn import metrics as sk
 
 from tasks.errors import EvaluationError
 from tasks.evaluate.evaluate import evaluate, score_weights
-from tasks.evaluate.metrics import measure
+from tasks.evaluate.metrics import MOST_IN_MATRIX, measure
 from tasks.evaluate.plots import plot_confusion
 from tasks.evaluate.score import Scores
 from tasks.finetune.train import finetune
@@ -45,6 +46,20 @@ def random_scores(n: int, c: int, seed: int) -> Scores:
     probabilities = rng.dirichlet(np.full(c, 0.3), size=n).astype(np.float32)
     labels = rng.integers(0, c, size=n)
     return Scores(probabilities, labels, probabilities.argmax(axis=1), 1.0, np.zeros(n))
+
+
+def test_a_matrix_of_very_many_classes_is_kept_without_its_zeros():
+    c = MOST_IN_MATRIX + 1
+    scores = random_scores(300, c, seed=0)
+    scores = replace(scores, labels_n=np.where(np.arange(300) % 3, 7, scores.predictions_n))
+    got = measure(scores, tuple(f"class{i}" for i in range(c)))
+    assert got.confusion == ()
+    found = np.zeros((c, c), int)
+    for truth, prediction, n in got.confused:
+        found[truth, prediction] = n
+    wanted = sk.confusion_matrix(scores.labels_n, scores.predictions_n, labels=np.arange(c))
+    assert np.array_equal(found, wanted)
+    assert len(got.confused) == np.count_nonzero(wanted)
 
 
 @pytest.mark.parametrize("c", [2, 5, 7])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tasks.evaluate.page import TITLES, html_page
@@ -226,6 +227,18 @@ def test_the_page_keeps_to_a_sensible_size_with_many_classes(make_sample):
     assert len(text.encode()) < 3e6
     assert 'class="scroll matrix"' not in text
     assert f"{1000 - MOST_ROWS} more" in text
+
+
+def test_a_matrix_without_its_zeros_shows_the_same_pairs(make_sample):
+    sample = make_sample(names=tuple(f"class {k}" for k in range(60)), n=400)
+    whole = np.array(sample.report.confusion)
+    places = np.argwhere(whole)
+    triples = tuple((int(i), int(j), int(whole[i, j])) for i, j in places)
+    update = {"confusion": (), "confused": triples}
+    sparse = sample.report.model_copy(update=update)
+    assert confused_pairs(sparse) == confused_pairs(sample.report)
+    parts = sample.parts()
+    assert html_page(*parts[:-1], sparse) == html_page(*parts)
 
 
 def test_the_most_confused_pairs_are_those_of_the_matrix(make_sample):
