@@ -14,6 +14,7 @@ from tasks.leftovers import Item, days_since, is_free, look_at, moment, remove
 from tasks.studiojob import is_job, process_of, runs_of
 from tasks.use import is_held
 
+STUDIES = ("cells", "trials")  # folders of a comparison and a search
 NAME = re.compile(r".+-\d{8}-\d{6}(-\d+)?")  # NAME-TIME, as every flow names its folder
 MARKS = (
     "config.yaml",
@@ -30,7 +31,8 @@ def plan_runs(rule: RunsRule, needed: Mapping[str, str]) -> list[Item]:
     """Return every run folder, newest first, and whether it goes.
 
     ``needed`` says by the digest of their weights which versions keep their folder, in words. Other
-    folders, such as comparisons, are not looked at. A job of the studio counts as the runs in it.
+    folders, such as comparisons and searches, are not looked at. A job of the studio counts as the
+    runs in it.
     Raises ``ConfigError`` for a folder that holds something, but no run of graft's.
     """
     found = {path: look_at(path) for path in _runs(rule)}
@@ -57,7 +59,7 @@ def _runs(rule: RunsRule) -> list[Path]:
         return []
     there = [path for path in root.iterdir() if not path.name.startswith(".")]
     runs = [path for path in there if _is_run(path)]
-    if there and not runs and not any((path / "cells").is_dir() for path in there):
+    if there and not runs and not any((path / name).is_dir() for path in there for name in STUDIES):
         raise ConfigError(
             f"{root} holds no run folder of graft's.\n"
             "Set runs.folder to where output.folder is, or studio.folder to the studio's."

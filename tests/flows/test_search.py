@@ -170,17 +170,28 @@ def test_a_second_start_trains_nothing_and_another_does_the_same(searched: dict,
 
 
 @pytest.mark.usefixtures("searched")
-def test_the_best_config_is_run_when_asked_for(workspace: Path, graft, write):
+def test_the_best_config_is_run_when_asked_for_and_a_secret_is_told_nowhere(
+    workspace: Path, graft, write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     from tasks.configfile import load_config
 
-    options = ("trials=1", "base.promotion.model=of-search", "--run", "--json")
-    result = graft("search", write("run"), *options)
+    secret = "planted-9c1f"
+    monkeypatch.setenv("GRAFT_SECRET_SEARCH_FILE", secret)
+    config = write("run", storage=f"sqlite:///{tmp_path}/${{secret:search-file}}.db")
+    result = graft(
+        "search", config, "trials=1", "base.promotion.model=of-search", "--run", "--json"
+    )
     assert result.code == 0, result.err
     data = json.loads(result.out)
     assert data["run"]["decision"]["promoted"] is True
     assert data["run"]["decision"]["model"] == "of-search"
-    best = load_config(Path(data["best_config"]))
-    assert best.training.learning_rate == 0.01
+    assert load_config(Path(data["best_config"])).training.learning_rate == 0.01
+    database = f"sqlite:///{tmp_path}/{secret}.db"
+    assert len(optuna.load_study(study_name="run", storage=database).trials) == 1
+    assert secret not in result.out + result.err
+    files = [path for path in workspace.rglob("*") if path.is_file()]
+    assert any("${secret:search-file}" in path.read_text(errors="replace") for path in files)
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.usefixtures("searched")
