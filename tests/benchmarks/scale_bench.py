@@ -32,6 +32,8 @@ RECIPE = (
     "data.checks.near_duplicates=warn",  # as photographs have it; digits.yaml turns it off
 )
 
+HURRIED = ("evaluation.bootstrap=0", "evaluation.explained_images=0", "evaluation.latency_runs=0")
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -58,11 +60,6 @@ class Bench:
     def small(self) -> int:
         """Return the training images of rank, compare and the machines."""
         return 400 if self.quick else 4_000
-
-    @property
-    def most_classes(self) -> int:
-        """Return the largest number of classes, which is that of the test images as well."""
-        return 200 if self.quick else 10_000
 
     def shards(self, classes: int) -> Shards:
         """Return how images are put into shards."""
@@ -115,6 +112,7 @@ class Bench:
             f"training.threads={self.threads}",
             f"output.folder={scratch / 'run'}",
             f"output.cache={scratch / 'cache'}",
+            *(HURRIED if self.quick else ()),
             *more,
         )
 

@@ -20,6 +20,7 @@ from tasks.download.shards import INDEX_FILE, in_order, index_digest, parse_inde
 from tasks.splitvalues import Shard, ShardIndex
 from tests.benchmarks.scale_images import class_name, jpegs
 
+FEW = 4  # tars that are written before a second process has started
 STREAMS = {"train": 0, "val": 1, "test": 2}
 
 Task = tuple[Path, str, int, int, int]  # file, split, first image, images, classes
@@ -88,6 +89,10 @@ def write_pool(folder: Path, images: int, held_out: int, classes: int, in_a_shar
     ]
     tasks += [(_tar(folder, name, 0), name, 0, held_out, classes) for name in ("val", "test")]
     missing = [task for task in tasks if not task[0].is_file()]
+    if len(missing) <= FEW:
+        for task in missing:
+            write_tar(task)
+        return
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         list(pool.map(write_tar, missing))
 
