@@ -1,13 +1,14 @@
-"""Two machines, as processes of this one: against one process, and when one of them is in trouble."""
+"""Two machines, as processes of this one: against one process, and when one is in trouble."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
-import signal
+import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,13 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.errors import ConfigError, GraftError, ResourceError, TrainingError
-from tasks.finetune.host import _wait_for_farewells
-from tasks.finetune.meeting import END, VARIABLE, Meeting, Place, open_store
+from tasks.finetune.alike import files_in, fingerprint, sight
+from tasks.finetune.meeting import END, VARIABLE, Meeting, Place, Session, open_store
 from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.session import READY, Call, attend
 from tasks.finetune.train import finetune
+from tasks.finetune.trouble import as_error
+from tasks.finetune.worker import Job
 from tasks.pretrained.load import load_pretrained
 
 NODE = [sys.executable, "-m", "tasks.finetune.node"]
@@ -54,8 +58,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv(VARIABLE, found.model_dump_json())
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield found
-    meeting.say(END, "0")
-    _wait_for_farewells(meeting)
+    assert meeting.hear("beat/9") is None  # the store lives until here
 
 
 @contextmanager
@@ -75,35 +78,134 @@ def other(place: Place, **environment: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def test_two_nodes_are_one_process(place, prepared, make_config, tmp_path, monkeypatch):
-    recipe = {"batch_size": 20, "choose": "last", "device": "cpu", "gradient_clip": 1}
+def network(make_config, prepared, tmp_path, **training):
+    """Return a network without batch norm or dropout: parting a batch changes only rounding."""
     config = make_config(
-        model={"architecture": "timm:convnext_atto"},  # without batch norm or dropout
+        model={"architecture": "timm:convnext_atto"},
         preprocess={"resize": 32, "crop": 32},
-        training=recipe | {"nodes": 2},
+        training={"epochs": 1, "choose": "last", "device": "cpu", "gradient_clip": 1} | training,
     )
     backbone = load_pretrained(config, prepared.classes, None, tmp_path / "cache")
-    larger = prepared.model_copy(update={"input": backbone.input})
+    return config, prepared.model_copy(update={"input": backbone.input}), backbone
+
+
+def test_two_nodes_are_one_process_also_after_a_training_that_failed(
+    place, prepared, make_config, tmp_path, monkeypatch
+):
     found = []
     with other(place) as process:
-        for number in range(2):  # one training after the other
-            folder = tmp_path / str(number)
+        wild, *rest = network(make_config, prepared, tmp_path, nodes=2, learning_rate=1e30)
+        with pytest.raises(TrainingError, match=r"training\.learning_rate"):
+            finetune(wild, *rest, tmp_path, Recorder())
+        for nodes in (2, 1):
+            if nodes == 1:
+                Meeting(place).say(END, "7")
+                monkeypatch.delenv(VARIABLE)
+            folder = tmp_path / str(nodes)
             folder.mkdir()
+            config, *rest = network(make_config, prepared, tmp_path, nodes=nodes)
             watcher = Recorder()
-            found.append((finetune(config, larger, backbone, folder, watcher), watcher))
-        Meeting(place).say(END, "0")
+            found.append((finetune(config, *rest, folder, watcher), watcher))
         _, said = process.communicate(timeout=20)
-        assert process.returncode == 0, said
-    print(said)
+    assert process.returncode == 7, said
+    assert "Traceback" not in said
+    (two, together), (one, alone) = found
+    for name in ("train_loss", "val_loss", "train_accuracy"):
+        ours, theirs = ([getattr(r, name) for r in w.epochs] for w in (together, alone))
+        assert ours == pytest.approx(theirs, abs=1e-5), name
+    for name, tensor in load_file(one.weights).items():
+        torch.testing.assert_close(load_file(two.weights)[name], tensor, rtol=1e-3, atol=1e-5)
+    assert list((tmp_path / "cache").glob(".meeting-*")) == []
+
+
+def test_a_node_that_is_killed_ends_the_training(place, prepared, backbone, make_config, tmp_path):
+    config = make_config(training={"nodes": 2, "epochs": 100_000, "device": "cpu"})
+    with other(place) as process:
+        watcher = Recorder(process.kill)  # in the first step
+        with pytest.raises(ResourceError, match=r"Node 1 \(.*nothing has been heard of it for 4 s"):
+            finetune(config, prepared, backbone, tmp_path, watcher)
+    assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_a_node_that_does_not_come(place, prepared, backbone, make_config, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, place.model_copy(update={"patience": 0.3}).model_dump_json())
+    secret = {"kind": "folder", "path": "https://x.org/a.zip?sig=hunter2", "sha256": "0" * 64}
+    config = make_config(training={"nodes": 2}, data=secret)
+    with pytest.raises(ResourceError, match=r"Node 1 has not come(.|\n)*--nodes 2 --rank 1 --host"):
+        finetune(config, prepared, backbone, tmp_path, Recorder())
+    sent = Meeting(place).hear("job/0")
+    assert Path(json.loads(sent)["job"]["config"]["output"]["cache"]).is_absolute()
+    assert "https://x.org/a.zip" in sent
+    assert "hunter2" not in sent
+
+
+def test_a_command_that_was_started_for_other_nodes(
+    place, prepared, backbone, make_config, tmp_path, monkeypatch
+):
+    def refused(nodes: int, words: str, **training: object) -> None:
+        config = make_config(training={"nodes": nodes, **training})
+        with pytest.raises(ConfigError, match=words):
+            finetune(config, prepared, backbone, tmp_path, Recorder())
+
+    refused(3, r"training\.nodes=3, but the command was started for 2 nodes")
+    refused(1, r"training\.nodes=1, but the command was started for 2 nodes")
+    refused(2, r"batch_size=21 .*training\.devices=1 times training\.nodes=2", batch_size=21)
     monkeypatch.delenv(VARIABLE)
-    single = config.model_copy(
-        update={"training": config.training.model_copy(update={"nodes": 1})}
+    refused(2, r"training\.nodes=2, and nobody waits")
+
+
+@pytest.fixture
+def called(place, prepared, backbone, make_config, tmp_path) -> Callable[..., GraftError]:
+    """Return what node 1 answers to a job after ``change`` of what the first node saw."""
+    job = Job(
+        config=make_config(training={"nodes": 2}),
+        prepared=prepared,
+        backbone=backbone,
+        folder=tmp_path,
+        teacher=None,
+        address=None,
+        scratch=None,
     )
-    alone = Recorder()
-    one = finetune(single, larger, backbone, tmp_path, alone)
-    for two, together in found:
-        for name in ("train_loss", "val_loss", "train_accuracy"):
-            ours, theirs = ([getattr(r, name) for r in w.epochs] for w in (together, alone))
-            assert ours == pytest.approx(theirs, abs=1e-5), name
-        for name, tensor in load_file(one.weights).items():
-            torch.testing.assert_close(load_file(two.weights)[name], tensor, rtol=1e-3, atol=1e-5)
+    first = sight(files_in(prepared, backbone), job.config.training)
+    numbers = itertools.count()
+
+    def call(**change: object) -> GraftError:
+        meeting, session = Meeting(place), Session(place=place, number=next(numbers), node=1)
+        words = Call(job=job, sight=first.model_copy(update=change)).model_dump_json()
+        attend(meeting, session, words)
+        return as_error(meeting.hear(session.key(READY, 1)))
+
+    return call
+
+
+def test_a_node_that_has_not_the_same_says_so(called, prepared, monkeypatch):
+    assert "torch is" in str(called(torch="1.13.1"))
+    assert "device is cpu, and cuda on the first node" in str(called(device="cuda"))
+    assert "precision" in str(called(precision="float16"))
+    assert "another than on the first node" in str(called(code="0" * 64))
+    labels = prepared.train.labels
+    before = labels.read_bytes()
+    labels.write_bytes(before[:-1] + b"9")
+    assert f"{labels} is {len(before)} bytes of" in str(called())
+    labels.unlink()
+    error = called()
+    assert isinstance(error, ResourceError)
+    assert re.match(rf"Node 1 \(.*\): {labels} is not there, on the first node", str(error))
+    assert len(str(error).splitlines()) == 2
+
+
+def test_all_blocks_of_a_file_count(tmp_path: Path):
+    path = tmp_path / "large"
+    block, found = bytes(1 << 20), set()
+    for changed in range(17):  # of 16 blocks all count; of 17 the first, the last, most between
+        content = [block] * 16
+        if changed < 16:
+            content[changed] = b"1" + block[1:]
+        path.write_bytes(b"".join(content))
+        found.add(fingerprint(path))
+    assert len(found) == 17
+    path.write_bytes(b"".join([block] * 40 + [b"1"]))
+    end = fingerprint(path)
+    path.write_bytes(b"".join([block] * 40 + [b"2"]))
+    assert end != fingerprint(path)
+    assert fingerprint(tmp_path / "none") == ""

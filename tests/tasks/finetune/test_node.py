@@ -1,0 +1,142 @@
+"""The program of a node: what it is told, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import ConfigError, ResourceError
+from tasks.finetune.follow import follow
+from tasks.finetune.host import host
+from tasks.finetune.meeting import Meeting, Place, open_store
+from tasks.finetune.node import main
+
+NODE = [sys.executable, "-m", "tasks.finetune.node"]
+TALK = "import os, sys; print(os.environ.get('GRAFT_MEETING')); sys.exit(5)"
+WAIT = "import time; print('started', flush=True); time.sleep(60)"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place(host="127.0.0.1", port=free_port(), nodes=2, patience=0.3, silence=2)
+
+
+def test_one_node_is_the_command_itself():
+    done = subprocess.run([*NODE, "--", sys.executable, "-c", TALK], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "None\n", "")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([], "has no command"),
+        (["--nodes=2", "--", "true"], "GRAFT_NODE_HOST"),
+        (["--nodes=2", "--rank=2", "--host=localhost"], "Number them from 0 to 1"),
+        (["--", "/no/such/program"], "/no/such/program cannot be run: No such file"),
+        (["--nodes=2", "--host=192.0.2.1", "--", "true"], "cannot listen on 192.0.2.1:29400"),
+    ],
+)
+def test_what_is_wrong_is_said(given: list[str], words: str, capsys, monkeypatch):
+    for name in ("GRAFT_NODES", "GRAFT_NODE_RANK", "GRAFT_NODE_HOST", "JOB_COMPLETION_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(given) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.startswith("graft: ")
+    assert len(said.splitlines()) == 2
+
+
+def test_the_first_node_returns_what_the_command_does(place: Place, capfd):
+    assert host(place, [sys.executable, "-c", TALK]) == 5
+    assert f'"port":{place.port}' in capfd.readouterr().out
+    with pytest.raises(ConfigError, match="cannot be run"):
+        host(place.model_copy(update={"port": free_port()}), ["/no/such/program"])
+
+
+def test_a_node_that_is_none_of_those_waited_for(place: Place):
+    with pytest.raises(ResourceError, match=f"Nobody listens at {place.address}"):
+        follow(place, 1)
+    listener = socket.create_server((place.host, place.port))
+    meeting = Meeting(place, open_store(place, listener))
+    with pytest.raises(ConfigError, match="was started for 3 nodes, the first for 2"):
+        follow(place.model_copy(update={"nodes": 3}), 1)
+    meeting.say("host/1", "elsewhere, process 7")
+    with pytest.raises(ConfigError, match="Node 1 is there already: elsewhere, process 7"):
+        follow(place, 1)
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def start(place: Place, rank: int, *command: str) -> subprocess.Popen[str]:
+    environment = {
+        "GRAFT_NODES": "2",
+        "GRAFT_NODE_HOST": place.host,
+        "GRAFT_NODE_PORT": str(place.port),
+        "JOB_COMPLETION_INDEX": str(rank),
+    }
+    return subprocess.Popen(
+        [*NODE, "--silence=3", "--", *command],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def heard(place: Place, key: str, process: subprocess.Popen[str]) -> Meeting:
+    assert process.stdout.readline() == "started\n"
+    meeting = Meeting(place)
+    for _ in range(300):
+        if meeting.hear(key):
+            return meeting
+        signal.sigtimedwait([], 0.1)
+    raise AssertionError(key)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, 8)]
+)
+def test_signals_end_all_nodes(place: Place, started, number: signal.Signals, code: int):
+    first, second = (start(place, rank, sys.executable, "-c", WAIT) for rank in (0, 1))
+    started += [first, second]
+    heard(place, "beat/1", first)
+    if number == signal.SIGTERM:
+        first.send_signal(number)  # passed on
+    else:
+        os.killpg(first.pid, number)  # as a terminal does, or want of memory
+    assert second.wait(20) == code
+    assert first.wait(20) == (-9 if number == signal.SIGKILL else code)
+    assert ("does not answer any more" in second.stderr.read()) == (number == signal.SIGKILL)
+
+
+def test_every_option_is_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert Path(__file__).stem.removeprefix("test_") in said
+    for name in ("--nodes", "--rank", "--host", "--port", "--patience", "--silence"):
+        assert name in said
