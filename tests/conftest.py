@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -45,6 +47,22 @@ def chromium() -> str:
             pytest.fail("Chromium is missing, and CI must have it")
         pytest.skip("no Chromium is installed on this machine")
     return path
+
+
+@pytest.fixture(scope="session")
+def listening() -> Callable[[int], set[str]]:
+    """Return what says at which addresses a process and those it started take connections."""
+
+    def addresses(number: int) -> set[str]:
+        first = psutil.Process(number)
+        return {
+            socket.laddr.ip
+            for process in (first, *first.children(recursive=True))
+            for socket in process.net_connections("inet")
+            if socket.status == psutil.CONN_LISTEN
+        }
+
+    return addresses
 
 
 @pytest.fixture(scope="session")

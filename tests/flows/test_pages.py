@@ -21,7 +21,7 @@ def free_port() -> int:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_the_pages_answer_when_their_address_is_shown_and_end_with_graft(
-    workspace: Path, number: int, code: int
+    workspace: Path, listening, number: int, code: int
 ):
     port = free_port()
     command = [sys.executable, "-m", "flows.cli", "ui", "--port", str(port), "--json"]
@@ -34,6 +34,7 @@ def test_the_pages_answer_when_their_address_is_shown_and_end_with_graft(
             words = [" ".join(child.cmdline()) for child in children]
             assert not [line for line in words if "job" in line or "huey" in line]
             assert len(children) == 2  # mlflow and its one worker
+            assert listening(process.pid) == {"127.0.0.1"}
         finally:
             process.send_signal(number)
         assert process.wait(30) == code

@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 
 
-def test_it_says_where_it_serves_and_ends_at_ctrl_c(workspace: Path):
+def test_it_says_where_it_serves_to_this_machine_alone_and_ends_at_ctrl_c(
+    workspace: Path, listening
+):
     command = [sys.executable, "-m", "flows.cli", "serve", "small", "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -23,6 +25,7 @@ def test_it_says_where_it_serves_and_ends_at_ctrl_c(workspace: Path):
         try:
             lines = [process.stdout.readline() for _ in range(3)]
             assert lines[0].startswith("serving     small version 1  (Ctrl-C")
+            assert listening(process.pid) == {"127.0.0.1"}
             health = lines[2].split()[1]
             with urllib.request.urlopen(health, timeout=30) as answer:
                 assert json.load(answer)["model"] == "small"

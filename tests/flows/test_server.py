@@ -98,7 +98,9 @@ def test_a_server_that_is_lost_is_said_in_two_lines(home: Path, bare: Path):
     assert "Error logging" not in said
 
 
-def test_the_server_ends_when_its_run_is_killed(bare: Path):
+def test_the_server_is_for_this_machine_alone_and_ends_when_its_run_is_killed(
+    bare: Path, listening
+):
     code = (
         "from flows.server import start_server as s; s().wait(); print('up', flush=True); input()"
     )
@@ -107,6 +109,7 @@ def test_the_server_ends_when_its_run_is_killed(bare: Path):
     )
     assert process.stdout.readline() == "up\n"
     assert len(servers(bare)) == 1
+    assert listening(process.pid) == {"127.0.0.1"}
     process.send_signal(signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + 20

@@ -176,7 +176,7 @@ def champion(client) -> int:
 
 
 @pytest.fixture
-def page(tmp_path: Path, chromium: str) -> Iterator[Any]:
+def page(tmp_path: Path, chromium: str, listening) -> Iterator[Any]:
     """Give the studio's page in a browser; both end with the test."""
     from playwright.sync_api import sync_playwright
 
@@ -192,6 +192,7 @@ def page(tmp_path: Path, chromium: str) -> Iterator[Any]:
     ):
         try:
             address = json.loads(studio.stdout.readline())["address"]
+            assert listening(studio.pid) == {"127.0.0.1"}
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             opened = browser.new_page(viewport={"width": 1200, "height": 1000})
             opened.set_default_timeout(PATIENCE_MS)
