@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +12,10 @@ from tasks.config import DataConfig
 from tasks.download.shards import Prefixes
 from tasks.errors import ConfigError
 from tasks.measures import Policy
-from tasks.preprocess.findings import Finding, judged
+from tasks.preprocess.findings import Check, Finding, judged
 from tasks.preprocess.splits import SPLITS
 from tasks.splitvalues import SplitName
+from tasks.words import SHOWN
 
 
 class Numbers(NamedTuple):
@@ -41,59 +41,70 @@ def refuse_drop(config: DataConfig) -> None:
 def find_leaks(found: Sequence[Numbers], config: DataConfig) -> tuple[Finding, ...]:
     """Return what the checks of files find; two different files of a million look alike 1 in 37e6.
 
-    Source of that figure: the birthday bound, n^2 / 2^65.
+    Source of that figure: the birthday bound, n^2 / 2^65. Memory holds one more copy of all
+    numbers while they are sorted, and afterwards only those that come more than once.
     """
+    images = _repeated(found, [numbers.prefixes for numbers in found])
+    groups = _repeated(found, [numbers.groups for numbers in found])
     checks = config.checks
     return (
-        _in_two(found, "exact_duplicates", checks.exact_duplicates),
-        _two_labels(found, checks.conflicting_labels),
-        _in_two(found, "group_leakage", checks.group_leakage),
+        _finding("exact_duplicates", checks.exact_duplicates, images, images.splits),
+        _finding("conflicting_labels", checks.conflicting_labels, images, images.labels),
+        _finding("group_leakage", checks.group_leakage, groups, groups.splits),
     )
 
 
-def _in_two(found: Sequence[Numbers], check: str, policy: Policy) -> Finding:
-    groups = check == "group_leakage"
-    values = {
-        name: np.unique(_joined([n.groups if groups else n.prefixes for n in _of(found, name)]))
-        for name in SPLITS
-    }
-    pairs = [np.intersect1d(values[a], values[b], True) for a, b in combinations(SPLITS, 2)]
-    torn = np.unique(_joined(pairs))
-    examples = [_places(found, value, groups) for value in torn[:20].tolist()]
+class _Repeated(NamedTuple):
+    """Numbers that come more than once, a row each time: where, and under which label."""
+
+    values: Prefixes
+    splits: npt.NDArray[np.uint32]
+    labels: npt.NDArray[np.uint32]  # of images alone
+    shards: npt.NDArray[np.uint32]  # positions in ``names``
+    places: npt.NDArray[np.uint32]  # in the shard, from 0
+    names: list[str]
+
+
+def _repeated(found: Sequence[Numbers], arrays: Sequence[Prefixes]) -> _Repeated:
+    every = np.concatenate(arrays)
+    every.sort()
+    repeated = np.unique(every[1:][every[1:] == every[:-1]])
+    del every
+    columns: list[list[npt.NDArray[np.uint32]]] = [[], [], [], []]
+    values = []
+    for shard, (numbers, held) in enumerate(zip(found, arrays, strict=True)):
+        at = np.flatnonzero(np.isin(held, repeated))
+        named = numbers.labels[at] if held is numbers.prefixes else np.zeros_like(at)
+        same = (np.full_like(at, number) for number in (SPLITS.index(numbers.split), shard))
+        for column, part in zip(columns, (at, named, *same), strict=True):
+            column.append(part.astype(np.uint32))
+        values.append(held[at])
+    places, labels, splits, shards = (np.concatenate(column) for column in columns)
+    names = [numbers.shard for numbers in found]
+    return _Repeated(np.concatenate(values), splits, labels, shards, places, names)
+
+
+def _finding(
+    check: Check, policy: Policy, rows: _Repeated, sides: npt.NDArray[np.uint32]
+) -> Finding:
+    """Judge the numbers that come on two sides: splits, or labels."""
+    order = np.lexsort((sides, rows.values))
+    values, sorted_sides = rows.values[order], sides[order]
+    differ = (values[1:] == values[:-1]) & (sorted_sides[1:] != sorted_sides[:-1])
+    torn = np.unique(values[1:][differ])
+    unit = "group" if check == "group_leakage" else "image"
+    between = " and " if unit == "group" else " = "
+    examples = [between.join(_places(rows, v, sides, unit)) for v in torn[:SHOWN].tolist()]
     examples += [""] * (len(torn) - len(examples))  # counted, and not shown
-    if groups:
-        return judged("group_leakage", policy, "group", _text(torn, "group"), examples, ())
-    return judged("exact_duplicates", policy, "image", _text(torn, "image"), examples, ())
+    where = "have two labels" if check == "conflicting_labels" else "are in two splits"
+    return judged(check, policy, unit, f"{len(torn):,} {unit}(s) {where}", examples, ())
 
 
-def _text(torn: Prefixes, unit: str) -> str:
-    return f"{len(torn):,} {unit}(s) are in two splits"
-
-
-def _two_labels(found: Sequence[Numbers], policy: Policy) -> Finding:
-    prefixes = _joined([n.prefixes for n in found])
-    labels = np.concatenate([n.labels for n in found])
-    order = np.lexsort((labels, prefixes))
-    prefixes, labels = prefixes[order], labels[order]
-    differs = (prefixes[1:] == prefixes[:-1]) & (labels[1:] != labels[:-1])
-    torn = np.unique(prefixes[1:][differs])
-    examples = [_places(found, value, False) for value in torn[:20].tolist()]
-    examples += [""] * (len(torn) - len(examples))
-    text = f"{len(torn):,} image(s) have two labels"
-    return judged("conflicting_labels", policy, "image", text, examples, ())
-
-
-def _places(found: Sequence[Numbers], value: int, groups: bool) -> str:
-    """Say where a file, or a group, is: shards, and of a file its place among their images."""
-    if groups:
-        return " and ".join(n.shard for n in found if value in n.groups)
-    places = ((n.shard, np.flatnonzero(n.prefixes == value)) for n in found)
-    return " = ".join(f"image {at + 1} of {shard}" for shard, rows in places for at in rows[:2])
-
-
-def _of(found: Sequence[Numbers], split: SplitName) -> list[Numbers]:
-    return [numbers for numbers in found if numbers.split == split]
-
-
-def _joined(arrays: Sequence[Prefixes]) -> Prefixes:
-    return np.concatenate([np.empty(0, np.uint64), *arrays])
+def _places(rows: _Repeated, value: int, sides: npt.NDArray[np.uint32], unit: str) -> list[str]:
+    """Say where a group, or a file, is first on each side; of a file its place in the shard."""
+    at = np.flatnonzero(rows.values == value)
+    at = at[np.unique(sides[at], return_index=True)[1]]
+    shards = [rows.names[shard] for shard in rows.shards[at]]
+    if unit == "group":
+        return shards
+    return [f"image {n + 1} of {shard}" for n, shard in zip(rows.places[at], shards, strict=True)]
