@@ -31,6 +31,8 @@ from tasks.values import (
     Value,
 )
 
+log = logging.getLogger(__name__)
+
 RESULT = "cell.json"  # written last: a folder that has it is whole
 
 
@@ -89,7 +91,10 @@ def stored(work: Work) -> Finished | None:
 
 
 def _train(work: Work, tracker: RunTracker) -> Finished:
-    shutil.rmtree(work.folder, ignore_errors=True)  # of a start that was killed
+    if work.folder.exists():
+        if not (work.folder / RESULT).exists():
+            log.warning("%s begins again: its process had been killed", work.title)
+        shutil.rmtree(work.folder, ignore_errors=True)
     config = work.config
     with new_folder(work.parent_folder, work.key) as folder:
         write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import torch
 from prefect import Task
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, as_completed
 from prefect.states import State
 
 from flows.pool import Pool, open_pool
@@ -63,6 +63,27 @@ def open_engine(
     else:
         with open_pool(parallel) as pool:
             yield Processes(pool)
+
+
+def each_done(
+    engine: Engine, task: Task[..., Any], do: Do, works: Sequence[Any], parallel: int
+) -> Iterator[tuple[int, Any]]:
+    """Carry ``works`` out, ``parallel`` at once; yield each one's place and result when it is done.
+
+    Raises the first error that one of them ends with.
+    """
+    left = list(enumerate(works))
+    running: dict[PrefectFuture[Any], int] = {}
+    while left or running:
+        if left and len(running) < parallel:
+            place, given = left.pop(0)
+            running[engine.submit(task, do, given)] = place
+            continue
+        future = next(as_completed(list(running)))
+        place, came = running.pop(future), engine.outcome(future)
+        if isinstance(came, BaseException):
+            raise came
+        yield place, came
 
 
 class Here(Engine):

@@ -6,6 +6,7 @@ the cluster too: it reports from there. graft starts no cluster and sends no usa
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from prefect.futures import PrefectFuture
 
 from flows.engines import Do, Engine
 from flows.ray_nodes import nodes_checked
-from flows.ray_worker import Away
+from flows.ray_worker import Away, Told
 from tasks.errors import ConfigError, ResourceError
 from tasks.runnerconfig import RunnerConfig
 
 ADDRESS = "RAY_ADDRESS"
 KNOCK_SECONDS = 5.0
+LONGEST = 200  # characters of what Ray tells
 SETTINGS_FRAME = b"\x04"  # the kind of the frame that begins HTTP/2 (RFC 9113, 3.4)
 CLOSING_SECONDS = 30.0  # that ended work has to close its runs
+log = logging.getLogger(__name__)
+
 TRIES = 3  # further ones for work whose process or machine was lost
 # read when ray is imported
 SETTINGS = {
@@ -69,6 +73,7 @@ def open_ray(runner: RunnerConfig, folders: Sequence[Path], tracked: bool) -> It
         "scheduling_strategy": "SPREAD",
     }
     with (
+        redirect_stdout(_News()),
         _connected(address),
         nodes_checked(runner, folders, tracked) as terms,
         RayTaskRunner(address) as tasks,
@@ -103,6 +108,9 @@ class OnRay(Engine):
 
         came = super().outcome(future)
         self._open.discard(future)
+        if isinstance(came, Told):
+            came.say()
+            return came.result
         lost = (
             of_ray.WorkerCrashedError,
             of_ray.NodeDiedError,
@@ -114,7 +122,7 @@ class OnRay(Engine):
             return came
         _report(future)
         error = ResourceError(
-            f"Its process or machine was lost {TRIES + 1} times; memory may have run out.\n"
+            f"Its process or machine was lost at each of {TRIES + 1} tries: out of memory?\n"
             "See Ray's logs on the machines; reserve more by runner.cpus, or give it less to do."
         )
         error.__cause__ = came
@@ -154,9 +162,15 @@ def _address(runner: RunnerConfig) -> str:
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """Be connected to the cluster; SIGTERM stays what it was, which Ray would change."""
+    """Be connected to the cluster, as this process may be already.
+
+    SIGTERM stays what it was, which Ray would change.
+    """
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     host, _, port = address.rpartition(":")
     away = f"No Ray cluster answers at {address}"
     advice = "Start it, or correct runner.address; graft must run on one of its machines."
@@ -168,7 +182,7 @@ def _connected(address: str) -> Iterator[None]:
         raise ResourceError(f"{away}: its server speaks no gRPC.\n{advice}")
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, namespace="graft", log_to_driver=True, logging_level=logging.CRITICAL)
+        ray.init(address, namespace="graft", log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # ConnectionError, RuntimeError and others, by Ray's own account
         words = " ".join(str(error).split())[:200]
         raise ResourceError(f"{away} as it should: {words}\n{advice}") from error
@@ -179,6 +193,17 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+class _News(io.TextIOBase):
+    """Standard output while Ray is there: what it prints on it goes to the log, much shortened."""
+
+    def write(self, text: str) -> int:
+        """Say the first sentence of what it has to tell of its machines."""
+        words = text.strip()
+        if words:
+            log.warning("%s", words.partition(". ")[0][:LONGEST], extra={"room": "ray"})
+        return len(text)
 
 
 def _knock(host: str, port: int) -> bytes:

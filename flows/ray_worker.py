@@ -10,14 +10,13 @@ import logging
 import os
 import platform
 import sys
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from flows.console import OURS, Lines, hide_prefect_lines
+from flows.console import OURS
 from flows.engines import Do
 from tasks.errors import ConfigError, GraftError
 from tasks.register.client import URI, connect, tracking_uri
@@ -27,6 +26,8 @@ from tasks.register.processes import FLOW_RUN
 CACHE = "GRAFT_CACHE"
 TOKEN = ".graft-token"  # noqa: S105 - a file's name
 KNOCK_SECONDS = 8.0
+
+Warned = tuple[str, int, str, str]  # logger, level, room, words
 
 _kept: set[str] = set()  # tokens of the terms that this process has been held to
 
@@ -55,13 +56,57 @@ class Away:
         """Return this with the function that does the work."""
         return replace(self, do=do)
 
-    def __call__(self, given: Any) -> Any:  # noqa: ANN401 - as ``do``
+    def __call__(self, given: Any) -> Told:  # noqa: ANN401 - as ``do``
         """Do it here; raises ``ConfigError`` in a process that is not as it must be."""
         assert self.do is not None
         words = fault(self.terms)
         if words:
             raise ConfigError(f"{platform.node()} cannot do the work: {words}")
-        return self.do(given)
+        with _warnings() as records:
+            result = self.do(given)
+        return Told(result, tuple(records))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What ``do`` returned, and the warnings of graft's that it gave meanwhile."""
+
+    result: Any
+    warnings: tuple[Warned, ...]
+
+    def say(self) -> None:
+        """Give the warnings again, where somebody reads them: Ray's own way is by standard output.
+
+        A cluster's processes print into files of their machines.
+        """
+        for name, level, room, words in self.warnings:
+            extra = {"room": room} if room else {}
+            logging.getLogger(name).log(level, words, extra=extra)
+
+
+class _Kept(logging.Handler):
+    """Keeps warnings."""
+
+    def __init__(self, records: list[Warned]) -> None:
+        super().__init__(logging.WARNING)
+        self._records = records
+
+    def emit(self, record: logging.LogRecord) -> None:
+        room = getattr(record, "room", "")
+        self._records.append((record.name, record.levelno, room, record.getMessage()))
+
+
+@contextmanager
+def _warnings() -> Iterator[list[Warned]]:
+    records: list[Warned] = []
+    keeper = _Kept(records)
+    for name in OURS:
+        logging.getLogger(name).addHandler(keeper)
+    try:
+        yield records
+    finally:
+        for name in OURS:
+            logging.getLogger(name).removeHandler(keeper)
 
 
 def versions() -> dict[str, str]:
@@ -89,7 +134,6 @@ def fault(terms: Terms) -> str:
     os.environ.update(terms.environment)
     if terms.folder.is_dir():  # where the git commit of a run's tags is read
         os.chdir(terms.folder)
-    _quiet()
     if terms.token in _kept:
         return ""
     words = _first_fault(terms)
@@ -136,14 +180,3 @@ def _prefect_fault(api: str) -> str:
     except httpx.HTTPError as error:
         return f"Prefect's {api} does not answer: {error}.\nSet PREFECT_API_URL to what all reach."
     return ""
-
-
-def _quiet() -> None:
-    """Let nothing but warnings through, as in the processes of a pool."""
-    hide_prefect_lines()
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    for name in OURS:
-        logger = logging.getLogger(name)
-        if not any(isinstance(handler, Lines) for handler in logger.handlers):
-            logger.addHandler(Lines(Console(stderr=True)))

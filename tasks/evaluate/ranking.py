@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 
 from tasks.config import RunConfig
-from tasks.errors import ConfigError
 from tasks.evaluate.features import head_inputs_of, sample_rows
 from tasks.finetune.device import (
     memory_errors,
@@ -92,13 +91,12 @@ def score_backbone(
     """Score one backbone on the training split; neither validation nor test is opened.
 
     At most ``images`` images are used, the same share of each class; of a stream the first ones in
-    the order of ``config.seed``. Raises ``ResourceError`` when memory runs out, ``EvaluationError``
-    for features that are no finite numbers, and ``ConfigError`` for all images of a stream.
+    the order of ``config.seed``. Raises ``ResourceError`` when memory runs out and
+    ``EvaluationError`` for features that are no finite numbers.
     """
     start = time.perf_counter()
-    refuse_all(config, images)
     features_nd, labels_n = _features(config, prepared, backbone, images)
-    found = RankedBackbone(
+    return RankedBackbone(
         architecture=backbone.architecture,
         weights=config.model.weights or "none",
         crop=prepared.input.crop,
@@ -109,24 +107,6 @@ def score_backbone(
         knn=knn_accuracy(features_nd, labels_n, neighbours),
         seconds=time.perf_counter() - start,
     )
-    log.info(
-        "%s: LogME %.4f, H-score %.4f, kNN %.2f%%, %.1f s",
-        found.label,
-        found.logme,
-        found.h_score,
-        100 * found.knn,
-        found.seconds,
-    )
-    return found
-
-
-def refuse_all(config: RunConfig, images: int | None) -> None:
-    """Raise ``ConfigError`` for all images of a stream: the features of each stay in memory."""
-    if config.data.kind == "shards" and images is None:
-        raise ConfigError(
-            "images=null ranks by all training images, whose features may need more memory than "
-            "there is with data.kind=shards.\nSet how many are enough, such as images=10000."
-        )
 
 
 def _features(

@@ -7,9 +7,8 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.config import RunConfig
 from tasks.evaluate.evaluate import evaluate
-from tasks.evaluate.ranking import RankedBackbone, score_backbone
 from tasks.measures import Seen
-from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset
+from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset
 
 
 @task(
@@ -20,11 +19,3 @@ def evaluate_model(
 ) -> EvaluationReport:
     """Score the chosen model on the test images, of which it has ``seen`` some or none, once."""
     return evaluate(config, prepared, model, folder, seen)
-
-
-@task(task_run_name="rank {backbone.architecture}", timeout_seconds=86400, cache_policy=NO_CACHE)
-def rank_backbone(
-    config: RunConfig, prepared: PreparedDataset, backbone: Backbone, images: int | None, k: int
-) -> RankedBackbone:
-    """Score a backbone by its features of the training images; ``k`` neighbours vote."""
-    return score_backbone(config, prepared, backbone, images, k)

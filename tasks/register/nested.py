@@ -59,7 +59,7 @@ def open_comparison(config: CompareConfig) -> Iterator[ComparisonRun]:
     """Open the run of a comparison, the same one again when it is gone on with, and close it.
 
     Its status tells how the block ended, as with ``open_run``. Cells' runs that nobody closed,
-    since their process was killed, are marked KILLED, now or at the next start. Raises
+    since their process was killed, are marked KILLED, at the end or at the next start. Raises
     ``TrackingError``.
     """
     client = connect()
@@ -69,10 +69,9 @@ def open_comparison(config: CompareConfig) -> Iterator[ComparisonRun]:
         finished = with_retries(_finished_cells, client, experiment, run_id)
         try:
             yield ComparisonRun(client, run_id, finished)
-        except BaseException:
-            with suppress(GraftError):  # must not hide what went wrong first
+        finally:
+            with suppress(GraftError):  # must neither hide what went wrong nor undo what went well
                 _finished_cells(client, experiment, run_id)
-            raise
 
 
 def _open(client: MlflowClient, config: CompareConfig) -> tuple[str, str]:
