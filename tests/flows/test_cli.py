@@ -11,7 +11,7 @@ import pytest
 
 from flows.commands import as_typed
 
-COMMANDS = ("run", "check", "predict", "evaluate", "models", "ui", "pretrain", "compare")
+COMMANDS = ("run", "check", "predict", "evaluate", "models", "ui", "pretrain", "compare", "search")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
