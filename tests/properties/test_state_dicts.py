@@ -33,7 +33,7 @@ tensors = st.builds(
 # a safetensors file keeps its own facts as __metadata__: save_file takes it, and nothing reads that
 keys = st.text(st.characters(exclude_categories=("Cs",)), max_size=15) | st.sampled_from(
     ["fc.weight", "fc.bias", "module.fc.weight", "state_dict", "model", "a.b.c"]
-).filter(lambda name: name != "__metadata__")  # a safetensors file keeps its own facts there
+).filter(lambda name: name != "__metadata__")
 states = st.dictionaries(keys, tensors, max_size=6)
 
 
