@@ -10,7 +10,7 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
-from tasks.evaluate.tables import escape_markdown
+from tasks.evaluate.tables import escape_markdown, markdown_cells
 from tasks.register.pages import file_page
 from tasks.register.tracking import RunTracker
 from tasks.values import EvaluationReport, PromotionDecision
@@ -26,7 +26,7 @@ def publish(report: EvaluationReport, decision: PromotionDecision, tracker: RunT
     As far as that is there: the run is done, and what goes wrong here is but a warning.
     """
     unsaid = None if report.multi_label else {"average_precision"}
-    rows = [row.model_dump(exclude=unsaid) for row in report.classes]
+    rows = markdown_cells(row.model_dump(exclude=unsaid) for row in report.classes)
     verdict = f"\n## Promotion\n\n`{decision.uri}`: {escape_markdown(decision.reason)}\n"
     about = f"{decision.uri} on its test images"
     try:

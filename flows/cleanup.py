@@ -15,6 +15,7 @@ from flows.inputs import say
 from flows.outcome import note_failure
 from tasks.cleanupconfig import CleanupConfig
 from tasks.errors import GraftError
+from tasks.evaluate.tables import markdown_cells
 from tasks.leftovers import CleanupResult, Item, Kind
 from tasks.oldcaches import plan_caches, remove_cache
 from tasks.oldruns import plan_runs, remove_run
@@ -83,7 +84,7 @@ def _tell(result: CleanupResult) -> None:
         done = "removed" if result.applied else "would go"
         if goes + stays:
             say("cleanup", f"{kind}s: {goes:,} {done}", f"{stays:,} stay")
-    rows = [item.model_dump(mode="json") for item in result.items]
+    rows = markdown_cells(item.model_dump(mode="json") for item in result.items)
     try:
         create_table_artifact(rows, key="cleanup", description="What goes, and why the rest stays.")
     except Exception as error:  # whatever it is, what is done is done

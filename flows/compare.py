@@ -25,6 +25,7 @@ from tasks.evaluate.comparison import (
     supported,
 )
 from tasks.evaluate.comparison_report import comparison_markdown, table, write_comparison
+from tasks.evaluate.tables import markdown_cells
 from tasks.register.nested import open_comparison
 from tasks.retry import with_retries
 
@@ -92,7 +93,7 @@ def _put_together(
 def _publish(comparison: Comparison) -> None:
     """Put the report and the table into the Prefect UI, as far as that is there."""
     head, *rows = table(comparison.rows)
-    cells = [dict(zip(head, row, strict=True)) for row in rows]
+    cells = markdown_cells(dict(zip(head, row, strict=True)) for row in rows)
     try:
         text = comparison_markdown(comparison)
         create_markdown_artifact(text, key="comparison", description=comparison.name)

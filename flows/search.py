@@ -20,6 +20,7 @@ from tasks.artifacts import cache_folder, sha256_parts, user_folder, write_atomi
 from tasks.configfile import dump_config
 from tasks.evaluate.search import Search
 from tasks.evaluate.search_report import best_table, search_markdown, write_search
+from tasks.evaluate.tables import markdown_cells
 from tasks.register.searches import SearchRun, closing_search, find_search
 from tasks.retry import with_retries
 from tasks.searchconfig import SearchConfig
@@ -75,7 +76,7 @@ def _put_together(config: SearchConfig, study: Study, run: SearchRun, root: Path
 def _publish(result: Search) -> None:
     """Put the report and the table into the Prefect UI, as far as that is there."""
     head, *rows = best_table(result)
-    cells = [dict(zip(head, row, strict=True)) for row in rows]
+    cells = markdown_cells(dict(zip(head, row, strict=True)) for row in rows)
     try:
         text = search_markdown(result)
         create_markdown_artifact(text, key="search", description=result.name)

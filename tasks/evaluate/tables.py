@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tasks.words import as_cell, printable
 
@@ -21,6 +21,17 @@ def markdown_table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Return the lines of a table whose first row is its head; cells are escaped."""
     lines = ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in rows]
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
+
+
+def markdown_cells(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows for a table whose words are read as Markdown, as those of Prefect's pages are."""
+    return [
+        {
+            name: escape_markdown(cell) if isinstance(cell, str) else cell
+            for name, cell in row.items()
+        }
+        for row in rows
+    ]
 
 
 def csv_for_people(table: pd.DataFrame) -> bytes:

@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.store import lay_store
+
 REPOSITORY = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
@@ -192,7 +194,8 @@ def open_site(folder: Path, extra: dict[str, str] | None = None) -> Iterator[Sit
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     made = Site(folder, port, extra or {})
-    made.start("server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui")
+    lay_store(folder / "prefect")
+    made.start("server", "start", "--port", str(port), "--no-ui")  # at the host that is usual
     try:
         until(lambda: _answers(made.url), 120, lambda: (folder / "server.log").read_text())
         yield made
