@@ -287,6 +287,21 @@ def test_images_that_are_trained_on_as_well_are_found(s3, stored):
     assert shared_with_training(s3, stored, records) == records[1:]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_images_that_are_trained_on_are_those_of_a_plain_look(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    trained = [rng.integers(0, 60, rng.integers(1, 9)).astype(np.uint64) for _ in range(5)]
+    monkeypatch.setattr("tasks.download.shards.read_prefixes", lambda *_: iter(trained))
+    numbers = rng.integers(0, 60, rng.integers(0, 20)).tolist()
+    records = [
+        ImageRecord(str(place), 0, "val", "", f"{number:016x}{0:048x}")
+        for place, number in enumerate(numbers)
+    ]
+    known = {number for shard in trained for number in shard.tolist()}
+    wanted = [record for record, number in zip(records, numbers, strict=True) if number in known]
+    assert shared_with_training("x", None, records) == wanted
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
