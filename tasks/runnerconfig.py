@@ -18,7 +18,7 @@ class RunnerConfig(Section):
         "of whose machines see output.folder and output.cache at the same paths.",
     )
     address: str | None = Field(
-        None, description="The cluster, as ray.init takes it; null: RAY_ADDRESS, which must be set."
+        None, description="HOST:PORT of the cluster's head; null: RAY_ADDRESS, which must be set."
     )
     cpus: float = Field(1.0, gt=0, description="Processors that a piece of work reserves.")
     gpus: float = Field(0.0, ge=0, description="GPUs that a piece of work reserves.")
