@@ -38,9 +38,14 @@ class RankConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _one_label(self) -> RankConfig:
+    def _scores_can_be_had(self) -> RankConfig:
         if self.base.data.multi_label:
             raise ValueError("the scores take one label an image: set base.data.multi_label=false")
+        if self.base.data.kind == "shards" and self.images is None:
+            raise ValueError(
+                "the features of all images of base.data.kind=shards may need more memory than "
+                "there is: set how many are enough, such as images=10000"
+            )
         return self
 
     def run_of(self, candidate: ModelConfig) -> RunConfig:
