@@ -90,9 +90,9 @@ def fingerprint(path: Path) -> str:
         with path.open("rb") as file:
             size = path.stat().st_size
             whole = size <= _BLOCK * _BLOCKS
-            step = _BLOCK if whole else (size - _BLOCK) // (_BLOCKS - 1)
+            last = _BLOCK * (_BLOCKS - 1) if whole else size - _BLOCK
             for number in range(_BLOCKS):
-                file.seek(number * step)
+                file.seek(number * last // (_BLOCKS - 1))
                 digest.update(file.read(_BLOCK))
     except OSError:
         return ""

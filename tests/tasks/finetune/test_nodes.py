@@ -90,13 +90,13 @@ def network(make_config, prepared, tmp_path, **training):
 
 
 def test_two_nodes_are_one_process_also_after_a_training_that_failed(
-    place, prepared, make_config, tmp_path, monkeypatch
+    place, prepared, backbone, make_config, tmp_path, monkeypatch
 ):
     found = []
     with other(place) as process:
-        wild, *rest = network(make_config, prepared, tmp_path, nodes=2, learning_rate=1e30)
+        wild = make_config(training={"nodes": 2, "device": "cpu", "learning_rate": 1e30})
         with pytest.raises(TrainingError, match=r"training\.learning_rate"):
-            finetune(wild, *rest, tmp_path, Recorder())
+            finetune(wild, prepared, backbone, tmp_path, Recorder())
         for nodes in (2, 1):
             if nodes == 1:
                 Meeting(place).say(END, "7")
