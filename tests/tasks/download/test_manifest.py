@@ -196,6 +196,18 @@ def test_bad_manifest_is_refused_and_leaves_the_cache(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "path", ["https://example.org/1.png", "http://169.254.169.254/latest", "file:///etc/hostname"]
+)
+def test_an_address_is_no_file(path: str, tree: Tree, tmp_path: Path, monkeypatch):
+    """Nothing is asked for: what a manifest lists is a path, whatever it looks like."""
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("somebody was asked"))
+    folder = tree(*IMAGES)
+    manifest = write(folder / "m.csv", path=[*IMAGES, path], label=["a", "b"] * 3 + ["a"])
+    with pytest.raises(DataError, match=r"1 of 7 paths .* name no file"):
+        read(manifest, tmp_path / "cache")
+
+
 @pytest.mark.parametrize("path", ["../../out.png", "/etc/hostname"])
 def test_archive_may_not_name_files_outside(path: str, tmp_path: Path, pack, png, tree: Tree):
     tree("out.png", root="cache/archives")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -191,6 +192,76 @@ def test_folder_named_like_an_image_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(UnreadableImage):
         decode_rgb(tmp_path / "folder.jpg")
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checked = zlib.crc32(kind + content).to_bytes(4, "big")
+    return len(content).to_bytes(4, "big") + kind + content + checked
+
+
+def png(extra: bytes = b"", side: int = 8) -> bytes:
+    """Return a PNG of one colour; its pixels are there where they are few."""
+    rows = zlib.compress(bytes((1 + 3 * side) * min(side, 8)))
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    parts = (chunk(b"IHDR", header), extra, chunk(b"IDAT", rows), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def gif(side: int = 16, frame: int = 16, frames: int = 1) -> bytes:
+    made = encode(Image.new("P", (16, 16)), "GIF")
+    at = made.index(b",")
+    size = frame.to_bytes(2, "little") * 2
+    picture = made[at : at + 5] + size + made[at + 9 : -1]
+    return made[:6] + side.to_bytes(2, "little") * 2 + made[10:at] + picture * frames + b";"
+
+
+def webp(side: int) -> bytes:
+    frames = [Image.new("RGB", (32, 32), (80 * n, 0, 0)) for n in range(3)]
+    made = bytearray(encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+    at = made.index(b"VP8X") + 12
+    made[at : at + 6] = (side - 1).to_bytes(3, "little") * 2
+    return bytes(made)
+
+
+PACKED = zlib.compress(bytes(64 << 20), 9)  # 65 kB
+BOMBS = {
+    "zTXt": (png(chunk(b"zTXt", b"k\0\0" + PACKED)), "too large"),
+    "iTXt": (png(chunk(b"iTXt", b"k\0\1\0\0\0" + PACKED)), "too large"),
+    "iCCP": (png(chunk(b"iCCP", b"k\0\0" + PACKED)), "too large"),
+    "many zTXt": (
+        png(
+            b"".join(
+                chunk(b"zTXt", b"k%d\0\0" % n + zlib.compress(bytes(1_000_000), 9))
+                for n in range(70)
+            )
+        ),
+        "Too much memory",
+    ),
+    "PNG": (png(side=20_000), "over"),
+    "GIF's screen": (gif(side=65_535), "over"),
+    "GIF's frame": (gif(frame=65_535), "over"),
+    "WebP's canvas": (webp(side=16_383), "over"),
+    "PPM's header": (b"P6\n99999999999 99999999999\n255\n", "damaged"),
+    "PPM without an end": (b"P6\n" + b"9" * 100_000, "damaged"),
+    "EPS, which a program reads": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no"),
+    "SVG": (b"<svg><image href='file:///etc/passwd'/></svg>", "not an image"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_of_any_kind_is_refused(name: str) -> None:
+    content, words = BOMBS[name]
+    assert len(content) < 200_000
+    for read in (decode_rgb, header_size):
+        if read is header_size and name in ("zTXt", "iTXt", "many zTXt", "iCCP"):
+            continue  # what follows the size is none of the header's
+        with pytest.raises(UnreadableImage, match=words):
+            read(content)
+
+
+def test_of_many_frames_one_is_decoded() -> None:
+    assert decode_rgb(png()).shape == (8, 8, 3)
+    assert decode_rgb(gif(frames=20_000)).shape == (16, 16, 3)
 
 
 def test_a_bomb_is_refused_when_warnings_are_errors_too() -> None:
