@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -64,8 +65,6 @@ def _drain(child: subprocess.Popen[str]) -> tuple[str, str]:
 
 def machine() -> str:
     """Return processor, cores and versions in one line, without a host's name."""
-    import torch
-
     model = next(
         (
             line.split(":", 1)[1].strip()
@@ -75,4 +74,4 @@ def machine() -> str:
         platform.processor(),
     )
     cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} cores, Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{model}, {cores} cores, Python {platform.python_version()}, torch {version('torch')}"

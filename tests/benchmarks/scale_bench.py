@@ -24,7 +24,6 @@ BASE = "configs/digits.yaml"
 GRAFT = ("-m", "flows.cli")
 ARCHITECTURE = "timm:test_resnet"
 RECIPE = (
-    f"model.architecture={ARCHITECTURE}",
     "strategy.kind=linear_probe",
     "training.feature_cache=off",
     "training.epochs=1",
@@ -43,7 +42,10 @@ class Bench:
     threads: int
     quick: bool = False
 
-    architecture = ARCHITECTURE
+    @property
+    def architecture(self) -> str:
+        """Return the network; the quick one needs no timm, which takes seconds to import."""
+        return "graft_tiny" if self.quick else ARCHITECTURE
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -76,12 +78,14 @@ class Bench:
         """Return the folder of generated images, which later points find again."""
         return self.folder / "data"
 
-    def weights(self, seed: int = 0) -> Path:
-        """Return the file of random weights, made if it is not there."""
+    def weights(self, seed: int = 0) -> str:
+        """Return the file of random weights, made if it is not there; quick: those of graft."""
+        if self.quick:
+            return "graft:tiny-cifar10"
         path = self.data / f"weights-{seed}.safetensors"
         if not path.is_file():
             self._write_weights(path, seed)
-        return path
+        return str(path)
 
     def _write_weights(self, path: Path, seed: int) -> None:
         import timm
@@ -108,6 +112,7 @@ class Bench:
         """Return what is set over ``BASE`` for every point, then ``more``."""
         return (
             *RECIPE,
+            f"model.architecture={self.architecture}",
             f"model.weights={self.weights()}",
             f"training.threads={self.threads}",
             f"output.folder={scratch / 'run'}",

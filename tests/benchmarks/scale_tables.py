@@ -14,6 +14,7 @@ from tests.benchmarks.scale_fit import Line, fit
 from tests.benchmarks.scale_watch import MIB
 
 Row = dict[str, Any]
+SPARE_MIB = 8 * 1024
 NOTHING = "Not measured yet."
 STAGES = ("download", "preprocess", "pretrained", "finetune", "evaluate", "register")
 BLOCK = re.compile(r"(<!-- scale:(\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -61,9 +62,29 @@ def images(kind: str) -> Callable[[dict[str, Any]], list[str]]:
             ]
             for row in rows
         ]
-        return [*_table(head, cells), *_slopes(rows, "image", ("preprocess", "finetune"))]
+        said = _slopes(rows, "image", ("preprocess", "finetune"))
+        return [*_table(head, cells), *said, *_disk(rows), *_turn(rows)]
 
     return lines
+
+
+def _disk(rows: list[Row]) -> list[str]:
+    """Say how the cache grows."""
+    if len(rows) < 2:
+        return []
+    line = fit([row["size"] for row in rows], [row["cache_bytes"] for row in rows])
+    return [f"- cache: {line.intercept / 1e6:,.1f} MB and {_slope(line, 1)} bytes an image"]
+
+
+def _turn(rows: list[Row]) -> list[str]:
+    """Say where the line of own memory reaches what a machine can spare, if it rises for sure."""
+    if len(rows) < 3:
+        return []
+    line = fit([row["size"] for row in rows], [row["own_mib"] for row in rows])
+    if line.slope <= (line.slope_margin or 0):
+        return ["- own memory: no growth with images that can be told from chance"]
+    images = (SPARE_MIB - line.intercept) / line.slope / 1e6
+    return [f"- own memory: {SPARE_MIB / 1024:.0f} GiB would be reached at {images:,.0f} M images"]
 
 
 def classes(results: dict[str, Any]) -> list[str]:

@@ -24,7 +24,7 @@ MORE_WORK = (  # where more processors should help: every weight trains, and the
 def rank(bench: Bench, candidates: int) -> Row:
     """Measure ``graft rank`` on so many candidates, all of them the same network."""
     models = [
-        {"architecture": bench.architecture, "weights": str(bench.weights(seed)), "sha256": None}
+        {"architecture": bench.architecture, "weights": bench.weights(seed), "sha256": None}
         for seed in range(candidates)
     ]
     with bench.scratch(f"rank-{candidates}") as scratch:
