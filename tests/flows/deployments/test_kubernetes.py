@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import re
+import subprocess
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import kubernetes_validate
 import pytest
+import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.utilities.templating import find_placeholders
 
-from tests.flows.deployments.stack import DEPLOY, compose
+from tests.flows.deployments.site import DEPLOYMENTS, REPOSITORY, Site
+from tests.flows.deployments.stack import BIN, DEPLOY, compose, free_ports
 
 TEMPLATE: dict[str, Any] = json.loads((DEPLOY / "kubernetes_pool.json").read_text())
+NODES = list(yaml.safe_load_all((DEPLOY / "kubernetes_nodes.yaml").read_text()))
 VERSIONS = ("1.31", "1.34")
 
 
-def rendered(**values: object) -> dict[str, Any]:
+def rendered(run: UUID | None = None, **values: object) -> dict[str, Any]:
     """Return the manifest of the job that Prefect's Kubernetes worker would make."""
     from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
@@ -28,13 +34,26 @@ def rendered(**values: object) -> dict[str, Any]:
         TEMPLATE, values, client=nobody
     )
     job = asyncio.run(making)
-    job.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="digits"))
+    job.prepare_for_flow_run(FlowRun(id=run or uuid4(), flow_id=uuid4(), name="digits"))
     return job.job_manifest
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_job_is_what_kubernetes_takes(version: str):
-    kubernetes_validate.validate(rendered(), version, strict=True)
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_job_is_what_kubernetes_takes(version: str, nodes: int):
+    job = rendered(nodes=nodes)
+    kubernetes_validate.validate(job, version)
+    for key in ("completions", "parallelism"):
+        # Prefect's check wants them here, where none belong; Kubernetes leaves out what it does
+        # not know (fieldValidation is Warn unless a client asks for Strict)
+        assert job["spec"]["template"]["spec"].pop(key) == 1
+    kubernetes_validate.validate(job, version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_applied_once_is_what_kubernetes_takes(version: str):
+    for manifest in NODES:
+        kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def test_the_schema_refuses_what_is_none():
@@ -71,3 +90,85 @@ def test_places_are_those_of_the_image():
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     worker = compose()["services"]["worker"]["volumes"]
     assert {path.split(":")[1] for path in worker} | {"/dev/shm"} == mounted
+
+
+def test_the_pods_of_a_job_find_the_first_by_the_service():
+    job = rendered(nodes=3)
+    spec, template = job["spec"], job["spec"]["template"]
+    assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (3, 3, "Indexed")
+    service, policy = NODES
+    assert template["spec"]["subdomain"] == service["metadata"]["name"]
+    labels = template["metadata"]["labels"]
+    for selector in (
+        service["spec"]["selector"],
+        policy["spec"]["podSelector"]["matchLabels"],
+        policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"],
+    ):
+        assert selector.items() <= labels.items()
+    longest = "x" * 45 + "-abcde"  # Prefect cuts a run's name; the suffix is Kubernetes'
+    assert len(f"{longest}-{spec['completions'] - 1}") <= 63  # a host's name
+
+
+def in_cluster(job: dict[str, Any], index: int) -> tuple[list[str], dict[str, str]]:
+    """Return what the pod ``index`` of a job runs and its environment, as Kubernetes makes them."""
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    labels = {"batch.kubernetes.io/job-name": "digits-abcde"}
+    environment = {"JOB_COMPLETION_INDEX": str(index)}
+    for entry in container["env"]:
+        if "valueFrom" in entry:
+            field = entry["valueFrom"]["fieldRef"]["fieldPath"]
+            environment[entry["name"]] = labels[field.split("'")[1]]
+        else:
+            environment[entry["name"]] = entry["value"]
+    command = [
+        re.sub(r"\$\((\w+)\)", lambda name: environment[name[1]], word)
+        for word in [*container["command"], *container["args"]]
+    ]
+    return command, environment
+
+
+def start_pod(job: dict[str, Any], index: int, site: Site, port: int) -> subprocess.Popen[bytes]:
+    """Run a pod's command on this machine, whose address is the first pod's name."""
+    command, environment = in_cluster(job, index)
+    here = {
+        "GRAFT_NODE_PORT": str(port),
+        "GRAFT_CACHE": site.environment["GRAFT_CACHE"],
+        "MLFLOW_TRACKING_URI": site.environment["MLFLOW_TRACKING_URI"],
+        "PREFECT_API_URL": site.url,
+        "PATH": f"{BIN}:{site.environment['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    with (site.folder / f"pod-{index}.log").open("wb") as log:
+        return subprocess.Popen(
+            [word.replace("digits-abcde-0.graft-nodes", "localhost") for word in command],
+            cwd=REPOSITORY,
+            env=site.environment | environment | here,
+            stdout=log,
+            stderr=log,
+        )
+
+
+@pytest.mark.slow
+def test_two_pods_train_together(site: Site):
+    config = copy.deepcopy(DEPLOYMENTS["digits"]["parameters"]["config"])
+    config["training"] |= {"epochs": 1, "nodes": 2, "device": "cpu", "threads": 1}
+    config["promotion"]["model"] = "pods"
+    config["output"]["folder"] = site.runs
+    # no worker takes runs from there: the pods are what one would start
+    queue = site.post("work_pools/graft/queues", {"name": "pods", "concurrency_limit": 0})
+    deployment = site.send("GET", "deployments/name/transfer/digits", None)
+    given = {"parameters": {"config": config}, "work_queue_name": queue["name"]}
+    run = site.post(f"deployments/{deployment['id']}/create_flow_run", given)
+    job = rendered(UUID(run["id"]), nodes=2)
+    (port,) = free_ports(1)
+    pods = [start_pod(job, index, site, port) for index in (0, 1)]
+    try:
+        assert [pod.wait(240) for pod in pods] == [0, 0], site.logs()
+    finally:
+        for pod in pods:
+            pod.kill()
+            pod.wait()
+    (found,) = site.ask("flow_runs", flow_runs={"id": {"any_": [run["id"]]}})
+    assert found["state_type"] == "COMPLETED", site.logs()
+    assert "training digits as node 1" in (site.folder / "pod-1.log").read_text()
+    assert site.query("select version from model_versions where name = 'pods'") == [(1,)]
