@@ -16,6 +16,7 @@ from tasks.secrets import revealed
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+    from optuna.storages.journal import JournalFileOpenLock
 
 VARIABLE = "GRAFT_SEARCH_STORAGE"
 JOURNAL = "study.journal"
@@ -40,9 +41,28 @@ def open_storage(named: str | None, root: Path) -> BaseStorage:
 def _journal(path: Path) -> BaseStorage:
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
-    with disk_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+    lock = JournalFileOpenLock(str(path))
+    try:
+        with disk_errors(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _cut_torn_line(path, lock)
+            return JournalStorage(JournalFileBackend(str(path), lock))
+    except ValueError as error:  # so says Optuna of a line that it cannot read
+        raise TrackingError(
+            f"The study's journal {path} is damaged: {error}\n"
+            "Take the line out that is no JSON, or put a copy back."
+        ) from error
+
+
+def _cut_torn_line(path: Path, lock: JournalFileOpenLock) -> None:
+    """Cut off what a power cut left of a line: the next one would be written on to it."""
+    lock.acquire()
+    try:
+        content = path.read_bytes() if path.exists() else b""
+        if content and not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def _database(url: str) -> BaseStorage:

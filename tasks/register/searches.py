@@ -18,6 +18,7 @@ from tasks.public import public_config
 from tasks.register.client import connect, tracking_errors
 from tasks.register.facts import finite_metrics, run_tags
 from tasks.register.nested import runs_with
+from tasks.register.processes import process_tags
 from tasks.register.tracking import closing, find_experiment
 from tasks.retry import with_retries
 from tasks.searchconfig import SearchConfig
@@ -83,6 +84,8 @@ def _find(client: MlflowClient, config: SearchConfig) -> SearchRun:
         if before:
             run_id = str(before[0].info.run_id)
             client.update_run(run_id, status="RUNNING")
+            for key, value in process_tags().items():  # else it would look like a dead one's
+                client.set_tag(run_id, key, value)
         else:
             tags = run_tags() | {SEARCH: config.identity}
             run_id = str(client.create_run(experiment, tags=tags, run_name=config.name).info.run_id)

@@ -9,13 +9,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
 import pandas as pd
 import pytest
+import torch
 import yaml
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+from prefect.futures import PrefectFuture
+
+from flows.engines import Here
+from tasks.errors import ResourceError
 
 SEARCH = {
     "name": "searched",
@@ -35,6 +41,16 @@ SEARCH = {
     "pruner": "none",
     "trials": 5,
 }
+OPENED: list[str] = []  # every file of packed images that this process has opened
+
+
+def _note(event: str, arguments: tuple) -> None:
+    if event == "open" and str(arguments[0]).endswith(".u8"):
+        OPENED.append(str(arguments[0]))
+
+
+sys.addaudithook(_note)
+NOT_HERE = "mps" if torch.cuda.is_available() else "cuda"
 FACTS = ["number", "state", "val_accuracy", "val_loss", "epochs", "error"]
 
 
@@ -52,25 +68,18 @@ def write(workspace: Path) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def searched(home: Path) -> dict:
-    """Return the answer of one search, which several tests look at; no test image could be read."""
+    """Return the answer of one search, which several tests look at, and opens no test image."""
     from flows.search_answer import search
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.setenv("GRAFT_CACHE", str(home / "cache"))
         (home / "searched.yaml").write_text(yaml.safe_dump(SEARCH, sort_keys=False))
-        hidden = [path for path in (home / "cache").rglob("test.u8") if path.stat().st_size]
-        assert hidden
-        before = [path.read_bytes() for path in hidden]
-        for path in hidden:  # of its size, but no image that was ever there: noise would change
-            path.write_bytes(bytes(len(before[0])))
-            path.chmod(0)
-        seen = [path.stat().st_atime_ns for path in hidden]
+        del OPENED[:]
         answer = search(home / "searched.yaml", [], False)
-        assert [path.stat().st_atime_ns for path in hidden] == seen
-        for path, content in zip(hidden, before, strict=True):
-            path.chmod(0o644)
-            path.write_bytes(content)
+        opened = {Path(path).name for path in OPENED}
+    assert {"train.u8", "val.u8"} <= opened
+    assert "test.u8" not in opened
     assert answer.problem is None
     return answer.data
 
@@ -184,6 +193,7 @@ def test_the_best_config_is_run_when_asked_for_and_a_secret_is_told_nowhere(
     assert result.code == 0, result.err
     data = json.loads(result.out)
     assert data["run"]["decision"]["promoted"] is True
+    assert "test.u8" in {Path(path).name for path in OPENED}
     assert data["run"]["decision"]["model"] == "of-search"
     assert load_config(Path(data["best_config"])).training.learning_rate == 0.01
     database = f"sqlite:///{tmp_path}/{secret}.db"
@@ -234,7 +244,7 @@ def test_a_killed_process_loses_no_finished_trial(workspace: Path, graft, write)
     """Two processes share the trials; one is killed in the middle of one, and the other ends."""
     space = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
     training = SEARCH["base"]["training"] | {"epochs": 12}
-    config = write("killed", base={**SEARCH["base"], "training": training}, space=space, trials=9)
+    config = write("killed", base={**SEARCH["base"], "training": training}, space=space, trials=8)
     command = [sys.executable, "-m", "flows.cli", "search", config]
     found: dict = {}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as other:
@@ -255,7 +265,7 @@ def test_a_killed_process_loses_no_finished_trial(workspace: Path, graft, write)
     assert result.code == 0, result.err
     data = json.loads(result.out)
     counts = {s: sum(t["state"] == s for t in data["trials"]) for s in ("complete", "lost", "open")}
-    assert counts == {"complete": 9, "lost": 1, "open": 0}
+    assert counts == {"complete": 8, "lost": 1, "open": 0}
     assert found["before"]
     assert found["before"].items() <= whole(folder).items()
     lost = next(t for t in data["trials"] if t["state"] == "lost")
@@ -266,36 +276,59 @@ def test_a_killed_process_loses_no_finished_trial(workspace: Path, graft, write)
     status = {int(run.data.tags["graft.trial"]): run.info.status for run in runs}
     assert status.pop(lost["number"]) == "KILLED"
     assert set(status.values()) == {"FINISHED"}
-    assert len(status) == 9
+    assert len(status) == 8
     assert not (folder / "trials" / f"{lost['number']:05}").exists()
 
 
+class KilledOnce(Here):
+    """An engine whose first process, so it says, was killed after its work and before its word."""
+
+    killed = False
+
+    def outcome(self, future: PrefectFuture) -> object:
+        if KilledOnce.killed:
+            return super().outcome(future)
+        KilledOnce.killed = True
+        return ResourceError("Its process was killed; memory may have run out.\nStart again.")
+
+
 @pytest.mark.usefixtures("searched")
-def test_a_process_of_the_pool_that_is_killed_costs_its_trials_alone(workspace: Path, graft, write):
-    import psutil
-
-    config = write(
-        "pooled", trials=3, parallel=2, space={"training.momentum": {"low": 0.5, "high": 0.95}}
-    )
-    folder = workspace / "mlruns" / "runs" / "pooled"
-
-    def kill_one() -> None:
-        wait_until(lambda: (folder / "study.journal").exists() and running(folder) == 2)
-        children = psutil.Process().children(recursive=True)
-        workers = [p for p in children if "multiprocessing.spawn" in " ".join(p.cmdline())]
-        wait_until(lambda: any((folder / "trials").glob("*/history.jsonl")))
-        workers[0].kill()
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    result = graft("search", config, "base.training.epochs=40", "--json")
-    killer.join()
+def test_a_trial_whose_process_is_killed_is_tried_again(
+    workspace: Path, graft, write, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("flows.search_turns.open_engine", lambda *_: nullcontext(KilledOnce()))
+    space = {"training.momentum": {"low": 0.5, "high": 0.95}}
+    result = graft("search", write("shot", trials=2, space=space), "--json")
     assert result.code == 0, result.err
-    states = [t["state"] for t in json.loads(result.out)["trials"]]
-    assert states.count("complete") == 3
-    assert 1 <= states.count("lost") <= 2
-    statuses = {r.info.status for r in children(json.loads(result.out)["run_id"])}
-    assert statuses <= {"FINISHED", "KILLED"}
+    trials = json.loads(result.out)["trials"]
+    assert [t["state"] for t in trials] == ["lost", "complete", "complete"]
+    assert trials[0]["point"] == trials[1]["point"] != trials[2]["point"]
+    assert "trial 0 is lost (Its process was killed; memory may have run out.)" in result.err
+    folders = (workspace / "mlruns" / "runs" / "shot" / "trials").iterdir()
+    assert sorted(path.name for path in folders) == ["00001", "00002"]
+
+
+@pytest.mark.usefixtures("searched")
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ("base.strategy.kind=gradual_unfreeze base.training.epochs=1", 2, "gradual_unfreeze"),
+        ("base.data.path=nowhere", 3, "nowhere"),
+        (f"base.training.device={NOT_HERE}", 8, NOT_HERE),
+    ],
+)
+def test_what_would_stop_every_trial_stops_the_search(
+    workspace: Path, graft, write, change: str, code: int, words: str
+):
+    space = {"training.momentum": {"low": 0.5, "high": 0.95}}
+    name = f"stopped-{code}"
+    result = graft("search", write(name, space=space), *change.split())
+    assert (result.code, words in result.message) == (code, True), result.message
+    assert len(result.message.splitlines()) <= 2
+    journal = workspace / "mlruns" / "runs" / name / "study.journal"
+    if journal.exists():  # nothing counts, so that it goes on once that is mended
+        states = [t.state.name for t in plain_study(journal.parent, name).get_trials()]
+        assert states == ["FAIL", "WAITING"]
 
 
 def draws(seed: int, choices: list[float], n: int) -> list[float]:
@@ -311,11 +344,6 @@ def whole(folder: Path) -> dict[int, float]:
 
 def ended(folder: Path) -> int:
     return len(whole(folder)) if (folder / "study.journal").exists() else 0
-
-
-def running(folder: Path) -> int:
-    trials = plain_study(folder, folder.name).get_trials()
-    return sum(t.state.name == "RUNNING" for t in trials)
 
 
 def shares(folder: Path, mine: str) -> set[str]:

@@ -214,3 +214,18 @@ def test_a_journal_needs_a_folder(tmp_path: Path):
     with pytest.raises(ResourceError, match=r"study\.journal|\.lock"):
         open_study(make_config(), tmp_path / "file", "same")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_power_cut_left_of_a_line_is_cut_off(tmp_path: Path):
+    study = open_study(make_config(), tmp_path, "same")
+    assert study.tell(study.claim(), WHOLE)
+    journal = tmp_path / "study.journal"
+    with journal.open("a") as file:
+        file.write('{"op_code":4,"wor')
+    study = open_study(make_config(), tmp_path, "same")
+    assert study.tell(study.claim(), WHOLE)
+    assert open_study(make_config(), tmp_path, "same").standing() == (2, "50.00%")
+    with journal.open("a") as file:
+        file.write('{"op_code"\n{}\n')
+    with pytest.raises(TrackingError, match=r"study\.journal is damaged"):
+        open_study(make_config(), tmp_path, "same")
