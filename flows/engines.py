@@ -16,8 +16,8 @@ from uuid import UUID
 
 import torch
 from prefect import Task
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
-from prefect.states import State
 
 from flows.pool import Pool, open_pool
 from tasks.artifacts import cache_folder
@@ -91,7 +91,7 @@ class Here(Engine):
 
     def submit(self, task: Task[..., Any], do: Do, given: Any) -> PrefectFuture[Any]:  # noqa: ANN401
         """Do it now; raises what ends this process, such as Ctrl-C, which is no failure of it."""
-        state = task(work=given, do=do, return_state=True)
+        state: Any = task(work=given, do=do, return_state=True)  # it is no coroutine
         came = state.result(raise_on_failure=False)
         if isinstance(came, BaseException) and not isinstance(came, Exception):
             raise came

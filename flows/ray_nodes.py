@@ -15,7 +15,8 @@ from prefect.settings import PREFECT_API_URL
 from flows.ray_worker import TOKEN, Terms, environment, fault, versions
 from tasks.artifacts import write_atomic
 from tasks.errors import ConfigError, ResourceError
-from tasks.register.client import connect, tracking_uri
+from tasks.register.address import shown_address, tracking_uri
+from tasks.register.client import connect
 from tasks.runnerconfig import RunnerConfig
 
 ANSWER_SECONDS = 180.0  # a machine's first process imports torch and MLflow, maybe from a network
@@ -34,7 +35,7 @@ def nodes_checked(runner: RunnerConfig, folders: Sequence[Path], tracked: bool) 
     """
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes: list[Node] = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     _check_room(runner, nodes)
     several = len({node["NodeManagerAddress"] for node in nodes}) > 1
     api = _prefect(several)
@@ -81,16 +82,15 @@ def _check_store(several: bool) -> None:
     """Raise ``ConfigError`` for an MLflow store that other machines cannot or must not write."""
     place = urlsplit(tracking_uri())
     if several and (place.scheme in OF_ONE_MACHINE or _is_loopback(place.hostname)):
-        shown = place._replace(netloc=(place.hostname or "")).geturl()  # no password
         raise ConfigError(
-            f"The Ray cluster has several machines, and {shown} is for one.\n"
+            f"The Ray cluster has several machines, and {shown_address()} is for one.\n"
             "Start mlflow server where all reach it, and set MLFLOW_TRACKING_URI."
         )
 
 
 def _prefect(several: bool) -> str:
     """Return the address of Prefect's API, to which the machines report."""
-    api = PREFECT_API_URL.value()
+    api: str | None = PREFECT_API_URL.value()
     if not api or (several and _is_loopback(urlsplit(api).hostname)):
         raise ConfigError(
             "The machines of the Ray cluster report to Prefect, and its server is for this one.\n"

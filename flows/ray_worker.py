@@ -19,7 +19,8 @@ from typing import Any
 from flows.console import OURS
 from flows.engines import Do
 from tasks.errors import ConfigError, GraftError
-from tasks.register.client import URI, connect, tracking_uri
+from tasks.register.address import URI, tracking_uri
+from tasks.register.client import connect
 from tasks.register.facts import graft_version
 from tasks.register.processes import FLOW_RUN
 

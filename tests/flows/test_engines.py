@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ SLOW = 150  # epochs, some seconds
 # of each node; a lost one is noticed in three seconds, not in fifteen
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 WATCHFUL = {
+    "agent_register_timeout_ms": 120_000,  # processes start slowly where tests run side by side
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 1000,
     "health_check_timeout_ms": 10000,
@@ -58,13 +60,14 @@ def cluster(home: Path) -> Iterator[Any]:
             patch.setenv(name, value)
         patch.chdir(home)
         started = Cluster()
-        try:
-            started.add_node(**NODE, _system_config=WATCHFUL)
-            started.add_node(**NODE)
-            yield started
-        finally:
-            ray.shutdown()
-            started.shutdown()
+        with tempfile.TemporaryDirectory(prefix="graft-ray-", ignore_cleanup_errors=True) as logs:
+            try:
+                started.add_node(**NODE, temp_dir=logs, _system_config=WATCHFUL)
+                started.add_node(**NODE)
+                yield started
+            finally:
+                ray.shutdown()
+                started.shutdown()
 
 
 @pytest.fixture
