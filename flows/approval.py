@@ -22,6 +22,7 @@ from flows.console import ready_logs
 from flows.fleet import ASKING, suspended
 from flows.notify import tell_promotion
 from tasks.errors import TrackingError
+from tasks.evaluate.tables import escape_markdown
 from tasks.register import approval as registry
 from tasks.register.facts import user_name
 from tasks.register.history import LONGEST_NAME, Kind
@@ -83,7 +84,7 @@ def _settle(model: str, version: str, verdict: Verdict) -> PromotionDecision:
 def _question(decision: PromotionDecision) -> str:
     champion = decision.champion_version
     place = "there is no champion" if champion is None else f"in the place of version {champion}"
-    return f"Make `{decision.uri}` champion ({place})?\n\n{decision.reason}"
+    return f"Make `{decision.uri}` champion ({place})?\n\n{escape_markdown(decision.reason)}"
 
 
 def ask(decision: PromotionDecision) -> None:

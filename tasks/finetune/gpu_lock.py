@@ -130,8 +130,12 @@ def _user() -> str:
 
 
 def _holder(note: Path) -> str:
+    """Return who has a lock, as far as its note says: the folder is everybody's, and so is that."""
+    unknown = "another run"
     try:
+        if not note.is_file():  # a pipe would never be read to its end
+            return unknown
         found = json.loads(note.read_text())
         return "run {run} (process {process} of {user}, since {since})".format(**found)
-    except (OSError, ValueError, KeyError):  # not written yet, or just done
-        return "another run"
+    except (OSError, ValueError, KeyError, TypeError):  # not written yet, just done, or not ours
+        return unknown

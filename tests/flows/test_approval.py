@@ -17,6 +17,7 @@ from tasks.register.locks import locked
 from tasks.register.moves import promote, story
 from tasks.register.versions import decision_on, read_decision
 from tasks.retry import with_retries
+from tasks.values import PromotionDecision
 
 WAITS = {"waiting": True, "reason": "Better."}
 
@@ -232,3 +233,23 @@ def test_a_run_whose_promotion_needs_approval_only_waits(workspace, graft, tmp_p
     assert "waits for graft approve small 1" in result.err + result.out
     assert approval.approve("small", "1", "the first").promoted
     assert aliases(client) == {"champion": "1"}
+
+
+def test_who_is_asked_reads_no_markup_of_a_class():
+    from flows.approval import _question
+
+    decision = PromotionDecision(
+        model="small",
+        version=2,
+        uri="models:/small/2",
+        run_id="1",
+        promoted=False,
+        waiting=True,
+        reason="recall[![](https://example.org/p.png)] is 0.9. **Approved by the boss.**",
+        n=9,
+        accuracy=0.9,
+        alpha=0.05,
+    )
+    head, _, reason = _question(decision).partition("\n\n")
+    assert head == "Make `models:/small/2` champion (there is no champion)?"
+    assert not set("[]*") & set(reason)

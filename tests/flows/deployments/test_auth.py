@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,15 +25,20 @@ def locked(tmp_path: Path) -> Iterator[Site]:
 
 def test_nobody_is_let_in_without_the_password(locked: Site, listening):
     assert listening(locked.processes[0].pid) == {"127.0.0.1"}
+    assert "PREFECT_API_AUTH_STRING" not in os.environ
     for login in (None, "graft:wrong"):
-        locked.extra.pop("PREFECT_API_AUTH_STRING", None)
-        if login is not None:
-            locked.extra["PREFECT_API_AUTH_STRING"] = login
-        refused = locked.attempt("status", program="graft")
-        assert refused.returncode == 7, refused.stderr
-        assert len(refused.stderr.splitlines()) <= 2
-        assert LOGIN not in refused.stderr + locked.logs()
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(_question(locked, login), timeout=60)
+    refused = locked.attempt("status", program="graft")
+    assert refused.returncode == 7, refused.stderr
+    assert len(refused.stderr.splitlines()) <= 2
+    assert LOGIN not in refused.stderr + locked.logs()
     locked.extra["PREFECT_API_AUTH_STRING"] = LOGIN
     let_in = locked.attempt("status", program="graft")
     assert let_in.returncode == 0, let_in.stderr
-    assert "PREFECT_API_AUTH_STRING" not in os.environ
+
+
+def _question(site: Site, login: str | None) -> urllib.request.Request:
+    coded = base64.b64encode((login or "").encode()).decode()
+    headers = {} if login is None else {"Authorization": f"Basic {coded}"}
+    return urllib.request.Request(f"{site.url}/work_pools/filter", b"{}", headers)

@@ -148,6 +148,16 @@ def test_a_folder_that_takes_no_file_is_told(tmp_path: Path, monkeypatch: pytest
         pass
 
 
+@pytest.mark.parametrize("content", [None, b"[1]", b"{}", b'"run"', b"\xff", b"{" * 99])
+def test_a_note_that_somebody_else_left_holds_nobody_up(content: bytes | None, tmp_path: Path):
+    note = tmp_path / "gpu.holder"
+    if content is None:
+        os.mkfifo(note)
+    else:
+        note.write_bytes(content)
+    assert gpu_lock._holder(note) == "another run"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_known_by_what_it_is():
     (gpu,) = gpus_of(torch.device("cuda"), 1)
