@@ -21,6 +21,7 @@ from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.evaluate.ranking import RankedBackbone, Ranking, agreements, in_order
 from tasks.evaluate.ranking_report import ranking_markdown, ranking_table, write_ranking
+from tasks.evaluate.tables import markdown_cells
 from tasks.finetune.phases import plan_phases
 from tasks.pretrained.load import input_spec
 from tasks.pretrained.task import load_backbone
@@ -167,7 +168,7 @@ def _public(config: RankConfig) -> RankConfig:
 def _publish(ranking: Ranking) -> None:
     """Put the report and the table into the Prefect UI, as far as that is there."""
     head, *rows = ranking_table(ranking)
-    cells = [dict(zip(head, row, strict=True)) for row in rows]
+    cells = markdown_cells(dict(zip(head, row, strict=True)) for row in rows)
     try:
         create_markdown_artifact(ranking_markdown(ranking), key="ranking", description=ranking.name)
         create_table_artifact(cells, key="backbones", description=ranking.name)
