@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from tasks.index import read_index
@@ -23,8 +25,9 @@ def is_present(value: RawDataset | PreparedDataset) -> bool:
 
 
 def _is_whole(split: PackedSplit | StreamedSplit) -> bool:
-    if isinstance(split, StreamedSplit):  # whether the shards are there, reading them tells
-        return split.shards.is_file()
+    if isinstance(split, StreamedSplit):  # whether a store has the shards, reading them tells
+        local = split.url and "://" not in split.url
+        return split.shards.is_file() and (not local or Path(split.url).is_dir())
     size = split.n * split.height * split.width * CHANNELS
     labels = np.load(split.labels, mmap_mode="r")
     return (

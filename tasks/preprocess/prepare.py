@@ -67,7 +67,7 @@ def prepare(
     mark_used(folder)
     # of the source, not of the images that the pack is kept under
     update: dict[str, object] = {"warnings": (*ignored_files(raw), *prepared.warnings)}
-    if raw.shards is not None:  # nor are they at an address only because they were
+    if raw.shards is not None:  # wherever they are now
         update["train"] = prepared.train.model_copy(update={"url": address(config)})
     return prepared.model_copy(update=update)
 

@@ -8,6 +8,7 @@ that line (``deal``); of the shards that are open at once a random one gives the
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
@@ -72,15 +73,25 @@ def deal(
     line = torch.randperm(len(sizes), generator=generator).tolist()
     ends = list(accumulate(sizes[shard] for shard in line))
     share = ends[-1] // processes
-    parts = []
-    for process in range(processes):
-        start, stop = process * share, (process + 1) * share
-        pieces = (
-            Piece(shard, max(start - end + sizes[shard], 0), min(stop - end, 0) + sizes[shard])
-            for shard, end in zip(line, ends, strict=True)
-        )
-        parts.append(tuple(piece for piece in pieces if piece.start < piece.stop))
+    parts = (
+        _pieces(line, ends, sizes, process * share, (process + 1) * share)
+        for process in range(processes)
+    )
     return StreamOrder(tuple(parts), images, seed)
+
+
+def _pieces(
+    line: Sequence[int], ends: Sequence[int], sizes: Sequence[int], start: int, stop: int
+) -> tuple[Piece, ...]:
+    """Return what of the shards lies on the ``line`` from image ``start`` to image ``stop``."""
+    pieces = []
+    for place in range(bisect_right(ends, start), len(line)):
+        shard, end = line[place], ends[place]
+        begin = end - sizes[shard]
+        if begin >= stop:
+            break
+        pieces.append(Piece(shard, max(start, begin) - begin, min(stop, end) - begin))
+    return tuple(pieces)
 
 
 def interleaved(

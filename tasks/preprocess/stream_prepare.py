@@ -55,7 +55,7 @@ def pack_evaluated(
         name: pack_split(scratch, decoded[name], kept.splits[name], len(index.classes))
         for name in SPLITS[1:]
     }
-    splits["train"] = streamed_split(config, index, layouts["train"])
+    splits["train"] = streamed_split(index, layouts["train"])
     absent = absent_classes(kept.splits, kept.classes)
     warnings = (*bad_images(skipped), *said(kept.findings), *absent, NOT_LOOKED)
     return describe(raw, spec, splits, skipped, kept.classes, kept.findings, warnings)
@@ -83,12 +83,15 @@ def address(config: DataConfig) -> str:
     return open_folder(config.path or "", config.timeout_seconds).url
 
 
-def streamed_split(config: DataConfig, index: ShardIndex, layout: Layout) -> StreamedSplit:
-    """Return the training split; its digest covers the shards' contents and the rows' size."""
+def streamed_split(index: ShardIndex, layout: Layout) -> StreamedSplit:
+    """Return the training split, its digest over the shards' contents and the rows' size.
+
+    Its address is left open: a pack is the same wherever the shards are.
+    """
     shards = (part for s in index.shards if s.split == "train" for part in (s.name, s.sha256))
     return StreamedSplit(
         shards=Path(_INDEX),
-        url=address(config),
+        url="",
         n=sum(index.counts["train"]),
         height=layout.height,
         width=layout.width,

@@ -80,3 +80,13 @@ def indexed(folder: Path, contents: Mapping[str, Sequence[Sample]], **data: obje
 def prepared_shards(config: DataConfig, spec: InputSpec, cache: Path) -> PreparedDataset:
     """Download and prepare the shards that ``config`` names."""
     return prepare(config, 0, download(config, cache), spec, cache)
+
+
+def as_folder(folder: Path, shards: Mapping[str, Sequence[Sample]]) -> DataConfig:
+    """Write the images of shards as class folders, under their splits."""
+    for name, held in shards.items():
+        for key, image, label in held:
+            path = folder / name.partition("-")[0] / label / f"{key}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image)
+    return DataConfig(kind="folder", path=str(folder))

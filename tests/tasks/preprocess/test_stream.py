@@ -21,6 +21,7 @@ from tasks.preprocess.stream import StreamedImages
 from tasks.preprocess.stream_order import Limits
 from tasks.values import InputSpec, PackedSplit, PreparedDataset, StreamedSplit
 from tests.tasks.shard_folders import (
+    as_folder,
     indexed,
     prepared_shards,
     samples,
@@ -59,16 +60,6 @@ def rows_of(batches: list) -> Rows:
 def packed(split: PackedSplit) -> Rows:
     images = PackedImages(split)
     return rows_of([(torch.from_numpy(np.array(images.images_nhwc)), images.labels_n)])
-
-
-def as_folder(folder: Path, shards: dict[str, list]) -> DataConfig:
-    """Write the images of shards as class folders, under their splits."""
-    for name, held in shards.items():
-        for key, image, label in held:
-            path = folder / name.partition("-")[0] / label / f"{key}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(image)
-    return DataConfig(kind="folder", path=str(folder))
 
 
 @pytest.fixture
