@@ -48,6 +48,17 @@ WATCHFUL = {
 }
 
 
+def add_node(cluster: Any, **given: object) -> None:
+    """Start a node; Ray gives its helpers 15 s, too few on a machine that is busy with tests."""
+    for tries_left in (2, 1, 0):
+        try:
+            cluster.add_node(**NODE, **given)
+            return
+        except Exception:
+            if not tries_left:
+                raise
+
+
 @pytest.fixture(scope="module")
 def cluster(home: Path) -> Iterator[Any]:
     """Start two nodes with a processor each, and end them."""
@@ -62,8 +73,8 @@ def cluster(home: Path) -> Iterator[Any]:
         started = Cluster()
         with tempfile.TemporaryDirectory(prefix="graft-ray-", ignore_cleanup_errors=True) as logs:
             try:
-                started.add_node(**NODE, temp_dir=logs, _system_config=WATCHFUL)
-                started.add_node(**NODE)
+                add_node(started, temp_dir=logs, _system_config=WATCHFUL)
+                add_node(started)
                 yield started
             finally:
                 ray.shutdown()
