@@ -20,6 +20,7 @@ from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.errors import GraftError, ResourceError, TrackingError
 from tasks.evaluate.task import evaluate_model
+from tasks.finetune.meeting import check_nodes
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.task import finetune_model
 from tasks.pretrained.load import input_spec
@@ -91,7 +92,11 @@ class _Watchers:
 
 
 def begin(config: RunConfig) -> Beginning:
-    """Find teacher and registered weights; raises ``GraftError`` as those are looked for."""
+    """Find teacher and registered weights; raises ``GraftError`` as those are looked for.
+
+    ``ConfigError`` for a number of machines that the command was not started for.
+    """
+    check_nodes(config.training.nodes)
     cache = cache_folder(config.output.cache)
     teacher = with_retries(fetch_teacher, config, cache)
     registered = with_retries(fetch_named, config, cache)
