@@ -78,7 +78,7 @@ def _renumbered(records: Iterable[ImageRecord], number: dict[int, int]) -> Itera
 def tiny_finding(
     found: Sequence[TinyClass], gone: Iterable[str], config: DataConfig, least: int
 ) -> Finding:
-    """Return what is said of the tiny classes; under ``warn`` a line each."""
+    """Return what is said of the tiny classes; under ``warn`` a line each of a few."""
     stay = ", whose images stay without that label" if config.multi_label else ""
     return Finding(
         "tiny_classes",
@@ -91,5 +91,7 @@ def tiny_finding(
         gone=frozenset(gone),
         lines=tuple(
             f"Class {each.name!r} has only {each.train} training image(s)." for each in found
-        ),
+        )
+        if len(found) <= SHOWN
+        else (),  # of thousands of classes one line is told, with the first of them
     )

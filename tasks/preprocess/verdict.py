@@ -20,7 +20,7 @@ from tasks.values import (
     SplitName,
     StreamedSplit,
 )
-from tasks.words import listed
+from tasks.words import SHOWN, listed
 
 
 def refuse_bad(bad: Sequence[SkippedImage], n: int, config: DataConfig) -> None:
@@ -64,14 +64,16 @@ def ignored_files(raw: RawDataset) -> tuple[str, ...]:
 
 
 def absent_classes(splits: Splits, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Warn of classes that val or test do not have."""
+    """Warn of classes that val or test do not have; of many in one line."""
     counts = {name: count_labels(splits[name]) for name in SPLITS}
-    return tuple(
-        f"No {split} image of class {name!r}."
-        for split in SPLITS[1:]
-        for label, name in enumerate(classes)
-        if counts[split][label] == 0
-    )
+    lines: list[str] = []
+    for split in SPLITS[1:]:
+        absent = [name for label, name in enumerate(classes) if counts[split][label] == 0]
+        if len(absent) <= SHOWN:
+            lines += [f"No {split} image of class {name!r}." for name in absent]
+        else:
+            lines.append(f"No {split} image of {len(absent):,} classes: {listed(absent)}.")
+    return tuple(lines)
 
 
 def describe(
