@@ -146,6 +146,17 @@ def at_work(name: str, strategies: tuple[str, ...], root: Path) -> list[psutil.P
     raise AssertionError(f"{strategies} did not all begin in {root}")
 
 
+def task_states(url: str, flow_run: str) -> dict[str, str | None]:
+    """Return the states that Prefect shows of a flow run's task runs."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    named = FlowRunFilter(name=FlowRunFilterName(any_=[flow_run]))
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        return {run.name: run.state_name for run in client.read_task_runs(flow_run_filter=named)}
+
+
 def meanwhile(do: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=do, daemon=True)
     thread.start()
@@ -200,7 +211,9 @@ def test_sigterm_ends_the_cells_on_the_cluster_too(workspace: Path, graft, write
 
 
 @pytest.mark.usefixtures("connected")
-def test_what_is_lost_too_often_is_a_failure(workspace: Path, graft, write, monkeypatch):
+def test_what_is_lost_too_often_is_a_failure(
+    workspace: Path, graft, write, monkeypatch, prefect_url: str
+):
     monkeypatch.setattr("flows.ray_engine.TRIES", 0)
     config = write("lost", strategies={"full": {"training.epochs": SLOW}, "ema": {}})
     cells = workspace / "mlruns" / "runs" / "lost" / "cells"
@@ -213,6 +226,8 @@ def test_what_is_lost_too_often_is_a_failure(workspace: Path, graft, write, monk
     assert "was lost" in outcomes["full"]["failure"]["message"]
     assert [path.name.split("-")[2] for path in cells.glob("*")] == ["ema"]
     assert sorted(run.info.status for run in child_runs("lost")) == ["FINISHED", "KILLED"]
+    states = task_states(prefect_url, "lost")
+    assert states["photos · tiny · full · seed 0"] == "Crashed"
 
 
 @pytest.mark.usefixtures("connected")
@@ -264,6 +279,24 @@ def test_a_cluster_that_cannot_be_used(graft, write, monkeypatch, override, code
     result = graft("compare", write("unusable"), override)
     assert (result.code, words in result.message) == (code, True), result.err
     assert result.message.count("\n") <= 2
+
+
+def test_a_piece_of_work_has_the_threads_that_it_reserves():
+    import torch
+
+    from flows.engines import fitted
+    from tasks.config import RunConfig
+
+    config = RunConfig.model_validate(GRID["base"] | {"training": {"threads": None}})
+    away = RunnerConfig(kind="ray", cpus=3.5)
+    assert fitted(config, away, 8).training.threads == 3
+    assert fitted(config, RunnerConfig(kind="ray", cpus=0.5), 1).training.threads == 1
+    assert fitted(config, RunnerConfig(), 1).training.threads is None
+    shared = max(1, torch.get_num_threads() // 2)
+    assert fitted(config, RunnerConfig(), 2).training.threads == shared
+    output = config.output.model_copy(update={"cache": Path("here")})
+    placed = fitted(config.model_copy(update={"output": output}), away, 1)
+    assert placed.output.cache == Path.cwd() / "here"
 
 
 def test_what_answers_may_be_no_cluster(prefect_url: str, monkeypatch):
