@@ -219,8 +219,16 @@ def _damage(archive: Path) -> Iterator[None]:
     except Exception as fault:  # the readers raise anything on damaged or hostile bytes
         if isinstance(fault, OSError) and fault.errno not in MALFORMED:
             raise
-        reason = printable(str(fault).splitlines()[0] if str(fault) else type(fault).__name__)
         raise DataError(
-            f"{printable(archive)} cannot be unpacked: {reason}.\n"
+            f"{printable(archive)} cannot be unpacked: {_reason(fault)}.\n"
             "It must be a whole zip or tar (plain, gz, bz2, xz): make or download it again."
         ) from fault
+
+
+def _reason(fault: Exception) -> str:
+    """Return what a reader says, without the place that it was writing to."""
+    if isinstance(fault, tarfile.ReadError) and str(fault).startswith("file could not be opened"):
+        return "it is neither a zip nor a tar, or its start is damaged"
+    if isinstance(fault, OSError) and fault.strerror and fault.filename:
+        return printable(f"{fault.strerror}: {PurePosixPath(str(fault.filename)).name:.60}")
+    return printable(str(fault).splitlines()[0] if str(fault) else type(fault).__name__)

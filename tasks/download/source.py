@@ -17,6 +17,7 @@ from tasks.download.archives import extract
 from tasks.download.builtin import cifar10_folder, digits_folder
 from tasks.download.fetch import fetch, local_path
 from tasks.download.folders import read_folders, top_folder
+from tasks.download.https import shown
 from tasks.download.listing import ListedImage, Listing, check_listing, classes_of
 from tasks.download.manifest import SUFFIXES, find_manifest, read_manifest
 from tasks.download.shard_source import check_shard_settings, download_shards
@@ -137,8 +138,15 @@ def _read(origin: Origin, config: DataConfig) -> Listing:
         listing = read_manifest(origin.path, config, bounds=origin.sealed)
     else:
         listing = read_folders(origin.path, config)
-    check_listing(listing, printable(origin.path))
+    check_listing(listing, _where(origin, config))
     return listing
+
+
+def _where(origin: Origin, config: DataConfig) -> str:
+    """Return what the user named, where that is an archive: its place in the cache says little."""
+    if origin.sealed is None or config.path is None:
+        return printable(origin.path)
+    return printable(shown(config.path) if "://" in config.path else config.path)
 
 
 def _index(listing: Listing, config: DataConfig, cache: Path, key: str | None) -> RawDataset:

@@ -54,7 +54,9 @@ def half_of_the_photos(path: Path) -> None:
 
 PICTURE = encoded((9, 9), "PNG")
 ARCHIVES = {
-    "of no bytes": Bad(archive(lambda p: p.write_bytes(b"")), 3, r"a\.zip cannot be unpacked"),
+    "of no bytes": Bad(
+        archive(lambda p: p.write_bytes(b"")), 3, r"a\.zip.*neither a zip nor a tar"
+    ),
     "of text": Bad(archive(lambda p: p.write_text("no")), 3, r"a\.zip cannot be unpacked"),
     "cut off": Bad(archive(half_of_the_photos), 3, r"a\.zip cannot be unpacked"),
     "that leads out": Bad(archive(zipped(("../x.png", PICTURE))), 3, r"'\.\./x\.png' is a path"),
@@ -62,14 +64,16 @@ ARCHIVES = {
     "with a drive": Bad(archive(zipped(("C:\\x.png", PICTURE))), 3, "leads out"),
     "with a link": Bad(archive(zipped(("a", b"/etc"), links=True)), 3, "'a' is a link"),
     "with a file twice": Bad(archive(zipped(("a/b", b""), ("a", b""))), 3, "'a' twice"),
-    "with a name too long": Bad(archive(zipped((LONG + "n", b""))), 3, "[Nn]ame too long"),
+    "with a name too long": Bad(archive(zipped((LONG + "n", b""))), 3, r"name too long: n{60}\.\n"),
     "with a class to obey": Bad(
         archive(zipped(("a\x1b[31m/x.png", PICTURE), ("b/x.png", PICTURE))),
         3,
         r"no plain text: a\\x1b\[31m",
         ARCHIVE,
     ),
-    "of one image": Bad(archive(zipped(("a/x.png", PICTURE))), 3, "one class", ARCHIVE),
+    "of one image": Bad(
+        archive(zipped(("a/x.png", PICTURE))), 3, r"given/a\.zip has one class", ARCHIVE
+    ),
     "of nothing": Bad(archive(zipped()), 3, "no image", ARCHIVE),
     "with a device": Bad(archive(tarred("x", tarfile.CHRTYPE), "a.tar"), 3, "'x' is a link or a"),
     "with a hard link": Bad(archive(tarred("x", tarfile.LNKTYPE), "a.tar"), 3, "'x' is a link"),
