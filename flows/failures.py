@@ -46,8 +46,8 @@ def describe(error: BaseException) -> Failure:
         return Failure(kind, str(error), error.exit_code)
     if isinstance(error, USAGE_ERROR):
         # in one line, without what pydantic puts before typer's own words
-        words = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-        message = f"{words.replace('Value error, ', '')}\nTry graft --help."
+        said = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        message = f"{said.replace('Value error, ', '')}\nTry graft --help."
         return Failure(kind, message, ConfigError.exit_code)
     number = _signal(error)
     if number is not None:
