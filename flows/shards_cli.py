@@ -11,10 +11,11 @@ import typer
 from flows.answer import Answer, Cells, Rows
 from flows.arguments import Config, Json, Overrides
 from flows.printing import answer
-from tasks.artifacts import cache_folder
+from tasks.artifacts import cache_folder, user_folder
 from tasks.config import RunConfig
 from tasks.configfile import load_config
 from tasks.errors import ConfigError
+from tasks.words import printable
 
 if TYPE_CHECKING:
     from tasks.splitvalues import ShardIndex
@@ -65,10 +66,23 @@ def _write(config: RunConfig, output: str, images_a_shard: int) -> Answer:
     from tasks.download.shard_pack import Packing
     from tasks.download.shard_write import write_shards
 
+    _refuse_the_images_own(config, output)
     cache = cache_folder(config.output.cache)
     made = write_shards(config.data, config.seed, cache, output, Packing(images_a_shard))
     word = "written" if made.new else "there"
     return _answer(word, made.url, made.index, made.sha256, made.warnings, {"new": made.new})
+
+
+def _refuse_the_images_own(config: RunConfig, output: str) -> None:
+    """Refuse to write among the images: the folder would be another one when it is read again."""
+    images = config.data.path or ""
+    if "://" in output or "://" in images or not Path(images).is_dir():
+        return
+    if user_folder(Path(output)).is_relative_to(user_folder(Path(images))):
+        raise ConfigError(
+            f"--output {printable(output)} lies in data.path, among the images.\n"
+            "Name a folder apart from them."
+        )
 
 
 def _answer(

@@ -20,6 +20,7 @@ from tasks.errors import ConfigError
 from tasks.monitorconfig import MonitorConfig, ReevaluateConfig
 from tasks.rankconfig import RankConfig
 from tasks.recipe import Section
+from tasks.searchconfig import SearchConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KINDS: dict[type[Section], str] = {
@@ -29,6 +30,7 @@ KINDS: dict[type[Section], str] = {
     CleanupConfig: "cleanup",
     RankConfig: "rank_backbones",
     CompareConfig: "compare_strategies",
+    SearchConfig: "search_digits",
 }
 Path_ = tuple[str, ...]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.flows.bad_inputs.rows import RUN, Bad, Make, config, typed
+from tests.flows.bad_inputs.rows import Bad, Make, typed
 
 OTHER = "models:/small@best"
 
@@ -107,6 +107,25 @@ WORDS = {
         "passwd",
     ),
     "schedule: another flow": ("schedule '0 3 * * 1' good.yaml --flow rank", 2, "'rank'"),
+    "shards: neither way": ("shards good.yaml", 2, "either --output FOLDER or --index"),
+    "shards: both ways": ("shards good.yaml --index --output out", 2, "either --output"),
+    "shards: none in one": ("shards good.yaml --output out --images-a-shard 0", 2, "--images-a-"),
+    "shards: among the images": ("shards good.yaml --output photos/x", 2, "photos/x lies in"),
+    "shards: into a file": ("shards good.yaml --output good.yaml/x", 8, "good.yaml"),
+    "shards: into a web page": ("shards good.yaml --output http://127.0.0.1:9/x", 2, "127.0.0.1"),
+    "shards: a scheme that is none": ("shards good.yaml --output gopher://a/b", 2, "gopher"),
+    "shards: an index of a folder of images": (
+        "shards good.yaml --index data.kind=shards",
+        3,
+        "photos",
+    ),
+    "shards: an index of nothing": (
+        "shards good.yaml --index data.kind=shards data.path=nowhere",
+        3,
+        "nowhere",
+    ),
+    "search: no config": ("search nosuch.yaml", 2, "nosuch.yaml"),
+    "search: a run's config": ("search good.yaml", 2, "good.yaml.*values are wrong"),
     "submit: no config": ("submit nosuch.yaml", 2, "nosuch.yaml"),
     "submit: no server": ("submit good.yaml", 7, "PREFECT_API_URL"),
     "deploy: no prefect.yaml": ("deploy", 2, "prefect.yaml"),
@@ -114,75 +133,6 @@ WORDS = {
     "status: no server": ("status", 7, "PREFECT_API_URL"),
     "status: silence below 0": ("status --after -1", 2, "--after"),
     "status: NaN of silence": ("status --after nan", 2, "--after"),
-}
-
-IMAGES = "images: {path: photos}\n"
-WATCHED = "model: models:/small@champion\n" + IMAGES
-STUDIES = {
-    "compare: nothing to compare": ("compare", "base: {data: {kind: digits}}\n", "datasets is"),
-    "compare: a strategy that is none": (
-        "compare",
-        "base: {data: {kind: digits}}\ndatasets: {a: {}}\nbackbones: {b: {}}\n"
-        "strategies: {full: {strategy.kind: half}}\n",
-        "in a · b · full · seed 0, strategy.kind",
-    ),
-    "compare: a key of the output": (
-        "compare",
-        "base: {data: {kind: digits}}\ndatasets: {a: {output.folder: /x}}\nbackbones: {b: {}}\n"
-        "strategies: {full: {}}\n",
-        "output.folder",
-    ),
-    "compare: a circle of teachers": (
-        "compare",
-        "base: {data: {kind: digits}}\ndatasets: {a: {}}\nbackbones: {b: {}}\nreference: x\n"
-        "strategies: {x: {strategy.kind: distill, strategy.teacher: 'cell:x'}}\n",
-        "leads back to itself",
-    ),
-    "compare: a seed twice": (
-        "compare",
-        "base: {data: {kind: digits}}\ndatasets: {a: {}}\nbackbones: {b: {}}\n"
-        "strategies: {full: {}}\nseeds: [1, 1]\n",
-        "seeds has one twice",
-    ),
-    "rank: one candidate": (
-        "rank",
-        "base: {data: {kind: digits}}\ncandidates: [{weights: null}]\n",
-        "candidates.*at least 2",
-    ),
-    "rank: several labels": (
-        "rank",
-        "base: {data: {kind: manifest, path: a, multi_label: true}}\ncandidates: [{}, {}]\n",
-        "multi_label=false",
-    ),
-    "monitor: no model": ("monitor", IMAGES, "model is missing"),
-    "monitor: a path for a model": ("monitor", "model: ../x\n" + IMAGES, "model is .*x"),
-    "monitor: too few permutations": (
-        "monitor",
-        WATCHED + "permutations: 99\n",
-        "permutations=99 gives no p-value",
-    ),
-    "monitor: a level of a half": ("monitor", WATCHED + "alpha: 0.5\n", "alpha is 0.5"),
-    "reevaluate: no images": ("reevaluate", "model: models:/small/1\n", "images is missing"),
-    "reevaluate: a margin of all": ("reevaluate", WATCHED + "margin: 1\n", "margin is 1"),
-    "cleanup: keeps less than none": ("cleanup", "runs: {keep: -1}\n", "runs.keep is -1"),
-    "cleanup: a word for a part": ("cleanup", "caches: all\n", 'caches is "all"'),
-    "cleanup: keeps no version": ("cleanup", "versions: {keep: 0}\n", "versions.keep is 0"),
-    "cleanup: a folder of somebody's": (
-        "cleanup",
-        "runs: {folder: photos}\ncaches: null\nversions: null\n",
-        "photos",
-    ),
-}
-
-WATCHES = {
-    "monitor: an unknown model": ("monitor", "model: models:/no@champion\n" + IMAGES, 7, "no"),
-    "monitor: lost images": ("monitor", "model: models:/small/1\nimages: {path: no}\n", 3, "no"),
-    "reevaluate: other classes": (
-        "reevaluate",
-        "model: models:/small/1\nimages: {path: .}\n",
-        3,
-        "photos|mlruns",
-    ),
 }
 
 
@@ -197,15 +147,3 @@ def test_words(refuse, name: str):
     line, code, pattern = WORDS[name]
     message = refuse(Bad(words(line), code, pattern))
     assert message
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_study(refuse, name: str):
-    command, text, pattern = STUDIES[name]
-    refuse(Bad(config(text, command), 2, pattern))
-
-
-@pytest.mark.parametrize("name", WATCHES)
-def test_a_watch(refuse, name: str):
-    command, text, code, pattern = WATCHES[name]
-    refuse(Bad(config(text, command), code, pattern, RUN))
