@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from tasks.register.client import connect
 from tasks.runnerconfig import RunnerConfig
 
 ANSWER_SECONDS = 180.0  # a machine's first process imports torch and MLflow, maybe from a network
+LONGEST_SECONDS = 31 * 24 * 3600.0  # that a command works: a cell has 30 days
 OF_ONE_MACHINE = ("", "sqlite", "file")  # kinds of MLflow stores
 
 Node = dict[str, Any]
@@ -46,12 +48,21 @@ def nodes_checked(runner: RunnerConfig, folders: Sequence[Path], tracked: bool) 
     marks = [folder / f"{TOKEN}-{terms.token}" for folder in terms.folders]
     try:
         for mark in marks:
+            _tidy(mark.parent)
             write_atomic(mark, terms.token.encode())
         _ask(nodes, terms)
         yield terms
     finally:
         for mark in marks:
             mark.unlink(missing_ok=True)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the tokens of commands that were killed, and so did not."""
+    for mark in folder.glob(f"{TOKEN}-*"):
+        with suppress(FileNotFoundError):  # another command's tidying
+            if time.time() - mark.stat().st_mtime > LONGEST_SECONDS:
+                mark.unlink()
 
 
 def _terms(folders: Sequence[Path], tracked: bool, api: str) -> Terms:

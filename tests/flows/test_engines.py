@@ -352,6 +352,19 @@ def test_several_machines_need_a_prefect_server_that_all_reach():
         assert _prefect(several=True)
 
 
+def test_tokens_of_killed_commands_do_not_pile_up(tmp_path: Path):
+    from flows.ray_nodes import LONGEST_SECONDS, TOKEN, _tidy
+
+    old, new, other = (tmp_path / name for name in (f"{TOKEN}-a", f"{TOKEN}-b", "cell.json"))
+    for path in (old, new, other):
+        path.touch()
+    before = time.time() - LONGEST_SECONDS - 60
+    for path in (old, other):
+        os.utime(path, (before, before))
+    _tidy(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([new, other])
+
+
 def test_a_machine_is_refused_for_what_it_lacks(tmp_path: Path, prefect_url: str, monkeypatch):
     from dataclasses import replace
 
