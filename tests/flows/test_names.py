@@ -56,7 +56,9 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-def test_every_name_comes_through(workspace: Path, photos: Path, tmp_path: Path, graft):
+def test_every_name_comes_through(
+    workspace: Path, registry_copy, photos: Path, tmp_path: Path, graft
+):
     given = (f"data.path={photos}", "promotion.model=odd", f"output.folder={tmp_path}/runs")
     checked = graft("check", "good.yaml", *given, "--json")
     assert checked.code == 0, checked.err
