@@ -36,7 +36,7 @@ GRID = {
     "seeds": [0],
     "parallel": 2,
 }
-SLOW = 150  # epochs, some seconds
+SLOW = 100  # epochs, some seconds
 # of each node; a lost one is noticed in three seconds, not in fifteen
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
 WATCHFUL = {
