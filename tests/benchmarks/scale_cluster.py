@@ -1,8 +1,8 @@
-"""Run a command with a cluster of local processes under it, which ends with the command.
+"""Run a Python command with a cluster of local processes under it, which ends with the command.
 
-Run as ``python -m tests.benchmarks.scale_cluster ray N COMMAND…``, which starts a Ray cluster of N
-nodes of one processor each and names it in RAY_ADDRESS, or as ``… nodes N COMMAND…``, where COMMAND
-is the first of N nodes that train together.
+Run as ``python -m tests.benchmarks.scale_cluster ray N -m MODULE …``, which starts a Ray cluster of
+N nodes of one processor each and names it in RAY_ADDRESS, or as ``… nodes N -m MODULE …``, where
+the command is run by the first of N nodes that train together.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ def on_nodes(nodes: int, command: list[str]) -> int:
     others = [subprocess.Popen([*module, str(rank)]) for rank in range(1, nodes)]
     try:
         code = subprocess.run([*module, "0", "--", *command]).returncode
-        codes = [other.wait(WAIT_SECONDS) for other in others]
-        return code or max(codes, default=0)
+        return code or max((other.wait(WAIT_SECONDS) for other in others), default=0)
     finally:
         for other in others:
             if other.poll() is None:
@@ -59,5 +58,5 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    kind, nodes, *command = sys.argv[1:]
-    sys.exit({"ray": on_ray, "nodes": on_nodes}[kind](int(nodes), command))
+    kind, count, *arguments = sys.argv[1:]
+    sys.exit({"ray": on_ray, "nodes": on_nodes}[kind](int(count), [sys.executable, *arguments]))

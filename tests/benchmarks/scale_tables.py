@@ -202,6 +202,12 @@ def _slopes(rows: list[Row], unit: str, stages: Sequence[str]) -> list[str]:
             f"- {what}: {line.intercept / MIB:,.0f} MiB and {_slope(line, 1)} bytes {_a(unit)}: "
             f"{whole:+,.0f} MiB from {sizes[0]:,} to {sizes[-1]:,}"
         )
+    for stage in (*stages, "register"):
+        peaks = [_own(row, stage) for row in rows]
+        if None in peaks:  # too short to be sampled
+            continue
+        line = fit(sizes, [peak * MIB for peak in peaks])
+        said.append(f"- own memory up to the end of {stage}: {_slope(line, 1)} bytes {_a(unit)}")
     for stage in stages:
         line = fit(sizes, [seconds_of(row, stage) for row in rows])
         said.append(
@@ -225,6 +231,16 @@ def _each(rows: list[Row], unit: str) -> list[str]:
         f"- whole: {whole.intercept:,.1f} s and {_slope(whole, 1)} s {a}",
         f"- but for the work itself: {around.intercept:,.1f} s and {_slope(around, 1)} s {a}",
     ]
+
+
+def _own(row: Row, name: str) -> float | None:
+    """Return the peak of own memory from the start to the end of a stage; None if unknown."""
+    peaks: list[float | None] = []
+    for stage in row["stages"]:
+        peaks.append(stage["own_mib"])
+        if stage["name"] == name:
+            break
+    return None if peaks[-1] is None else max(peak for peak in peaks if peak is not None)
 
 
 def _slope(line: Line, times: float) -> str:

@@ -58,7 +58,7 @@ def ray(bench: Bench, machines: int) -> Row:
     with bench.scratch(f"ray-{machines}") as scratch:
         runner = {"kind": "ray", "address": None, "cpus": 1.0, "gpus": 0.0}
         file = _grid(bench, scratch, range(cells), MORE_WORK, runner=runner, parallel=machines)
-        cluster = ("-m", "tests.benchmarks.scale_cluster", "ray", str(machines), "--")
+        cluster = ("-m", "tests.benchmarks.scale_cluster", "ray", str(machines))
         taken = bench.run(scratch, *cluster, *GRAFT, "compare", str(file), "--json")
         trained = _trained(json.loads(taken.output.splitlines()[-1]), cells)
     row = row_of(taken)
@@ -71,7 +71,7 @@ def nodes(bench: Bench, machines: int) -> Row:
     with bench.scratch(f"nodes-{machines}") as scratch:
         more = (*_small(bench), *MORE_WORK, "training.threads=1", f"training.nodes={machines}")
         job = ("-m", "tests.benchmarks.scale_job", BASE, *bench.overrides(scratch, *more))
-        cluster = ("-m", "tests.benchmarks.scale_cluster", "nodes", str(machines), "--")
+        cluster = ("-m", "tests.benchmarks.scale_cluster", "nodes", str(machines))
         taken = bench.run(scratch, *cluster, *job)
         said = json.loads(taken.output)
     row = row_of(taken)

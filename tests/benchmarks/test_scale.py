@@ -167,3 +167,12 @@ def test_memory_is_of_the_whole_tree_and_without_mapped_files(
     assert taken.resident_mib - taken.own_mib > 60
     with pytest.raises(bench.scale.PeerError, match="exit code 3"):
         bench.watch.watch_stages([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)
+
+
+def test_a_command_on_nodes_ends_with_its_own_exit_code(repository: Path):
+    module = [sys.executable, "-m", "tests.benchmarks.scale_cluster", "nodes", "1"]
+    code = "import sys; print(sys.argv[1]); sys.exit(5)"
+    done = subprocess.run(
+        [*module, "-c", code, "given"], cwd=repository, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (5, "given\n"), done.stderr
