@@ -73,9 +73,9 @@ def shards(bench: Bench, images: int) -> Row:
 
 def every_point() -> list[Point]:
     """Return the points in the order that they are measured in: the longest last."""
-    images = [(1_000, 20), (10_000, 25), (30_000, 45), (100_000, 110)]
-    streamed = [(1_000, 30), (10_000, 35), (100_000, 60), (1_000_000, 400), (10_000_000, 1_400)]
-    grown = [(10, 45), (100, 45), (1_000, 50), (10_000, 90)]
+    images = [(1_000, 20), (10_000, 25), (30_000, 45), (100_000, 80)]
+    streamed = [(1_000, 20), (10_000, 25), (100_000, 60), (1_000_000, 500), (10_000_000, 2_400)]
+    grown = [(10, 35), (100, 35), (1_000, 40), (10_000, 50)]
     return [
         *(Point("images", "ordinary", n, seconds, ordinary) for n, seconds in images),
         *(Point("classes", "ordinary", n, seconds, classes) for n, seconds in grown),
