@@ -41,6 +41,12 @@ class RankConfig(Section):
     def _scores_can_be_had(self) -> RankConfig:
         if self.base.data.multi_label:
             raise ValueError("the scores take one label an image: set base.data.multi_label=false")
+        weighted = [each for each in self.candidates if each.weights is not None]
+        if self.base.strategy.kind == "scratch" and weighted:
+            raise ValueError(
+                f"base.strategy.kind=scratch fits no candidate with weights, such as "
+                f"{weighted[0].architecture}: set another, such as full"
+            )
         if self.base.data.kind == "shards" and self.images is None:
             raise ValueError(
                 "the features of all images of base.data.kind=shards may need more memory than "

@@ -227,6 +227,11 @@ WRONG_RANK = {
         ["candidates.0.weight is not a known key", "Did you mean candidates.weights?"],
     ),
     "a place in a list": (RANK, ["candidates.0.weights=null"], ["candidates", "valid array"]),
+    "a run from scratch": (
+        RANK,
+        ["base.strategy.kind=scratch", "base.model.weights=null"],
+        ["base.strategy.kind=scratch", "alexnet", "full"],
+    ),
     "nothing": ("", [], ["See configs/rank_backbones.yaml"]),
     "not its own": ("seed: 1\n", [], ["base is missing", "seed is not a known key"]),
 }
