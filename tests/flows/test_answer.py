@@ -45,7 +45,7 @@ def test_an_error_about_a_file_name_that_is_no_utf8(workspace: Path):
     command = [sys.executable, "-m", "flows.cli", "predict", missing, "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 3
-    assert missing in json.loads(done.stdout)["error"]["message"]
+    assert "caf\\udce9.png" in json.loads(done.stdout)["error"]["message"]
     assert "Traceback" not in done.stderr
 
 

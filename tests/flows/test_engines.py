@@ -234,7 +234,7 @@ def test_what_is_lost_too_often_is_a_failure(
 def test_a_killed_process_and_a_lost_node_cost_no_finished_cell(
     workspace: Path, graft, write, cluster
 ):
-    slow = {"training.epochs": SLOW}
+    slow = {"training.epochs": 2 * SLOW}  # that neither ends before all is broken
     strategies = {"full": {}, "slow": slow, "late": {**slow, "strategy.kind": "ema"}}
     config = write("killed", strategies=strategies)
     cells = workspace / "mlruns" / "runs" / "killed" / "cells"

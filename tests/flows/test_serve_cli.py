@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_is_said(workspace: Path, graft):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["nobody"], 7, ["There is: small.", "graft run", "graft promote"]),
+        (["nobody"], 7, ["There is: ", "small.", "graft run", "graft promote"]),
         (["models:/small@best"], 7, ["Versions of small: ", "1 @champion", "graft promote"]),
         (["models:/small"], 7, ["models:/NAME@ALIAS"]),
         (["small", "--host", "nowhere.invalid"], 2, ["nowhere.invalid"]),

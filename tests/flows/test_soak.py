@@ -28,7 +28,7 @@ def test_runs_in_one_process_leave_nothing_open(
     assert {each.threads for each in warm} == {warm[0].threads}
     assert warm[-1].temporary == warm[0].temporary == frozenset()
     assert warm[-1].cache == warm[0].cache
-    assert not warm[-1].left
+    assert warm[-1].left == warm[0].left
     assert len(list((tmp_path / "runs").iterdir())) == ROUNDS  # and of the others no folder
 
 

@@ -31,7 +31,8 @@ def rank_yaml(workspace: Path) -> str:
 
 
 def folders(workspace: Path, what: str) -> list[Path]:
-    return sorted((workspace / "mlruns" / "runs").glob(f"*-{what}-*"))
+    found = (workspace / "mlruns" / "runs").glob(f"*-{what}-*")
+    return sorted(found, key=lambda folder: folder.stat().st_mtime_ns)  # names differ
 
 
 def test_rank_prints_a_table_and_writes_its_files(workspace: Path, graft, rank_yaml: str):
