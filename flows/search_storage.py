@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus
 
 from tasks.artifacts import disk_errors
 from tasks.errors import ConfigError, TrackingError
@@ -17,11 +19,13 @@ from tasks.secrets import revealed
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.storages.journal import JournalFileOpenLock
+    from sqlalchemy.engine import URL
 
 VARIABLE = "GRAFT_SEARCH_STORAGE"
 JOURNAL = "study.journal"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 LONGEST = 200  # characters of a database's own words
+SHORT = 6  # characters of a secret that other words may have in them
 
 
 def open_storage(named: str | None, root: Path) -> BaseStorage:
@@ -72,17 +76,18 @@ def _database(url: str) -> BaseStorage:
 
     try:
         parts = sqlalchemy.make_url(url)
-        shown = parts.render_as_string(hide_password=True)
+        shown = parts.set(query={}).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
         raise ConfigError(
             f"The study's storage has an address that cannot be read; see {VARIABLE}.\n"
             "Write sqlite:///FILE or postgresql://USER:${secret:NAME}@HOST/DATABASE."
         ) from None  # the error's own words hold the address
+    secrets = _secrets(parts)
     try:
-        with storage_errors(f"opening {shown}", parts.password):
+        with storage_errors(f"opening {shown}", secrets):
             return RDBStorage(url)
     except (ImportError, NoSuchModuleError, RuntimeError, ValueError) as error:
-        words = _words(error, parts.password)
+        words = _words(error, secrets)
         raise ConfigError(
             f"The study's storage {shown} cannot be used: {words}\n"
             "PostgreSQL needs the extra server; other databases are not supported."
@@ -90,8 +95,8 @@ def _database(url: str) -> BaseStorage:
 
 
 @contextmanager
-def storage_errors(doing: str, secret: str | None = None) -> Iterator[None]:
-    """Turn what a database raises into ``TrackingError``, without ``secret``."""
+def storage_errors(doing: str, secrets: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what a database raises into ``TrackingError``, without ``secrets``."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -99,14 +104,27 @@ def storage_errors(doing: str, secret: str | None = None) -> Iterator[None]:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         raise TrackingError(
-            f"The study's storage failed while {doing}: {_words(error, secret)}\n"
+            f"The study's storage failed while {doing}: {_words(error, secrets)}\n"
             "Mend it and start again: finished trials are kept."
         ) from None  # its traceback would hold the secret
 
 
-def _words(error: Exception, secret: str | None) -> str:
+def _secrets(parts: URL) -> tuple[str, ...]:
+    """Return the password and all values of the query, each also as an address spells it."""
+    values = [parts.password or ""]
+    for each in parts.query.values():
+        values += [each] if isinstance(each, str) else each
+    spelled = {form for value in values for form in (value, quote(value, ""), quote_plus(value))}
+    return tuple(sorted(spelled - {""}, key=len, reverse=True))
+
+
+def _words(error: Exception, secrets: Sequence[str]) -> str:
     words = " ".join(str(getattr(error, "orig", None) or error).split())
-    return (words.replace(secret, "…") if secret else words)[:LONGEST]
+    for secret in secrets:
+        # a query's value may be one letter, which is in every word: such is taken for a word alone
+        edges = (r"(?<!\w)", r"(?!\w)") if len(secret) < SHORT else ("", "")
+        words = re.sub(re.escape(secret).join(edges), "…", words)
+    return words[:LONGEST]
 
 
 @contextmanager

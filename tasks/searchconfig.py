@@ -28,6 +28,7 @@ NOT_SEARCHED = tuple(
 )
 MOST_AT_ONCE = 256  # trials
 _NAMED = re.compile(r"\$\{secret:[^}]*\}")
+_PASSWORD = re.compile(r"password=[^&]")
 
 
 class Dimension(Section):
@@ -48,7 +49,7 @@ class Dimension(Section):
         if self.choices is not None:
             if (self.low, self.high, self.step) != (None, None, None) or self.log:
                 raise ValueError("choices goes without low, high, log and step")
-            if len(set(self.choices)) < len(self.choices):
+            if len({_told_apart(value) for value in self.choices}) < len(self.choices):
                 raise ValueError("choices has one value twice")
         elif self.low is None or self.high is None:
             raise ValueError("it needs low and high, or choices")
@@ -63,7 +64,7 @@ class Dimension(Section):
     def holds(self, value: Scalar) -> bool:
         """Say whether ``value`` is one of those that can be drawn."""
         if self.choices is not None:
-            return value in self.choices
+            return _told_apart(value) in map(_told_apart, self.choices)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         assert self.low is not None
@@ -84,7 +85,10 @@ class Dimension(Section):
     def _on_grid(self, value: Number) -> bool:
         # decimals, since 0.3 is no whole number of 0.1 among floats
         above = Decimal(str(value)) - Decimal(str(self.low))
-        return above % Decimal(str(self.step)) == 0
+        try:
+            return above % Decimal(str(self.step)) == 0
+        except ArithmeticError:  # over 28 digits of steps
+            raise ValueError("step is too small for that range") from None
 
 
 class SearchConfig(Section):
@@ -169,6 +173,9 @@ class SearchConfig(Section):
     def _check_key(self, key: str, dimension: Dimension, base: Scalar) -> None:
         if key.partition(".")[0] not in SEARCHED or key in NOT_SEARCHED:
             raise ValueError(f"space.{key} cannot be searched: set base.{key}")
+        for value in (base, *dimension.ends()):  # first, since other faults quote the value
+            if problem := _shown_to_all(value):
+                raise ValueError(f"space.{key} has an address with {problem}, which all would see")
         numbers = [dimension.low, dimension.high, dimension.step]
         if isinstance(base, int) and any(isinstance(number, float) for number in numbers):
             raise ValueError(f"space.{key} is of whole numbers: low, high and step must be as well")
@@ -178,8 +185,6 @@ class SearchConfig(Section):
                 "to be tried"
             )
         for value in dimension.ends():
-            if isinstance(value, str) and value.startswith("http") and "?" in value:
-                raise ValueError(f"space.{key} has an address with a query, which all would see")
             for problem in self._problems(key, value):
                 raise ValueError(f"space.{key} has {json.dumps(value)}: {problem}")
 
@@ -195,6 +200,23 @@ class SearchConfig(Section):
                 place = ".".join(str(part) for part in details["loc"])
                 if f"{place}.".startswith(f"{key}."):
                     yield details["msg"]
+
+
+def _told_apart(value: Scalar) -> tuple[bool, Scalar]:
+    """Return what is equal for equal values alone: Python takes ``False`` for 0."""
+    return isinstance(value, bool), value
+
+
+def _shown_to_all(value: Scalar) -> str | None:
+    """Return what of an address is nobody else's business: a query or a login, or ``None``."""
+    if not isinstance(value, str) or "://" not in value:
+        return None
+    if value.lower().startswith("http") and "?" in value:
+        return "a query"
+    host = value.partition("://")[2].partition("/")[0]
+    name, colon, port = host.rpartition(":")
+    cut_password = colon and not port.isdigit() and not name.startswith("[") and "@" in value
+    return "a login" if "@" in host or cut_password else None
 
 
 def _value_of(settings: Mapping[str, Any], key: str) -> Scalar:
@@ -216,8 +238,9 @@ def _check_storage(storage: str | None) -> None:
     scheme, colon, rest = storage.partition("://")
     if not colon or scheme.partition("+")[0] not in ("sqlite", "postgresql"):
         raise ValueError("storage must be sqlite:///FILE or postgresql://…")
-    _, _, password = _NAMED.sub("", rest).rpartition("@")[0].partition(":")
-    if password or "password=" in rest:
+    plain = _NAMED.sub("", rest)
+    _, _, password = plain.rpartition("@")[0].partition(":")
+    if password or _PASSWORD.search(plain):
         raise ValueError(
             "storage holds a password: write ${secret:NAME} for it, or set GRAFT_SEARCH_STORAGE"
         )

@@ -28,8 +28,8 @@ FLOORS = {
 }
 
 
-def ci(name: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a script of .ci/ in the environment of these tests."""
+def ci(name: str, *words: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    """Run a script of .ci/ from ``folder``, in the environment of these tests."""
     if shutil.which("uv") is None:
         pytest.skip("uv is not installed")
     here = {
@@ -38,7 +38,12 @@ def ci(name: str, *words: str) -> subprocess.CompletedProcess[str]:
         "UV_PROJECT_ENVIRONMENT": sys.prefix,
     }
     return subprocess.run(
-        [REPOSITORY / ".ci" / name, *words], env=here, capture_output=True, text=True, timeout=120
+        [REPOSITORY / ".ci" / name, *words],
+        env=here,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -56,7 +61,7 @@ def test_what_is_installed_and_all_that_may_be_is_above_the_floor(name: str):
 def test_the_list_of_parts_is_cyclonedx_and_names_all_that_is_installed(tmp_path: Path):
     file = tmp_path / "sbom.json"
     # its schema takes 16 s, so that only who asks for the file waits for it
-    done = ci("sbom", str(file), "--no-validate")
+    done = ci("sbom", file.name, "--no-validate", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     listed = json.loads(file.read_text())
     assert (listed["bomFormat"], listed["specVersion"]) == ("CycloneDX", "1.6")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 URI = "MLFLOW_TRACKING_URI"
 SQLITE = "sqlite:///"
-_LOGIN = re.compile(r"//[^/]*@")
 
 
 def tracking_uri() -> str:
@@ -20,7 +18,18 @@ def tracking_uri() -> str:
 def shown_address(words: str | None = None) -> str:
     """Return ``tracking_uri()``, or ``words`` that quote it, without its login and its query."""
     uri = tracking_uri()
-    return (uri if words is None else words).replace(uri, _LOGIN.sub("//", uri.partition("?")[0]))
+    return (uri if words is None else words).replace(uri, _without_login(uri))
+
+
+def _without_login(uri: str) -> str:
+    """Take off all up to the last ``@`` first: a password may have ``/`` and ``?`` in it."""
+    scheme, slashes, rest = uri.partition("//")
+    if uri.startswith((SQLITE, "file:")):
+        return uri.partition("?")[0]
+    login, _, place = rest.rpartition("@")
+    if "=" in login.partition("?")[2]:  # a query with an @, or a password like one: hide both
+        place = "…"
+    return scheme + slashes + place.partition("?")[0]
 
 
 def artifact_root() -> str | None:

@@ -9,17 +9,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from tasks.errors import TrackingError
 from tasks.register.client import named_store, tracking_uri
 from tasks.register.files import check_file, check_files
-from tasks.words import printable
+from tasks.register.hosts import VARIABLE, refused_host
 
 IN_PLACE = ("", "file")  # schemes of an address that is a folder here
-FETCHED = ("http", "https", "ftp", "sftp")  # those that ask a host which the registry names
 
 
 @contextmanager
@@ -45,7 +44,7 @@ def checked_files(version: ModelVersion, scratch: Path | None = None) -> Iterato
 
 def download(version: ModelVersion, path: str, folder: Path, sha256: str | None) -> Path:
     """Download one file of a version; raises ``TrackingError`` unless it has that digest."""
-    file = _downloaded(version, f"/{path}", folder)
+    file = _downloaded(version, path, folder)
     check_file(version, path, file, sha256)
     return file
 
@@ -57,32 +56,24 @@ def _folder_here(version: ModelVersion) -> Path | None:
 
 
 def _address(version: ModelVersion) -> str:
-    """Return where the registry says that a version's files are.
-
-    Whoever may register a version could make all who read it ask any host for anything, and servers
-    that only they reach (CWE-918). Of web addresses the tracking server's own alone are followed.
-    """
+    """Return where the registry says that a version's files are, if that host may be asked."""
     with named_store():
         client = MlflowClient(tracking_uri())
-        address = client.get_model_version_download_uri(version.name, version.version)
-    found, own = (urlsplit(each) for each in (address, tracking_uri()))
-    host, server = (each.netloc.rpartition("@")[2] for each in (found, own))
-    if found.scheme in FETCHED and (found.scheme, host) != (own.scheme, server):
+        address = str(client.get_model_version_download_uri(version.name, version.version))
+    refused = refused_host(address, tracking_uri())
+    if refused is not None:
         raise TrackingError(
-            f"The files of {version.name} version {version.version} are said to be at "
-            f"{found.scheme}://{printable(host)}, not at the tracking server.\n"
-            "Do not use this version: register the model again."
+            f"The files of {version.name} version {version.version} are said to be at {refused}, "
+            "not at the tracking server.\nDo not use this version; or name that host in "
+            f"{VARIABLE}, if you know it and trust it with your logins."
         )
-    return str(address)
+    return address
 
 
 def _downloaded(version: ModelVersion, path: str, folder: Path) -> Path:
-    _address(version)
+    """Download from the address that was checked: asked again, a server could name another."""
+    address = _address(version)
+    folder.mkdir(parents=True, exist_ok=True)
     with named_store():
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{version.name}/{version.version}{path}",
-                dst_path=str(folder),
-                tracking_uri=tracking_uri(),
-            )
-        )
+        store = get_artifact_repository(address, tracking_uri=tracking_uri())
+        return Path(store.download_artifacts(path, str(folder)))

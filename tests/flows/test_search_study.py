@@ -147,7 +147,8 @@ def test_a_twin_has_what_the_first_had(config: SearchConfig, tmp_path: Path):
 
 
 def test_a_study_of_another_identity_is_refused(config: SearchConfig, tmp_path: Path):
-    open_study(config, tmp_path, "same")
+    study = open_study(config, tmp_path, "same")
+    assert study.tell(study.claim(), WHOLE)
     with pytest.raises(ConfigError, match="study study is of another config"):
         open_study(config, tmp_path, "other")
 
@@ -197,6 +198,9 @@ def test_an_address_that_cannot_be_used_does_not_tell_its_password(
         f"nonsense {SECRET}",
         f"oracle+odd://me:{SECRET}@host/x",
         f"postgresql://me:{SECRET}@127.0.0.1:1/x",
+        f"postgresql://127.0.0.1:1/x?user=me&password={SECRET}",
+        f"oracle+odd://127.0.0.1:1/x?user=me&password={SECRET}",
+        f"postgresql://127.0.0.1:1/x?user=me&connect_timeout={SECRET}",
     ):
         monkeypatch.setenv(VARIABLE, address)
         with pytest.raises((ConfigError, TrackingError)) as raised:

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.configfile import load_config
 from tasks.errors import ConfigError
-from tasks.searchconfig import SearchConfig
+from tasks.searchconfig import Dimension, SearchConfig
 
 TEXT = """
 base:
@@ -104,6 +104,18 @@ WRONG = {
         only("model.weights", "{choices: ['graft:tiny-cifar10', 'https://h/w?sig=hunter2']}"),
         ["space.model.weights has an address with a query"],
     ),
+    "a login": (
+        only("model.weights", "{choices: ['graft:tiny-cifar10', 'https://u:hunter2@h/w.pth']}"),
+        ["space.model.weights has an address with a login"],
+    ),
+    "a login with a slash": (
+        only("model.weights", "{choices: ['graft:tiny-cifar10', 'https://u:x/hunter2@h/w.pth']}"),
+        ["space.model.weights has an address with a login"],
+    ),
+    "tiny steps": (
+        only("training.mixup", "{low: 0, high: 1.0, step: 1.0e-30}"),
+        ["space.training.mixup", "step is too small"],
+    ),
     "storage": ("storage=mysql://host/x", ["storage must be sqlite:///FILE or postgresql"]),
     "password": ("storage=postgresql://me:hunter2@host/x", ["storage holds a password"]),
     "password after": (
@@ -125,8 +137,22 @@ def test_what_is_wrong_is_said_with_its_key(path: Path, case: str):
 
 
 def test_a_password_by_name_is_fine(path: Path):
-    named = "postgresql://me:${secret:search-db}@host/x"
-    assert load(path, f"storage={named}").storage == named
+    for named in (
+        "postgresql://me:${secret:search-db}@host/x",
+        "postgresql://host/x?user=me&password=${secret:search-db}&sslmode=require",
+    ):
+        assert load(path, f"storage={named}").storage == named
+
+
+def test_false_is_not_0_but_1_is_10_tenths():
+    both = Dimension(choices=(0, False))
+    assert both.choices is not None
+    assert [type(value) for value in both.choices] == [int, bool]
+    assert both.holds(False)
+    assert not Dimension(choices=(0, 2)).holds(False)
+    assert Dimension(choices=(1, 2)).holds(1.0)
+    with pytest.raises(ValueError, match="one value twice"):
+        Dimension(choices=(1, 1.0))
 
 
 @pytest.mark.parametrize(

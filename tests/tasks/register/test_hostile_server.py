@@ -19,6 +19,7 @@ from tasks.artifacts import sha256_bytes
 from tasks.errors import GraftError
 from tasks.register.classifier import ModelSpec
 from tasks.register.files import SPEC_FILE
+from tasks.register.hosts import PORTS, PROXIED
 from tasks.register.registry import fetch
 
 
@@ -97,7 +98,7 @@ def test_an_absolute_path_is_not_written(liar: Liar, tmp_path: Path):
     assert not (tmp_path / "victim").exists()
 
 
-@pytest.mark.parametrize("scheme", ["http", "ftp", "sftp"])
+@pytest.mark.parametrize("scheme", [*PORTS, PROXIED])
 def test_no_host_is_asked_that_the_registry_names(scheme: str, liar: Liar, tmp_path: Path):
     with Liar(("127.0.0.1", 0), Handler) as internal:
         internal.asked = []
@@ -109,6 +110,15 @@ def test_no_host_is_asked_that_the_registry_names(scheme: str, liar: Liar, tmp_p
     assert (
         f"said to be at {scheme}://127.0.0.1:{internal.server_port}, not at the tracking" in words
     )
+
+
+@pytest.mark.parametrize("source", ["runs:/r/model", "models:/other/1", "models:/m-1"])
+def test_no_address_is_followed_that_the_registry_would_name_later(
+    source: str, liar: Liar, tmp_path: Path
+):
+    liar.source = source
+    assert f"said to be at {source.partition('/')[0]}//, not at" in refused(tmp_path)
+    assert not any("runs/get" in path or "logged-models" in path for path in liar.asked)
 
 
 def test_a_digest_that_is_a_path_removes_nothing(liar: Liar, tmp_path: Path, tiny_models):
