@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from prefect import flow
@@ -47,22 +49,34 @@ def search(config: SearchConfig) -> Search:
         prepared, backbone = found.inputs(config.base)
         identity = sha256_parts(config.identity, prepared.digest, backbone.sha256 or "")
         study = open_study(config, root, identity)
-        with locked(root / ".lock"):
-            run = find_search(config)
-        with in_use([root]), closing_search(run):
+        with in_use([root]), _run_of(config, study, root) as run:
             Turns(config, study, found, run, root).run()
             result = _put_together(config, study, run, root)
     _publish(result)
     return result
 
 
+@contextmanager
+def _run_of(config: SearchConfig, study: Study, root: Path) -> Iterator[SearchRun]:
+    """Open the MLflow run that the study's processes share, and close it with the block."""
+    with ExitStack() as stack:
+        with locked(root / ".lock"):
+            run = find_search(config, study.run_id())
+            stack.enter_context(closing_search(run))
+            study.keep_run(run.run_id)
+        with_retries(run.describe, config)
+        yield run
+
+
 def _put_together(config: SearchConfig, study: Study, run: SearchRun, root: Path) -> Search:
-    result = look_at(config, study.optuna, root, run.run_id)
-    files = write_search(result, root)
-    best = result.best_trial
+    with locked(root / ".lock"):  # else the table of one process stands beside another's best
+        result = look_at(config, study.optuna, root, run.run_id)
+        files = write_search(result, root)
+        best = result.best_trial
+        if best is not None:
+            chosen = config.run_of(best.point)
+            write_atomic(root / BEST, dump_config(chosen).encode())
     if best is not None:
-        chosen = config.run_of(best.point)
-        write_atomic(root / BEST, dump_config(chosen).encode())
         assert best.value is not None
         figures = {
             f"best_{config.metric}": best.value,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,13 @@ def search(path: Path, overrides: Sequence[str], run_best: bool) -> Answer:
         with using(server):
             found = module.search(config)
     answer = _answer(found, found.folder / module.BEST)
-    return answer if answer.problem or not run_best else _with_run(answer)
+    if answer.problem or not run_best:
+        return answer
+    left = _left(found)
+    if left:
+        words = f"not yet, with {left} trials to come: the test images are opened once"
+        return replace(answer, facts=[*answer.facts, ("run", words)])
+    return _with_run(answer)
 
 
 def _check_installed() -> None:
@@ -68,9 +75,15 @@ def _answer(found: Search, best_yaml: Path) -> Answer:
 
 def _counts(found: Search) -> str:
     counts = {state: len(found.of_state(state)) for state in ("complete", "pruned", "failed")}
-    left = found.wanted - sum(counts.values())
+    left = _left(found)
     words = ", ".join(f"{n} {state}" for state, n in counts.items() if n or state == "complete")
-    return words if left <= 0 else f"{words}, {left} to come: start again"
+    return words if not left else f"{words}, {left} to come: start again"
+
+
+def _left(found: Search) -> int:
+    """Return how many trials are still to come."""
+    ended = sum(len(found.of_state(state)) for state in ("complete", "pruned", "failed"))
+    return max(0, found.wanted - ended)
 
 
 def _problem(found: Search) -> GraftError:

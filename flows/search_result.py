@@ -27,9 +27,8 @@ def look_at(config: SearchConfig, study: optuna.Study, root: Path, run_id: str) 
     with storage_errors("reading the study"):
         trials = study.get_trials(deepcopy=False)
         whole = [trial for trial in trials if trial.state.name == "COMPLETE"]
-        best = study.best_trial.number if whole else None
         importances = _importances(study, whole)
-    return Search(
+    found = Search(
         name=config.name,
         folder=root,
         run_id=run_id,
@@ -37,10 +36,13 @@ def look_at(config: SearchConfig, study: optuna.Study, root: Path, run_id: str) 
         sampler=config.sampler,
         pruner=config.pruner,
         wanted=config.trials,
+        searched=tuple(config.space),
         trials=tuple(_tried(config, trial) for trial in trials),
-        best=best,
+        best=None,
         importances=importances,
     )
+    ranked = found.ranked()  # of equal ones the database's best is any
+    return found.model_copy(update={"best": ranked[0].number}) if ranked else found
 
 
 def _tried(config: SearchConfig, trial: FrozenTrial) -> Tried:

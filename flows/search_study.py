@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PROCESS, BEAT, AGAIN = "graft.process", "graft.beat", "graft.again"
 CAME, KEY, LOST = "graft.came", "graft.key", "graft.lost"
+RUN = "graft.run"  # of the study: its run in MLflow
 BEAT_SECONDS = 20.0
 SILENCE = 120.0  # seconds; five beats may be missed
 TRIES = 3  # of a point whose process ends in the middle
@@ -38,6 +39,7 @@ class Claim(NamedTuple):
     number: int
     trial_id: int
     point: dict[str, Scalar]
+    again: int = 0  # processes that ended with it before
 
 
 class Study:
@@ -60,17 +62,35 @@ class Study:
         self._beats = 0
 
     def claim(self) -> Claim | None:
-        """Take the next trial; None where all are done, or run elsewhere."""
+        """Take the next trial; None where all are done, run elsewhere, or must run alone.
+
+        Beside a killed process others end too: what was lost runs alone, so that only the guilty
+        point reaches ``TRIES``.
+        """
         with storage_errors("taking a trial"), locked(self._lock):
+            if self._mine and self._has_suspects():
+                return None
             waiting, taken = self._counts()
             if not waiting and taken >= self._config.trials:
                 return None
             trial = self.optuna.ask(fixed_distributions=dict(self._space))
             trial.set_user_attr(PROCESS, process_tags()[PROCESS_TAG])
             trial_id = self._id_of(trial.number)
-        claim = Claim(trial.number, trial_id, as_written(self._config, trial.params))
+            again = int(trial.user_attrs.get(AGAIN, 0))
+        claim = Claim(trial.number, trial_id, as_written(self._config, trial.params), again)
         self._mine[trial.number] = claim
         return claim
+
+    def run_id(self) -> str | None:
+        """Return the MLflow run that all processes of the study share, if one has been kept."""
+        with storage_errors("looking for the study's run"):
+            kept: str | None = self.optuna.user_attrs.get(RUN)
+        return kept
+
+    def keep_run(self, run_id: str) -> None:
+        """Keep the MLflow run of the study, for whoever works on it next."""
+        with storage_errors("keeping the study's run"):
+            self.optuna.set_user_attr(RUN, run_id)
 
     def mine(self) -> list[Claim]:
         """Return the trials that this process has taken and not told."""
@@ -114,18 +134,16 @@ class Study:
     def note_key(self, claim: Claim, key: str) -> Came | None:
         """Note the digest of a trial's content; return what came of an earlier one, if any."""
         with storage_errors("looking for the same trial"):
-            twin = next(
-                (t for t in self._all() if t.user_attrs.get(KEY) == key and _stands(t)), None
-            )
+            twins = (t for t in self._all() if t.user_attrs.get(KEY) == key and _stands(t))
+            twin = next(twins, None)
             self._storage.set_trial_user_attr(claim.trial_id, KEY, key)
             if twin is None:
                 return None
             for step, value in twin.intermediate_values.items():
                 self._storage.set_trial_intermediate_value(claim.trial_id, step, value)
         came = Came.model_validate(twin.user_attrs[CAME])
-        return (
-            came if came.same_as is not None else came.model_copy(update={"same_as": twin.number})
-        )
+        first = twin.number if came.same_as is None else came.same_as
+        return came.model_copy(update={"same_as": first})
 
     def clear(self) -> list[int]:
         """Give up the trials of processes that are gone; return their numbers.
@@ -137,11 +155,18 @@ class Study:
         with storage_errors("looking for killed workers"):
             running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             lost = [t for t in running if t.number not in self._mine and self._is_lost(t)]
-            return [t.number for t in lost if self._give_up(t, 1)]
+            with locked(self._lock) if lost else nullcontext():
+                return [t.number for t in lost if self._give_up(t, 1)]
+
+    def comes_again(self, number: int) -> bool:
+        """Say whether the point of a trial that was given up is tried again."""
+        with storage_errors("looking at a lost trial"):
+            trial = self._storage.get_trial(self._id_of(number))
+        return bool(trial.user_attrs.get(LOST, False))
 
     def give_up(self, claim: Claim, counts: bool) -> None:
         """Give a trial of this process up; ``counts`` where its process was killed."""
-        with storage_errors("giving a trial up"):
+        with storage_errors("giving a trial up"), locked(self._lock):
             self._mine.pop(claim.number, None)
             self._give_up(self._storage.get_trial(claim.trial_id), int(counts))
 
@@ -161,10 +186,13 @@ class Study:
         while not stop.wait(BEAT_SECONDS):
             self._beats += 1
             for claim in self.mine():
-                with suppress(
-                    Exception
-                ):  # told since, or no answer: the next beat may come through
+                with suppress(Exception):  # told since, or no answer: the next may come through
                     self._storage.set_trial_user_attr(claim.trial_id, BEAT, self._beats)
+
+    def _has_suspects(self) -> bool:
+        """Say whether a trial that was lost before runs here or waits."""
+        again = (t.user_attrs.get(AGAIN, 0) for t in self._all() if t.state.name == "WAITING")
+        return any(again) or any(claim.again for claim in self._mine.values())
 
     def _counts(self) -> tuple[int, int]:
         """Return how many trials wait to be begun again, and how many are taken or done."""
@@ -196,6 +224,7 @@ class Study:
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
+        # killed between the steps, it leaves a point that is tried twice, never one that is lost
         ended = int(trial.user_attrs.get(AGAIN, 0)) + counts
         trial_id = self._id_of(trial.number)
         try:
@@ -203,11 +232,11 @@ class Study:
             if ended >= TRIES:
                 came = Came(state="failed", reason=f"Its process ended {ended} times.")
                 self._storage.set_trial_user_attr(trial_id, CAME, came.model_dump(mode="json"))
+            else:
+                self.optuna.enqueue_trial(trial.params, user_attrs={AGAIN: ended})
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:  # another process was first
             return False
-        if ended < TRIES:
-            self.optuna.enqueue_trial(trial.params, user_attrs={AGAIN: ended})
         return True
 
 

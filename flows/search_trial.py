@@ -32,6 +32,7 @@ class Trial(Value):
     title: str
     number: int
     trial_id: int
+    is_base: bool  # the point is the base's own, whichever number it has
     config: RunConfig
     prepared: PreparedDataset
     backbone: Backbone
@@ -80,8 +81,8 @@ class Pruned(Exception):  # noqa: N818 - no error
 def carry_out(given: Trial) -> Came:
     """Train one trial on the training images and judge it on validation; no test image is opened.
 
-    What goes wrong is a result; ``fatal`` where the base itself fails, which is the first trial, or
-    the machine. Raises ``TrackingError`` alone, for MLflow and the study's storage.
+    What goes wrong is a result; ``fatal`` where the base itself fails, or the machine.
+    Raises ``TrackingError`` alone, for MLflow and the study's storage.
     """
     try:
         with quiet(), open_run(given.config, trial_tags(given.parent_run, given.number)) as tracker:
@@ -96,7 +97,7 @@ def carry_out(given: Trial) -> Came:
             state="failed",
             reason=failure.message,
             exit_code=failure.exit_code,
-            fatal=given.number == 0 or _is_of_the_machine(error),
+            fatal=given.is_base or _is_of_the_machine(error),
         )
 
 

@@ -97,7 +97,9 @@ class Turns:
 
     def _close(self, numbers: list[int], why: str) -> None:
         for number in numbers:
-            log.warning("trial %d is lost (%s); its point is tried again", number, why)
+            again = self._study.comes_again(number)
+            then = "its point is tried again" if again else "its point is given up"
+            log.warning("trial %d is lost (%s); %s", number, why, then)
             shutil.rmtree(self._root / "trials" / f"{number:05}", ignore_errors=True)
         with_retries(self._run.close_trials, numbers, why)
 
@@ -117,6 +119,8 @@ class Turns:
         except (TrackingError, ResourceError):
             raise
         except (GraftError, ValueError) as error:
+            if isinstance(error, GraftError) and claim.point == self._config.first():
+                raise  # the base fails: no other trial would do better
             return _failed(error)
         before = self._study.note_key(claim, key)
         if before is None:
@@ -136,6 +140,7 @@ class Turns:
             title=f"trial {claim.number}",
             number=claim.number,
             trial_id=claim.trial_id,
+            is_base=claim.point == self._config.first(),
             config=fitted(named, self._config.runner, self._config.parallel),
             prepared=prepared,
             backbone=backbone,

@@ -44,6 +44,7 @@ class Search(Value):
     sampler: str
     pruner: str
     wanted: int  # trials
+    searched: tuple[str, ...]  # dotted keys of a run
     trials: tuple[Tried, ...]
     best: int | None  # the number of the best whole trial
     importances: tuple[Importance, ...]  # the most important first; none with few trials

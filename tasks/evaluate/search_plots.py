@@ -18,7 +18,7 @@ WORDS = {"val_accuracy": "validation accuracy, %", "val_loss": "validation loss,
 
 def plot_search(search: Search, stem: Path) -> None:
     """Write ``stem``.png and .svg; a search has at least one whole trial."""
-    keys = list(search.trials[0].point)
+    keys = list(search.searched)
     panels = 2 + len(keys)
     rows = -(-panels // COLUMNS)
     figure = new_figure(4.2 * COLUMNS, 3.0 * rows)

@@ -64,12 +64,11 @@ def search_markdown(search: Search) -> str:
 
 def best_table(search: Search, shown: int = SHOWN) -> list[tuple[str, ...]]:
     """Return the head and a line of words for each of the best trials."""
-    keys = list(search.trials[0].point) if search.trials else []
-    head = ("trial", "val accuracy", "val loss", "seconds", *keys)
-    return [head, *(_words(trial, keys) for trial in search.ranked()[:shown])]
+    head = ("trial", "val accuracy", "val loss", "seconds", *search.searched)
+    return [head, *(_words(trial, search.searched) for trial in search.ranked()[:shown])]
 
 
-def _words(trial: Tried, keys: list[str]) -> tuple[str, ...]:
+def _words(trial: Tried, keys: tuple[str, ...]) -> tuple[str, ...]:
     assert trial.val_accuracy is not None
     assert trial.val_loss is not None
     return (
@@ -102,7 +101,9 @@ def _verdict(search: Search) -> str:
 
 
 def _caution(search: Search) -> list[str]:
-    judged = len(search.of_state("complete")) + len(search.of_state("pruned"))
+    judged = sum(
+        trial.state in ("complete", "pruned") and trial.same_as is None for trial in search.trials
+    )  # a twin is no further chance of being lucky
     return [
         f"That figure is the best of {judged} on the same validation images, so it is too good: "
         "some of it is luck in those images. No test image was opened by any trial. `best.yaml` is "

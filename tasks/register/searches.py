@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Param
+from mlflow.entities import LifecycleStage, Param
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
@@ -19,6 +20,7 @@ from tasks.register.client import connect, tracking_errors
 from tasks.register.facts import finite_metrics, run_tags
 from tasks.register.nested import runs_with
 from tasks.register.processes import process_tags
+from tasks.register.registry import NOTHING_THERE
 from tasks.register.tracking import closing, find_experiment
 from tasks.retry import with_retries
 from tasks.searchconfig import SearchConfig
@@ -40,6 +42,10 @@ class SearchRun:
         self._client = client
         self._experiment = experiment
 
+    def describe(self, config: SearchConfig) -> None:
+        """Log what is searched and how, with the config, without secrets."""
+        _write_facts(self._client, self.run_id, config)
+
     def close_trials(self, numbers: Sequence[int], why: str) -> None:
         """End the runs of trials whose process was killed: nobody else will."""
         wanted = {str(number) for number in numbers}
@@ -59,15 +65,13 @@ class SearchRun:
                 self._client.log_artifact(self.run_id, str(file))
 
 
-def find_search(config: SearchConfig) -> SearchRun:
-    """Return the run of a search, the same one again when it is gone on with, or a new one.
+def find_search(config: SearchConfig, known: str | None) -> SearchRun:
+    """Return the run ``known`` of a search that is gone on with, or a new one without one.
 
-    Two processes at once could make two: callers take turns. Raises ``TrackingError``.
+    The run is open then: enter ``closing_search`` at once. One that MLflow has no more gets a
+    successor. Two processes at once could make two: callers take turns. Raises ``TrackingError``.
     """
-    client = connect()
-    run = with_retries(_find, client, config)
-    with_retries(_write_facts, client, run.run_id, config)
-    return run
+    return with_retries(_find, connect(), config, known)
 
 
 @contextmanager
@@ -77,19 +81,27 @@ def closing_search(run: SearchRun) -> Iterator[None]:
         yield
 
 
-def _find(client: MlflowClient, config: SearchConfig) -> SearchRun:
+def _find(client: MlflowClient, config: SearchConfig, known: str | None) -> SearchRun:
     with tracking_errors("opening the search's run"):
         experiment = find_experiment(client, config.base.tracking.experiment)
-        before = runs_with(client, experiment, SEARCH, config.identity)
-        if before:
-            run_id = str(before[0].info.run_id)
-            client.update_run(run_id, status="RUNNING")
+        if known is not None and _is_there(client, known):
+            run_id = known
             for key, value in process_tags().items():  # else it would look like a dead one's
                 client.set_tag(run_id, key, value)
+            client.update_run(run_id, status="RUNNING")
         else:
             tags = run_tags() | {SEARCH: config.identity}
             run_id = str(client.create_run(experiment, tags=tags, run_name=config.name).info.run_id)
     return SearchRun(client, experiment, run_id)
+
+
+def _is_there(client: MlflowClient, run_id: str) -> bool:
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
+    except MlflowException as error:
+        if error.error_code not in NOTHING_THERE:
+            raise
+        return False
 
 
 def _write_facts(client: MlflowClient, run_id: str, config: SearchConfig) -> None:

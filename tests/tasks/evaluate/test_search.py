@@ -50,6 +50,7 @@ def search(tmp_path: Path) -> Search:
         sampler="tpe",
         pruner="median",
         wanted=6,
+        searched=("training.learning_rate", "model.weights"),
         trials=trials,
         best=5,
         importances=(Importance(key="training.learning_rate", fanova=0.75, ped_anova=0.5),),
@@ -73,7 +74,7 @@ def test_the_best_are_first_and_the_course_only_gets_better(search: Search):
 def test_the_report_says_how_far_to_believe_it_and_escapes_words(search: Search):
     text = search_markdown(search)
     assert "Trial 5 is the best: val_loss 0.2500, where the config that was begun with" in text
-    assert "the best of 5 on the same validation images" in text
+    assert "the best of 4 on the same validation images" in text
     assert "4 trained whole, 1 pruned, 1 failed, 1 lost with a killed process" in text
     assert "1 of them a point that was tried before" in text
     assert "9 s of training" in text

@@ -29,11 +29,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_config) -> Sear
 
 def test_a_search_has_one_run_and_closes_those_of_lost_trials(config: SearchConfig):
     client = connect()
-    first = find_search(config)
+    first = find_search(config, None)
     with closing_search(first):
-        again = find_search(config.model_copy(update={"trials": 99}))
+        first.describe(config)
+        again = find_search(config.model_copy(update={"trials": 99}), first.run_id)
         assert again.run_id == first.run_id
-        assert find_search(config.model_copy(update={"seed": 1})).run_id != first.run_id
+        # a search of the same values is another one where its study, folder or storage is
+        assert find_search(config, None).run_id != first.run_id
         with (
             open_run(config.base, trial_tags(first.run_id, 3)) as lost,
             open_run(config.base, trial_tags(first.run_id, 33)) as other,
@@ -50,5 +52,8 @@ def test_a_search_has_one_run_and_closes_those_of_lost_trials(config: SearchConf
     for name in ("best.yaml", "search.yaml"):
         path = client.download_artifacts(first.run_id, name)
         assert "hunter" not in Path(path).read_text()
-    assert find_search(config).run_id == first.run_id
+    assert find_search(config, first.run_id).run_id == first.run_id
     assert client.get_run(first.run_id).info.status == "RUNNING"
+    client.delete_run(first.run_id)
+    assert find_search(config, first.run_id).run_id not in (first.run_id, again.run_id)
+    assert find_search(config, "0" * 32).run_id != first.run_id
