@@ -96,13 +96,17 @@ def _database(url: str) -> BaseStorage:
 
 @contextmanager
 def storage_errors(doing: str, secrets: Sequence[str] = ()) -> Iterator[None]:
-    """Turn what a database raises into ``TrackingError``, without ``secrets``."""
+    """Turn what a database or a journal's disk raises into ``TrackingError``, without ``secrets``.
+
+    A disk that is full or takes no file is a ``ResourceError``, as everywhere.
+    """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
+        with disk_errors(f"the study, {doing}"):
+            yield
+    except (SQLAlchemyError, StorageInternalError, OSError) as error:
         raise TrackingError(
             f"The study's storage failed while {doing}: {_words(error, secrets)}\n"
             "Mend it and start again: finished trials are kept."
@@ -133,12 +137,13 @@ def locked(path: Path) -> Iterator[None]:
 
     Where a folder knows no locks two may count at once, and begin a trial more than is wanted.
     """
-    with disk_errors(str(path)), ExitStack() as stack:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(path.open("w"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+    with ExitStack() as stack:
+        with disk_errors(str(path)):  # of the lock alone: what the block raises is its own
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
         yield
