@@ -322,13 +322,51 @@ def test_what_would_stop_every_trial_stops_the_search(
 ):
     space = {"training.momentum": {"low": 0.5, "high": 0.95}}
     name = f"stopped-{code}"
-    result = graft("search", write(name, space=space), *change.split())
-    assert (result.code, words in result.message) == (code, True), result.message
-    assert len(result.message.splitlines()) <= 2
+    config = write(name, space=space)
+    for _ in range(2):  # the second start has the base's point under another number
+        result = graft("search", config, *change.split())
+        assert (result.code, words in result.message) == (code, True), result.message
+        assert len(result.message.splitlines()) <= 2
     journal = workspace / "mlruns" / "runs" / name / "study.journal"
     if journal.exists():  # nothing counts, so that it goes on once that is mended
         states = [t.state.name for t in plain_study(journal.parent, name).get_trials()]
-        assert states == ["FAIL", "WAITING"]
+        assert states == ["FAIL", "FAIL", "WAITING"]
+
+
+@pytest.mark.usefixtures("searched")
+def test_a_base_that_failed_is_corrected_and_no_other_searchs_run_is_touched(graft, write):
+    space = {"training.momentum": {"low": 0.5, "high": 0.95}}
+    config = write("mended", space=space)
+    wrong = "base.strategy.kind=gradual_unfreeze base.training.epochs=1"
+    assert graft("search", config, *wrong.split(), "trials=1").code == 2
+    result = graft("search", config, "trials=2", "timeout=1e-9", "--run", "--json")
+    assert "none was begun in time" in result.message
+    result = graft("search", config, "trials=1", "--json")
+    assert result.code == 0, result.err
+    first = json.loads(result.out)
+    assert [trial["state"] for trial in first["trials"]] == ["complete"]
+    late = graft("search", config, "trials=2", "timeout=1e-9", "--run", "--json")
+    assert late.code == 0, late.err
+    data = json.loads(late.out)
+    assert "run" not in data  # its test images are opened once, when the search is whole
+    assert data["run_id"] == first["run_id"]
+    other = graft("search", write("same-values", space=space), "trials=1", "--json")
+    assert json.loads(other.out)["run_id"] != first["run_id"]
+
+
+@pytest.mark.usefixtures("searched")
+def test_a_run_that_cannot_be_written_to_is_closed(workspace: Path, graft, write):
+    from tasks.register.client import connect
+
+    config = write("unwritten")
+    assert graft("search", config, "trials=1").code == 0
+    client = connect()
+    run = client.create_run(client.get_experiment_by_name("graft").experiment_id)
+    client.log_param(run.info.run_id, "seed", "99")  # MLflow refuses another value
+    study = plain_study(workspace / "mlruns" / "runs" / "unwritten", "unwritten")
+    study.set_user_attr("graft.run", run.info.run_id)
+    assert graft("search", config, "trials=1").code == 7
+    assert client.get_run(run.info.run_id).info.status == "FAILED"
 
 
 def draws(seed: int, choices: list[float], n: int) -> list[float]:

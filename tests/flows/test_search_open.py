@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.search_open import open_study
+from flows.search_result import look_at
 from flows.search_storage import locked, storage_errors
 from flows.search_study import PROCESS, TRIES, Study
 from flows.search_trial import Came
@@ -138,3 +139,13 @@ def test_a_journal_whose_disk_fails_is_told_in_two_lines(
         raise OSError(number, "the disk's own words")
     assert "taking a trial" in str(raised.value)
     assert len(str(raised.value).splitlines()) == 2
+
+
+def test_of_equal_trials_the_best_is_the_first_of_the_table(config: SearchConfig, tmp_path: Path):
+    study = open_study(config, tmp_path, "same")
+    claims = [claim for _ in range(3) if (claim := study.claim())]
+    for claim in reversed(claims):
+        assert study.tell(claim, WHOLE)
+    found = look_at(config, study.optuna, tmp_path, "run")
+    assert found.best == found.ranked()[0].number == 0
+    assert found.searched == tuple(SPACE)
