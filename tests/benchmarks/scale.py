@@ -101,13 +101,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="POINT", help="measure these, anew")
     parser.add_argument("--budget", type=float, default=float("inf"), help="minutes")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--folder", type=Path, default=REPOSITORY / "mlruns" / "scale")
+    parser.add_argument("--folder", type=Path, help="mlruns/scale, or scale-quick if --quick")
     parser.add_argument("--output", type=Path, help="the rows; rows.json in the folder")
     parser.add_argument("--quick", action="store_true", help="a few images, to try it all")
     parser.add_argument("--list", action="store_true", help="name the points and stop")
     parser.add_argument("--render", action="store_true", help="write the page, measure nothing")
     parser.add_argument("--page", type=Path, default=PAGE, help="where --render writes")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.folder is None:  # the few images of --quick must not be found by the real points
+        given.folder = REPOSITORY / "mlruns" / ("scale-quick" if given.quick else "scale")
+    return given
 
 
 def write_page(rows: Path, page: Path) -> None:

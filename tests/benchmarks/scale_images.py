@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 SIDE, COARSE = 32, 8  # px
-QUALITY = 75  # of the JPEGs, which are some 1,100 bytes
+QUALITY = 75  # of the JPEGs, which are some 900 bytes
 AT_ONCE = 1_000  # images, drawn with one random stream; others than these are never the same
 
 Pictures = npt.NDArray[np.uint8]

@@ -202,7 +202,7 @@ def _slopes(rows: list[Row], unit: str, stages: Sequence[str]) -> list[str]:
             f"- {what}: {line.intercept / MIB:,.0f} MiB and {_slope(line, 1)} bytes {_a(unit)}: "
             f"{whole:+,.0f} MiB from {sizes[0]:,} to {sizes[-1]:,}"
         )
-    for stage in (*stages, "register"):
+    for stage in dict.fromkeys((*stages, "register")):
         peaks = [_own(row, stage) for row in rows]
         if None in peaks:  # too short to be sampled
             continue
