@@ -64,7 +64,8 @@ def index_shards(config: DataConfig) -> Indexed:
 
     A damaged tar, an image without a label and, by ``data.checks``, the same file or group in two
     splits or a file of two labels raise ``DataError``; then nothing is written. Memory holds a
-    shard's facts and 12 bytes an image, 21 while copies are looked for. Pixels are not decoded: of each image its header is read.
+    shard's facts and 12 bytes an image, 21 while copies are looked for. Pixels are not decoded: of
+    each image its header is read.
     Raises ``ConfigError`` for another kind of data, and as ``read_samples``.
     """
     if config.kind != "shards" or config.path is None:
