@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 from prefect.artifacts import (
     create_link_artifact,
@@ -38,6 +39,22 @@ def publish(report: EvaluationReport, decision: PromotionDecision, tracker: RunT
         create_table_artifact(rows, key="classes", description=about)
     except Exception as error:  # whatever it is, the decision stands
         log.warning("the report is not in the Prefect UI: %s", error)
+
+
+def publish_study(
+    what: str, name: str, text: Callable[[], str], key: str, table: Sequence[Sequence[str]]
+) -> None:
+    """Put a study's report, and its table under ``key``, into the Prefect UI, as far as that is.
+
+    ``what`` is the kind of study, and the report's key; the table's first row is its head.
+    """
+    head, *rows = table
+    cells = markdown_cells(dict(zip(head, row, strict=True)) for row in rows)
+    try:
+        create_markdown_artifact(text(), key=what, description=name)
+        create_table_artifact(cells, key=key, description=name)
+    except Exception as error:  # whatever it is, the study is done and its figures stand
+        log.warning("the %s is not in the Prefect UI: %s", what, error)
 
 
 def page_link(report: EvaluationReport, tracker: RunTracker) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows.artifacts import publish_study
 from flows.console import ready_logs
 from flows.inputs import images_held
 from flows.schedule import Schedule
@@ -25,11 +25,8 @@ from tasks.evaluate.comparison import (
     supported,
 )
 from tasks.evaluate.comparison_report import comparison_markdown, table, write_comparison
-from tasks.evaluate.tables import markdown_cells
 from tasks.register.nested import open_comparison
 from tasks.retry import with_retries
-
-log = logging.getLogger(__name__)
 
 IDENTITY = 12  # hex digits of a comparison's digest in its folder's name
 
@@ -52,7 +49,13 @@ def compare(config: CompareConfig) -> Comparison:
         write_comparison(comparison, folder)
         files = sorted(path for path in folder.iterdir() if path.is_file())
         with_retries(run.report, comparison, files)
-    _publish(comparison)
+    publish_study(
+        "comparison",
+        comparison.name,
+        partial(comparison_markdown, comparison),
+        "strategies",
+        table(comparison.rows),
+    )
     return comparison
 
 
@@ -88,15 +91,3 @@ def _put_together(
         overall=overall,
         supported=supported(overall),
     )
-
-
-def _publish(comparison: Comparison) -> None:
-    """Put the report and the table into the Prefect UI, as far as that is there."""
-    head, *rows = table(comparison.rows)
-    cells = markdown_cells(dict(zip(head, row, strict=True)) for row in rows)
-    try:
-        text = comparison_markdown(comparison)
-        create_markdown_artifact(text, key="comparison", description=comparison.name)
-        create_table_artifact(cells, key="strategies", description=comparison.name)
-    except Exception as error:  # whatever it is, the comparison is done and its figures stand
-        log.warning("the comparison is not in the Prefect UI: %s", error)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.artifacts import publish_study
 from flows.candidates import Candidate, Trial, fine_tune, score
 from flows.console import ready_logs
 from flows.engines import Engine, each_done, fitted, open_engine
@@ -21,7 +21,6 @@ from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.evaluate.ranking import RankedBackbone, Ranking, agreements, in_order
 from tasks.evaluate.ranking_report import ranking_markdown, ranking_table, write_ranking
-from tasks.evaluate.tables import markdown_cells
 from tasks.finetune.phases import plan_phases
 from tasks.pretrained.load import input_spec
 from tasks.pretrained.task import load_backbone
@@ -31,8 +30,6 @@ from tasks.register.warm_start import fetch_named, fetch_teacher
 from tasks.retry import with_retries
 from tasks.use import in_use
 from tasks.values import InputSpec, RegisteredModel
-
-log = logging.getLogger(__name__)
 
 
 @task(
@@ -65,7 +62,13 @@ def rank(config: RankConfig) -> Ranking:
     ready_logs()
     with images_held():
         ranking = _ranked(config)
-    _publish(ranking)
+    publish_study(
+        "ranking",
+        ranking.name,
+        partial(ranking_markdown, ranking),
+        "backbones",
+        ranking_table(ranking),
+    )
     return ranking
 
 
@@ -163,14 +166,3 @@ def _public(config: RankConfig) -> RankConfig:
     return config.model_copy(
         update={"base": public_config(config.base), "candidates": tuple(models)}
     )
-
-
-def _publish(ranking: Ranking) -> None:
-    """Put the report and the table into the Prefect UI, as far as that is there."""
-    head, *rows = ranking_table(ranking)
-    cells = markdown_cells(dict(zip(head, row, strict=True)) for row in rows)
-    try:
-        create_markdown_artifact(ranking_markdown(ranking), key="ranking", description=ranking.name)
-        create_table_artifact(cells, key="backbones", description=ranking.name)
-    except Exception as error:  # whatever it is, the ranking is done
-        log.warning("the ranking is not in the Prefect UI: %s", error)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from flows.artifacts import publish_study
 from flows.console import ready_logs
 from flows.found import Found
 from flows.inputs import images_held
@@ -22,13 +22,10 @@ from tasks.artifacts import cache_folder, sha256_parts, user_folder, write_atomi
 from tasks.configfile import dump_config
 from tasks.evaluate.search import Search
 from tasks.evaluate.search_report import best_table, search_markdown, write_search
-from tasks.evaluate.tables import markdown_cells
 from tasks.register.searches import SearchRun, closing_search, find_search
 from tasks.retry import with_retries
 from tasks.searchconfig import SearchConfig
 from tasks.use import in_use
-
-log = logging.getLogger(__name__)
 
 BEST = "best.yaml"
 
@@ -52,7 +49,9 @@ def search(config: SearchConfig) -> Search:
         with in_use([root]), _run_of(config, study, root) as run:
             Turns(config, study, found, run, root).run()
             result = _put_together(config, study, run, root)
-    _publish(result)
+    publish_study(
+        "search", result.name, partial(search_markdown, result), "trials", best_table(result)
+    )
     return result
 
 
@@ -85,15 +84,3 @@ def _put_together(config: SearchConfig, study: Study, run: SearchRun, root: Path
         }
         with_retries(run.report, figures, chosen, files)
     return result
-
-
-def _publish(result: Search) -> None:
-    """Put the report and the table into the Prefect UI, as far as that is there."""
-    head, *rows = best_table(result)
-    cells = markdown_cells(dict(zip(head, row, strict=True)) for row in rows)
-    try:
-        text = search_markdown(result)
-        create_markdown_artifact(text, key="search", description=result.name)
-        create_table_artifact(cells, key="trials", description=result.name)
-    except Exception as error:  # whatever it is, the search is done and its figures stand
-        log.warning("the search is not in the Prefect UI: %s", error)

@@ -63,7 +63,7 @@ def _answer(found: Search, best_yaml: Path) -> Answer:
     best = found.best_trial
     if best is None:
         return Answer(data, facts, None, _problem(found))
-    words = f"{best.value:.2%}" if found.metric == "val_accuracy" else f"{best.value:.4f}"
+    words = found.words(best.value)
     facts = [
         ("best", f"trial {best.number}, {found.metric} {words} (the best of many: too good)"),
         *facts,

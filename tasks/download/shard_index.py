@@ -144,7 +144,7 @@ def _renumbered(looked: _Looked, classes: tuple[str, ...]) -> _Looked:
     number = {name: position for position, name in enumerate(classes)}
     places = np.array([number[name] for name in looked.names], np.uint32)
     numbers = looked.numbers._replace(labels=places[looked.numbers.labels])
-    return looked._replace(names=list(classes), numbers=numbers)
+    return looked._replace(names=[], numbers=numbers)  # none is asked for again
 
 
 def _write(

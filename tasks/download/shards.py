@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -178,6 +179,15 @@ def _read_index(folder: Folder) -> bytes:
             f"{folder.where(INDEX_FILE)} is not there.\nCheck data.path; where it names tars of "
             "your own, graft shards CONFIG --index makes it."
         ) from fault
+
+
+def read_index_file(path: Path) -> ShardIndex:
+    """Return the index of a copy that lies on this machine; raises ``DataError``."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.\nRun again.") from error
+    return parse_index(content, str(path))
 
 
 def parse_index(content: bytes, where: str) -> ShardIndex:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from tasks.searchconfig import Scalar
 from tasks.values import Value
-
-Scalar = bool | int | float | str | None
 
 
 class Tried(Value):
@@ -53,6 +52,10 @@ class Search(Value):
     def best_trial(self) -> Tried | None:
         """Return the best whole trial, if there is one."""
         return next((trial for trial in self.trials if trial.number == self.best), None)
+
+    def words(self, value: float | None) -> str:
+        """Return a value of the metric for people."""
+        return f"{value:.2%}" if self.metric == "val_accuracy" else f"{value:.4f}"
 
     def ranked(self) -> tuple[Tried, ...]:
         """Return the whole trials, the best first; of equal ones the earlier."""

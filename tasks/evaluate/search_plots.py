@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.evaluate.plots import new_figure, plain, save_figure
-from tasks.evaluate.search import Scalar, Search
+from tasks.evaluate.search import Search
+from tasks.searchconfig import Scalar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

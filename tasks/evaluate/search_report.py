@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from tasks.artifacts import write_atomic
-from tasks.evaluate.search import Scalar, Search, Tried
+from tasks.evaluate.search import Search, Tried
 from tasks.evaluate.search_plots import plot_search
 from tasks.evaluate.tables import csv_for_people, escape_markdown, markdown_table
+from tasks.searchconfig import Scalar
 
 SHOWN = 10  # of the best trials
 
@@ -91,11 +92,11 @@ def _verdict(search: Search) -> str:
     best = search.best_trial
     if best is None:
         return "**No trial was trained whole yet.**"
-    value = f"{best.value:.2%}" if search.metric == "val_accuracy" else f"{best.value:.4f}"
+    value = search.words(best.value)
     base = search.trials[0]
     beside = ""
     if base.number == 0 and base.state == "complete" and best.number:
-        first = f"{base.value:.2%}" if search.metric == "val_accuracy" else f"{base.value:.4f}"
+        first = search.words(base.value)
         beside = f", where the config that was begun with (trial 0) has {first}"
     return f"**Trial {best.number} is the best: {search.metric} {value}{beside}.**"
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from tasks.config import DataConfig
-from tasks.download.shards import parse_index, read_samples
+from tasks.download.shards import read_index_file, read_samples
 from tasks.errors import ConfigError, DataError
 from tasks.preprocess.batches import Batch, images_an_epoch, moved, one_ahead
 from tasks.preprocess.layouts import Layout, row_of
@@ -146,11 +146,7 @@ class StreamedImages:
 
 def read_index_of(split: StreamedSplit) -> ShardIndex:
     """Return what is in a split's folder of shards; raises ``DataError``."""
-    try:
-        content = split.shards.read_bytes()
-    except OSError as error:
-        raise DataError(f"{split.shards} cannot be read: {error.strerror}.\nRun again.") from error
-    return parse_index(content, str(split.shards))
+    return read_index_file(split.shards)
 
 
 def training_shards(index: ShardIndex) -> list[Shard]:

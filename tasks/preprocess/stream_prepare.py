@@ -7,8 +7,7 @@ from pathlib import Path
 from tasks.artifacts import sha256_parts, write_atomic
 from tasks.config import DataConfig
 from tasks.download.shard_address import open_folder
-from tasks.download.shards import parse_index, shared_with_training
-from tasks.errors import DataError
+from tasks.download.shards import read_index_file, shared_with_training
 from tasks.index import read_index
 from tasks.preprocess.checks import Selection
 from tasks.preprocess.findings import refuse, said
@@ -65,10 +64,7 @@ def read_raw_index(raw: RawDataset) -> ShardIndex:
     """Return what is in the shards of ``raw``; raises ``DataError``."""
     if raw.shards is None:
         raise AssertionError("a data set of shards has their index")
-    try:
-        return parse_index(raw.shards.read_bytes(), str(raw.shards))
-    except OSError as error:
-        raise DataError(f"{raw.shards} cannot be read: {error.strerror}.\nRun again.") from error
+    return read_index_file(raw.shards)
 
 
 def choose_evaluated(config: DataConfig, raw: RawDataset, index: ShardIndex) -> Selection:
