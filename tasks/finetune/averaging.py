@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,15 @@ class Ema:
         average(self._floats, floats, None)
         if counters:
             torch._foreach_copy_(self._counters, counters)
+
+    def as_tree(self) -> dict[str, Any]:
+        """Return all of it, for a checkpoint."""
+        return {"network": self.network.state_dict(), "updates": self._updates}
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        """Be as the one that ``as_tree`` was asked of."""
+        self.network.load_state_dict(tree["network"])
+        self._updates = tree["updates"]
 
 
 def _tensors(network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

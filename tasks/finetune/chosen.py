@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 
 from tasks.finetune.progress import EpochRecord
 
 State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The weights to save, and what validation says of them."""
+
+    state: State
+    epoch: int  # of the training's best; from 1
+    val_accuracy: float
+    val_loss: float
+    trainable: int  # scalars that moved
+    parameters: int  # scalars in all
 
 
 class Chosen:
@@ -32,6 +45,16 @@ class Chosen:
         if better or self._how == "last":
             self.record = record
             self.state = take()
+
+    def as_tree(self) -> dict[str, Any]:
+        """Return all of it, for a checkpoint."""
+        record = None if self.record is None else asdict(self.record)
+        return {"best": self._best, "state": self.state, "record": record, "since": self.since}
+
+    def restore(self, tree: dict[str, Any]) -> None:
+        """Be as the one that ``as_tree`` was asked of."""
+        self._best, self.state, self.since = tree["best"], tree["state"], tree["since"]
+        self.record = None if tree["record"] is None else EpochRecord(**tree["record"])
 
 
 def copied(state: State) -> State:

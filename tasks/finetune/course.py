@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -11,11 +12,14 @@ import torch
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
+from tasks.finetune.chosen import Outcome
 from tasks.finetune.device import pick_device, pick_precision, scoring_batch, use_threads
 from tasks.finetune.distill import Teacher, load_teacher
 from tasks.finetune.inputs import refuse_unstreamed
+from tasks.finetune.keeper import Keeper
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.ranks import local_device, rank
+from tasks.finetune.tree_file import Tree
 from tasks.values import Backbone, PreparedDataset, RegisteredModel
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,17 @@ class Course:
     teacher: Teacher | None
     records: list[EpochRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was decided on the way
+    members: list[Outcome] = field(default_factory=list)  # a soup's trainings that are done
+    keeper: Keeper | None = None  # of checkpoints; None: none are written
+    point: Tree | None = None  # how far an earlier process came, until its training goes on
+    teacher_sha256: str | None = None
+    seconds_before: float = 0.0  # that earlier processes trained
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """How long the job has been trained, in this process and those before it."""
+        return self.seconds_before + time.perf_counter() - self.began
 
     @property
     def epochs(self) -> int:
@@ -83,7 +98,9 @@ def open_course(
     if teacher is not None:
         labels = prepared.multi_label
         known = load_teacher(teacher, prepared.classes, device, precision, labels)
-    return Course(config, prepared, backbone, folder, watcher, device, precision, known)
+    course = Course(config, prepared, backbone, folder, watcher, device, precision, known)
+    course.teacher_sha256 = None if teacher is None else teacher.sha256
+    return course
 
 
 class Pace:

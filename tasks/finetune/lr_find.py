@@ -20,7 +20,8 @@ from tasks.finetune.loop import Trainer
 from tasks.finetune.lr_range import LrRange, steep, sweep, valley
 from tasks.finetune.phases import plan_phases
 from tasks.finetune.progress import Nobody
-from tasks.finetune.training import build_motion, build_trainer, start_training
+from tasks.finetune.start import start_training
+from tasks.finetune.training import build_motion, build_trainer
 from tasks.preprocess.batches import Batch
 from tasks.values import Backbone, PreparedDataset, RegisteredModel, Value
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,10 +10,11 @@ from torch import Tensor
 
 from tasks.evaluate.score import Scores
 from tasks.finetune.averaging import greedy_soup, recalibrate, wise_ft
-from tasks.finetune.chosen import State
+from tasks.finetune.chosen import Outcome, State
 from tasks.finetune.course import Course
 from tasks.finetune.feed import training_images, validate_images
-from tasks.finetune.training import Training, train_once
+from tasks.finetune.start import Training
+from tasks.finetune.training import train_once
 from tasks.preprocess.batches import shuffled
 from tasks.preprocess.stream import StreamedImages
 from tasks.preprocess.views import eval_view
@@ -24,18 +24,6 @@ from tasks.preprocess.views import eval_view
 _SOUP_RATES = (1.0, 0.5, 2.0, 0.7, 1.4)
 _SOUP_SEEDS = 1_000_003  # between the seeds of one soup's trainings
 _RECALIBRATING = 2_000  # images are plenty for the mean and variance of a channel
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The weights to save, and what validation says of them."""
-
-    state: State
-    epoch: int  # of the training's best; from 1
-    val_accuracy: float
-    val_loss: float
-    trainable: int  # scalars that moved
-    parameters: int  # scalars in all
 
 
 def train(course: Course) -> Outcome:
@@ -74,8 +62,8 @@ def _wise(course: Course, training: Training) -> Outcome:
 
 def _soup(course: Course) -> Outcome:
     n = course.config.strategy.soup or 1
-    kept = []
-    for number in range(n):  # of each only its weights stay in memory
+    kept = course.members
+    for number in range(len(kept), n):  # of each only its weights stay in memory
         training = _ingredient(course, number)
         kept.append(_kept(training))
     network, still = training.network, training.frozen.modules()

@@ -23,6 +23,7 @@ def finetune_model(
     folder: Path,
     watcher: Watcher,
     teacher: RegisteredModel | None = None,
+    checkpoints: Path | None = None,
 ) -> FineTunedModel:
     """Train, and keep what validation chooses; never repeated from a cache."""
-    return finetune(config, prepared, backbone, folder, watcher, teacher)
+    return finetune(config, prepared, backbone, folder, watcher, teacher, checkpoints)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 from tasks.artifacts import sha256_bytes, write_atomic
 from tasks.config import RunConfig
+from tasks.finetune.checkpoint import belongs, resume_course
+from tasks.finetune.chosen import Outcome
 from tasks.finetune.course import Course, open_course
 from tasks.finetune.device import describe, memory_errors
 from tasks.finetune.distributed import train_together
 from tasks.finetune.gpu_lock import gpus_held
+from tasks.finetune.keeper import Keeper
 from tasks.finetune.meeting import named_place
-from tasks.finetune.mixing import Outcome, train
+from tasks.finetune.mixing import train
 from tasks.finetune.progress import Watcher
 from tasks.finetune.ranks import rank, world
 from tasks.values import Backbone, FineTunedModel, PreparedDataset, RegisteredModel
@@ -28,11 +30,14 @@ def finetune(
     folder: Path,
     watcher: Watcher,
     teacher: RegisteredModel | None = None,
+    checkpoints: Path | None = None,
 ) -> FineTunedModel:
     """Train as ``config.strategy`` and ``config.training`` say; write the weights into ``folder``.
 
-    Writes ``history.jsonl`` (a line an epoch, as it goes) and ``model.safetensors``. The test
-    split is not opened. A GPU fine-tunes one model at a time: one that is taken is waited for.
+    Writes ``history.jsonl`` (a line an epoch, as it goes) and ``model.safetensors``; and into the
+    folder ``checkpoints`` how far it is, from which it goes on where there is something already.
+    One process does so: several, of one machine or more, begin anew. The test split is not
+    opened. A GPU fine-tunes one model at a time: one that is taken is waited for.
     Raises ``TrainingError`` when the loss is no longer finite, ``ResourceError`` when memory or
     disk runs out, ``ConfigError`` for a strategy that the network has not enough stages for, too
     few epochs, or a teacher of other classes.
@@ -41,10 +46,9 @@ def finetune(
         return _finetune(config, prepared, backbone, folder, watcher, teacher)
     with gpus_held(config.training, config.name):
         several = config.training.nodes > 1 or named_place() is not None
-        together = config.training.devices > 1 or several
-        return (train_together if together else _finetune)(
-            config, prepared, backbone, folder, watcher, teacher
-        )
+        if config.training.devices > 1 or several:
+            return train_together(config, prepared, backbone, folder, watcher, teacher)
+        return _finetune(config, prepared, backbone, folder, watcher, teacher, checkpoints)
 
 
 def _finetune(
@@ -54,14 +58,16 @@ def _finetune(
     folder: Path,
     watcher: Watcher,
     teacher: RegisteredModel | None,
+    checkpoints: Path | None = None,
 ) -> FineTunedModel:
     course = open_course(config, prepared, backbone, folder, watcher, teacher)
     where = describe(course.device, course.precision)
     log.info("fine-tuning %s on %s", backbone.architecture, where)
-    start = time.perf_counter()
+    if checkpoints is not None:
+        resume_course(course, Keeper(checkpoints, belongs(course)))
     with memory_errors(config.training.batch_size, "training.batch_size"):
         outcome = train(course)
-    model = _finish(course, outcome, time.perf_counter() - start)
+    model = _finish(course, outcome, course.seconds)
     return model if teacher is None else model.model_copy(update={"teacher_sha256": teacher.sha256})
 
 

@@ -5,37 +5,31 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from tasks.errors import TrainingError
-from tasks.finetune.averaging import Ema
-from tasks.finetune.chosen import Chosen, State, copied
+from tasks.finetune.checkpoint import restore_motion, restore_weights, snapshot
+from tasks.finetune.chosen import Chosen
 from tasks.finetune.compiling import Forward
 from tasks.finetune.course import Course, Pace
-from tasks.finetune.device import on_device
 from tasks.finetune.feed import Feed, make_feed, tell_left_out
 from tasks.finetune.inputs import Inputs, make_inputs
 from tasks.finetune.loop import EpochSums, Trainer, train_epoch
-from tasks.finetune.lora import add_lora, frozen_by_lora, merged_state
 from tasks.finetune.objective import make_objective
 from tasks.finetune.optimizer import build_optimizer
-from tasks.finetune.penalty import L2SP
 from tasks.finetune.phases import PROBE, Phase, check_warm_up, plan_phases
 from tasks.finetune.progress import EpochRecord
 from tasks.finetune.ranks import of_first, rank, world
 from tasks.finetune.schedule import build_schedule
-from tasks.finetune.strategy import FrozenPart
+from tasks.finetune.start import Training, start_training
+from tasks.finetune.tree_file import Tree
 from tasks.pretrained.heads import is_under
-from tasks.pretrained.network import build_network
 from tasks.recipe import TrainingConfig
 
 log = logging.getLogger(__name__)
@@ -43,48 +37,41 @@ log = logging.getLogger(__name__)
 Motion = tuple[Optimizer, LRScheduler]
 
 
-@dataclass
-class Training:
-    """A network on its way; ``recipe`` is the job's, but for a soup's own learning rates."""
+@dataclass(frozen=True)
+class Stage:
+    """A phase, what it trains on and what moves its weights."""
 
-    course: Course
-    recipe: TrainingConfig
-    network: nn.Module
-    frozen: FrozenPart
-    ema: Ema | None
-    penalty: L2SP | None
-    orders: torch.Generator  # of the images; the same in every process
-    views: torch.Generator  # of augmentation and mixing
-    chosen: Chosen
-    parameters: int  # scalars of the network, adapters not counted
-    probed: State | None = None  # the weights after the head's own phase
-    trainable: int = 0  # scalars that the last phases move
-
-    def state(self) -> State:
-        """Return a copy of the weights as they would be saved now."""
-        network = self.ema.network if self.ema else self.network
-        if self.course.config.strategy.kind == "lora":
-            return merged_state(network)
-        return copied(network.state_dict())
+    feed: Feed
+    motion: Motion
+    phase: Phase
+    number: int  # from 1
+    last: bool
 
 
 def train_once(course: Course, recipe: TrainingConfig, seed: int) -> Training:
     """Train through all phases; ``seed`` decides the order of images and their augmentation.
 
-    Raises ``TrainingError`` when the loss is no longer finite.
+    Goes on at ``course.point``, where there is one. Raises ``TrainingError`` when the loss is no
+    longer finite.
     """
     training = start_training(course, recipe, seed)
     strategy = course.config.strategy
     motion: Motion | None = None
     phases = plan_phases(strategy, course.backbone, recipe.epochs)
     check_warm_up(phases, recipe)
-    for number, phase in enumerate(phases, start=1):
+    point, course.point = course.point, None
+    if point is not None:
+        restore_weights(training, point)
+    first = 1 if point is None else point["phase"]
+    for number, phase in enumerate(phases[first - 1 :], start=first):
         training.frozen.hold(phase.frozen)
         feed = make_feed(course, training.network, training.frozen, phase)
         inputs = make_inputs(feed.packed(0), recipe)
         if phase.fresh or motion is None:
-            motion = build_motion(training, inputs, phase)
-        _run_phase(training, feed, motion, phase, last=number == len(phases))
+            motion = build_motion(training, inputs, _fresh(phases[:number]))
+        stage = Stage(feed, motion, phase, number, last=number == len(phases))
+        _run_phase(training, stage, point)
+        point = None
         if phase.name == PROBE:
             training.probed = training.state()
             if strategy.wise_ft is not None:
@@ -92,50 +79,9 @@ def train_once(course: Course, recipe: TrainingConfig, seed: int) -> Training:
     return training
 
 
-def start_training(course: Course, recipe: TrainingConfig, seed: int) -> Training:
-    """Build the network with its pretrained weights, on its device, and nothing frozen yet."""
-    config, strategy = course.config, course.config.strategy
-    torch.manual_seed(seed + rank())  # dropout draws from the global generator
-    network = build_network(course.backbone, len(course.prepared.classes), config.seed)
-    parameters = sum(p.numel() for p in network.parameters())
-    always: tuple[str, ...] = ()
-    if strategy.lora_rank is not None:
-        heads = course.backbone.heads
-        network = add_lora(network, heads, strategy.lora_rank, strategy.lora_alpha)
-        always = frozen_by_lora(network, heads)
-    if world() > 1:
-        network = _synchronised(course, network)
-    network = on_device(network, course.device)
-    return Training(
-        course=course,
-        recipe=recipe,
-        network=network,
-        frozen=FrozenPart(network, always),
-        ema=None if strategy.ema_decay is None else Ema(network, strategy.ema_decay),
-        penalty=_penalty(course, network),
-        orders=torch.Generator().manual_seed(seed),
-        views=torch.Generator().manual_seed(seed + rank() + 1),
-        chosen=Chosen(recipe.choose),
-        parameters=parameters,
-    )
-
-
-def _synchronised(course: Course, network: nn.Module) -> nn.Module:
-    """Let batch norm count over all processes' images, as it would in one; GPUs alone can."""
-    if course.device.type != "cuda":
-        if any(isinstance(module, _BatchNorm) for module in network.modules()):
-            course.note("batch norm counts over each process's own images: a CPU's cannot share")
-        return network
-    convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
-    return convert(network)
-
-
-def _penalty(course: Course, network: nn.Module) -> L2SP | None:
-    strategy = course.config.strategy
-    if strategy.l2_sp is None:
-        return None
-    decay = course.config.training.weight_decay  # which the head goes on to have
-    return L2SP(network, course.backbone.heads, strategy.l2_sp, decay)
+def _fresh(phases: tuple[Phase, ...]) -> Phase:
+    """Return the last phase that began with an optimiser of its own."""
+    return next(phase for phase in reversed(phases) if phase.fresh)
 
 
 def build_motion(training: Training, inputs: Inputs[Any], phase: Phase) -> Motion:
@@ -158,11 +104,17 @@ def build_motion(training: Training, inputs: Inputs[Any], phase: Phase) -> Motio
     return optimizer, build_schedule(optimizer, recipe, an_epoch * phase.schedule_epochs, an_epoch)
 
 
-def _run_phase(training: Training, feed: Feed, motion: Motion, phase: Phase, last: bool) -> None:
-    course, recipe = training.course, training.recipe
-    trainer = build_trainer(training, feed, motion, phase)
+def _run_phase(training: Training, stage: Stage, point: Tree | None) -> None:
+    """Train a phase's epochs; those that are left, where it goes on at ``point``."""
+    course, recipe, feed = training.course, training.recipe, stage.feed
+    trainer = build_trainer(training, feed, stage.motion, stage.phase)
     training.chosen.since = 0  # a phase has its own chance to get better
-    for epoch in range(phase.epochs):
+    done = 0
+    if point is not None:
+        done = restore_motion(training, stage.motion, feed, point)
+        if _is_stuck(training, stage.last):
+            return
+    for epoch in range(done, stage.phase.epochs):
         start = time.perf_counter()
         rate = float(trainer.schedule.get_last_lr()[0])
         inputs = make_inputs(feed.packed(epoch), recipe)
@@ -176,7 +128,10 @@ def _run_phase(training: Training, feed: Feed, motion: Motion, phase: Phase, las
         record = _record(course, rate, sums, validated, time.perf_counter() - start)
         training.chosen.offer(training.state, record)
         course.add(record)
-        if _is_stuck(training, last):
+        if course.keeper is not None:
+            place = (training, stage.motion, feed, stage.number, epoch + 1)
+            course.keeper.offer(partial(snapshot, *place))
+        if _is_stuck(training, stage.last):
             break
 
 

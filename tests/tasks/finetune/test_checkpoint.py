@@ -1,0 +1,203 @@
+"""A training that is stopped and goes on ends with the weights of one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.artifacts import sha256_file
+from tasks.errors import ConfigError, TrainingError
+from tasks.finetune import keeper as keeper_module
+from tasks.finetune import training as training_module
+from tasks.finetune.progress import EpochRecord
+from tasks.finetune.train import finetune
+from tasks.values import FineTunedModel, RegisteredModel
+
+
+class Stop(BaseException):
+    pass
+
+
+class Stopper:
+    """A watcher that ends the process's work in the first step after ``epoch``."""
+
+    def __init__(self, epoch: int | None = None) -> None:
+        self.epoch_to_stop = epoch
+        self.seen: list[int] = []
+
+    def step(self, progress) -> None:
+        if self.epoch_to_stop is not None and progress.epoch > self.epoch_to_stop:
+            raise Stop
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.seen.append(record.epoch)
+
+
+@pytest.fixture
+def runs(prepared, backbone, make_config, tmp_path: Path, monkeypatch):
+    """Return what trains a config whole, and stopped after each epoch of ``stops`` in turn."""
+    monkeypatch.setattr(keeper_module, "SPARED", 0.0)  # a checkpoint every epoch
+
+    def run(stops: tuple[int, ...], teacher=None, **sections):
+        strategy = sections.pop("strategy")
+        config = make_config(**sections)
+        kind = type(config.strategy).model_validate(strategy)
+        # the fixture's random weights stand for pretrained ones, which the config does not know
+        config = config.model_copy(update={"strategy": kind})
+        whole = _fresh(tmp_path / "whole")
+        model = finetune(config, prepared, backbone, whole, Stopper(), teacher)
+        broken = _fresh(tmp_path / "broken")
+        kept = broken / ".unfinished"
+        kept.mkdir()
+        seen: list[int] = []
+        for stop in (*stops, None):
+            watcher = Stopper(stop)
+            torch.manual_seed(stop or 99)  # as another process would be
+            with suppress(Stop):
+                again = finetune(config, prepared, backbone, broken, watcher, teacher, kept)
+            seen += watcher.seen
+        return model, again, seen
+
+    return run
+
+
+def _fresh(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def assert_same(model: FineTunedModel, again: FineTunedModel, seen: list[int]) -> None:
+    assert seen == list(range(1, model.epochs + 1))  # none lost, none doubled
+    assert again.sha256 == model.sha256 == sha256_file(again.weights)
+    own = {"folder", "weights", "history", "seconds", "images_per_second"}
+    assert again.model_dump(exclude=own) == model.model_dump(exclude=own)
+    timed = {"seconds", "images_per_second"}
+    for one, other in zip(
+        again.history.read_text().splitlines(), model.history.read_text().splitlines(), strict=True
+    ):
+        ours, theirs = json.loads(one), json.loads(other)
+        assert {k: v for k, v in ours.items() if k not in timed} == {
+            k: v for k, v in theirs.items() if k not in timed
+        }
+
+
+AUGMENTED = {"augment": "crop_flip", "policy": "trivial_augment", "mixup": 0.2}
+CASES = {
+    "full": ({"kind": "full"}, {"epochs": 4, "schedule": "cosine", **AUGMENTED}, (1, 3)),
+    "adamw": ({"kind": "full"}, {"epochs": 3, "optimizer": "adamw", "accumulate": 2}, (2,)),
+    "lora": ({"kind": "lora", "lora_rank": 2}, {"epochs": 3, "optimizer": "adamw"}, (1,)),
+    "one_cycle": ({"kind": "full"}, {"epochs": 3, "schedule": "one_cycle"}, (1,)),
+    "partial": ({"kind": "partial", "frozen_stages": 1}, {"epochs": 3}, (2,)),
+    "probe": ({"kind": "linear_probe"}, {"epochs": 4, "warmup_epochs": 1}, (1, 2)),
+    "unfreeze": ({"kind": "gradual_unfreeze"}, {"epochs": 5}, (1, 2, 4)),
+    "lp_ft": ({"kind": "lp_ft", "probe_epochs": 2}, {"epochs": 4}, (1, 2, 3)),
+    "wise_ft": ({"kind": "wise_ft", "probe_epochs": 1, "wise_ft": 0.5}, {"epochs": 3}, (1, 2)),
+    "ema": ({"kind": "ema", "ema_decay": 0.9}, {"epochs": 3, "schedule": "linear"}, (1,)),
+    "soup": ({"kind": "soup", "soup": 2}, {"epochs": 2}, (1, 2, 3)),
+    "l2_sp": ({"kind": "l2_sp", "l2_sp": 0.01}, {"epochs": 3}, (1,)),
+    "bfloat16": ({"kind": "full"}, {"epochs": 3, "precision": "bfloat16"}, (2,)),
+    "balanced": ({"kind": "full"}, {"epochs": 3, "balance": "sampler"}, (1,)),
+    "views": (
+        {"kind": "linear_probe"},
+        {"epochs": 3, "augment": "flip", "feature_views": 2},
+        (1, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_weights_are_those_of_an_unbroken_training(case, runs):
+    strategy, training, stops = CASES[case]
+    assert_same(*runs(stops, strategy=strategy, training=training))
+
+
+def test_a_training_that_stops_early_does_so_at_the_same_epoch(runs):
+    training = {"epochs": 30, "early_stopping": 2, "learning_rate": 1e-6}
+    model, again, seen = runs((2,), strategy={"kind": "full"}, training=training)
+    assert model.epochs < 30
+    assert_same(model, again, seen)
+
+
+def test_dropout_goes_on_where_it_was(prepared, make_config, tmp_path, monkeypatch, runs):
+    """The network has none, so the global dice are looked at themselves."""
+    drawn: list[list[float]] = []
+    before = training_module.train_epoch
+
+    def drawing(*given):
+        drawn.append(torch.rand(3).tolist())
+        return before(*given)
+
+    monkeypatch.setattr(training_module, "train_epoch", drawing)
+    runs((1, 2), strategy={"kind": "full"}, training={"epochs": 3})
+    whole, broken = drawn[:3], drawn[3:]
+    # epoch 1, epoch 2 which is stopped at its first step, and so on
+    assert broken == [whole[0], whole[1], whole[1], whole[2], whole[2]]
+
+
+def stopped(prepared, backbone, config, folder: Path) -> Path:
+    kept = folder / ".unfinished"
+    kept.mkdir(parents=True)
+    with pytest.raises(Stop):
+        finetune(config, prepared, backbone, folder, Stopper(1), None, kept)
+    return kept
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(prepared, backbone, make_config, tmp_path):
+    config = make_config()
+    kept = stopped(prepared, backbone, config, tmp_path / "run")
+    (tensors,) = kept.glob("checkpoint-*.safetensors")
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    with pytest.raises(TrainingError, match="is damaged"):
+        finetune(config, prepared, backbone, tmp_path / "run", Stopper(), None, kept)
+
+
+def test_a_checkpoint_of_other_images_is_refused(prepared, backbone, make_config, tmp_path):
+    config = make_config()
+    kept = stopped(prepared, backbone, config, tmp_path / "run")
+    other = prepared.model_copy(update={"digest": "0" * 64})
+    with pytest.raises(ConfigError, match="is of another data"):
+        finetune(config, other, backbone, tmp_path / "run", Stopper(), None, kept)
+
+
+def test_one_checkpoint_is_left_and_nothing_half_written(
+    prepared, backbone, make_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(keeper_module, "SPARED", 0.0)
+    kept = tmp_path / "run" / ".unfinished"
+    kept.mkdir(parents=True)
+    config = make_config(training={"epochs": 3})
+    finetune(config, prepared, backbone, tmp_path / "run", Stopper(), None, kept)
+    names = sorted(path.name.partition("-")[0] for path in kept.iterdir())
+    assert names == ["checkpoint", "checkpoint.json"]
+    keeper_module.forget_checkpoint(kept)
+    assert not list(kept.iterdir())
+
+
+def test_a_checkpoint_waits_until_it_is_worth_its_time(tmp_path, monkeypatch):
+    clock = iter([0.0, 2.0, 41.9, 42.0, 43.0])  # of 2 s: 40 s pass
+    monkeypatch.setattr(keeper_module.time, "monotonic", lambda: next(clock))
+    belongs = dict.fromkeys(("data", "backbone", "teacher", "device", "precision", "threads"), "a")
+    taken = []
+    keeper = keeper_module.Keeper(tmp_path, belongs)
+    for epoch in range(3):
+        keeper.offer(lambda epoch=epoch: taken.append(epoch) or {"epoch": epoch})
+    assert taken == [0, 2]
+    assert keeper_module.Keeper(tmp_path, belongs).take() == {"epoch": 2}
+
+
+def test_a_pupil_goes_on_learning(runs, backbone, prepared, make_config, tmp_path):
+    folder = _fresh(tmp_path / "teacher")
+    taught = finetune(make_config(), prepared, backbone, folder, Stopper())
+    teacher = RegisteredModel(
+        uri="models:/t/1", name="t", version=1, architecture=taught.architecture,
+        classes=taught.classes, input=taught.input, weights=taught.weights, sha256=taught.sha256,
+    )  # fmt: skip
+    strategy = {"kind": "distill", "teacher": "models:/t/1"}
+    training = {"epochs": 3, "augment": "crop"}
+    assert_same(*runs((1,), teacher, strategy=strategy, training=training))
