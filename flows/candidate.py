@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flows.console import screen
 from flows.inputs import hold, pack_images, say
-from tasks.artifacts import cache_folder, gone_on_error, new_folder, user_folder, write_atomic
+from tasks.artifacts import cache_folder, new_folder, user_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.errors import GraftError, ResourceError, TrackingError
@@ -35,6 +35,7 @@ from tasks.register.task import register_model
 from tasks.register.tracking import RunTracker
 from tasks.register.warm_start import fetch_named, fetch_teacher
 from tasks.retry import with_retries
+from tasks.unfinished import Place, can_go_on, left_tidy
 from tasks.use import in_use
 from tasks.values import (
     EvaluationReport,
@@ -106,11 +107,16 @@ def begin(config: RunConfig) -> Beginning:
 
 @contextmanager
 def trained(
-    start: Beginning, raw: RawDataset, work: Work, tracker: RunTracker
+    start: Beginning,
+    raw: RawDataset,
+    work: Work,
+    tracker: RunTracker,
+    place: Place | None = None,
 ) -> Iterator[Candidate]:
     """Train, and yield the candidate; its run folder counts as in use until the block ends.
 
-    The folder is removed when training fails; afterwards that is up to the block.
+    ``place`` is the folder of a run that can be resumed, without which a new one is made. The
+    folder is removed when training fails; afterwards that is up to the block.
     """
     config, cache = start.config, cache_folder(start.config.output.cache)
     prepared = pack_images(config, raw, start.input, cache)
@@ -122,38 +128,70 @@ def trained(
     hold(cache, *(path for path in named if path is not None))
     source = f"{backbone.architecture} from {without_secrets(backbone.source)}"
     say("pretrained", source, f"{backbone.parameters:,} parameters")
-    name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with ExitStack() as held:
-        with new_folder(user_folder(config.output.folder), name) as folder:
+        with _folder(config) if place is None else _kept_place(place, tracker) as folder:
             held.enter_context(in_use([folder]))
-            write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
-            watcher = _Watchers(screen.get(), tracker)
-            model = finetune_model(config, prepared, backbone, folder, watcher, start.teacher)
+            model = None if place is None else place.model()
+            if model is None:
+                inner = None if place is None else place.inner
+                watcher = _Watchers(screen.get(), tracker)
+                given = (config, prepared, backbone, folder, watcher, start.teacher, inner)
+                model = finetune_model(*given)
+            if place is not None:
+                place.keep_model(model)
         yield Candidate(config, work, raw, prepared, model, tracker)
 
 
-def challenge(candidate: Candidate) -> tuple[EvaluationReport, PromotionDecision]:
-    """Evaluate, register and let the gate decide.
+@contextmanager
+def _folder(config: RunConfig) -> Iterator[Path]:
+    """Yield a new run folder with the config in it, which goes on any error."""
+    name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with new_folder(user_folder(config.output.folder), name) as folder:
+        write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
+        yield folder
 
-    On an error the run folder goes, but for one: when tracking fails after the evaluation, the
-    trained model is worth more than tidiness, so it stays.
+
+@contextmanager
+def _kept_place(place: Place, tracker: RunTracker) -> Iterator[Path]:
+    """Yield the folder of a run that can be resumed; track what epochs were not yet."""
+    with left_tidy(place.folder):
+        for record in place.records():
+            tracker.epoch(record)
+        yield place.folder
+
+
+def challenge(
+    candidate: Candidate, place: Place | None = None
+) -> tuple[EvaluationReport, PromotionDecision]:
+    """Evaluate, register and let the gate decide; with a ``place`` only what is not done yet.
+
+    On an error the run folder goes, but for two: when tracking fails after the evaluation, the
+    trained model is worth more than tidiness, and a run that was stopped can go on in its place.
     """
-    config, prepared, model = candidate.config, candidate.prepared, candidate.model
-    with gone_on_error(model.folder):
-        seen = seen_by_run(config, prepared, model)
-        report = evaluate_model(config, prepared, model, model.folder, seen)
+    model = candidate.model
+    report = None if place is None else place.report()
+    if report is None:
+        with left_tidy(model.folder):
+            report = _evaluated(candidate)
+            if place is not None:
+                place.keep_report(report)
     with _kept(model.folder):
         with_retries(candidate.tracker.finished, model, report)
         decision = _register(candidate, report)
     return report, decision
 
 
+def _evaluated(candidate: Candidate) -> EvaluationReport:
+    config, prepared, model = candidate.config, candidate.prepared, candidate.model
+    seen = seen_by_run(config, prepared, model)
+    return evaluate_model(config, prepared, model, model.folder, seen)
+
+
 @contextmanager
 def _kept(folder: Path) -> Iterator[None]:
     """Keep the run folder, whole by now, on an error, and say where it is when tracking fails.
 
-    A stop and a full disk take it away, as they do before: the user does not want it, or cannot
-    have it.
+    A full disk takes it away, and a stop where no run can go on in it, as they do before.
     """
     try:
         yield
@@ -161,7 +199,8 @@ def _kept(folder: Path) -> Iterator[None]:
         problem = str(error).partition("\n")[0]
         raise type(error)(f"{problem}\nThe trained model is kept in {folder}.") from error
     except BaseException as error:
-        if isinstance(error, ResourceError) or not isinstance(error, Exception):
+        stopped = not isinstance(error, Exception) and not can_go_on(folder)
+        if isinstance(error, ResourceError) or stopped:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

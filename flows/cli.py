@@ -56,9 +56,16 @@ def _graft(context: typer.Context) -> None:
 
 
 @app.command(epilog="Example: graft run configs/digits.yaml training.epochs=3")
-def run(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run of the same values was broken off.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Fine-tune, evaluate, register and, where it is better, promote a model."""
-    answer(as_json, lambda: commands.run(config, overrides or ()))
+    answer(as_json, lambda: commands.run(config, overrides or (), resume))
 
 
 @app.command(epilog="Example: graft check configs/image_folder.yaml data.path=my/photos")

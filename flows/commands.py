@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.answer import Answer, Cells, Rows
 from flows.console import shown
+from flows.failures import how_to_go_on
 from flows.server import start_server, using
 from tasks.configfile import load_config
-from tasks.errors import ConfigError
+from tasks.errors import RESUME, ConfigError
 
 if TYPE_CHECKING:
     from tasks.values import EvaluationReport, PromotionDecision
 
 
-def run(path: Path, overrides: Sequence[str]) -> Answer:
+def run(path: Path, overrides: Sequence[str], resume: bool = False) -> Answer:
     """Run the flow ``transfer`` in this process; raises ``GraftError``."""
     config = load_config(path, overrides)
     server = start_server()  # it starts while the next lines import torch, Prefect and MLflow
     with shown() as screen:
         from flows.transfer import transfer
 
-        with using(server):
-            decision = transfer(config)
+        with using(server), _told_how(path, overrides):
+            decision = transfer(config, resume)
     return ran(decision, screen.report)
+
+
+@contextmanager
+def _told_how(path: Path, overrides: Sequence[str]) -> Iterator[None]:
+    """Say on a stop that can be resumed what to type for it."""
+    try:
+        yield
+    except BaseException as error:
+        if how_to_go_on(error) is not None:
+            words = shlex.join([str(path), *overrides])
+            error.add_note(f"{RESUME}{as_typed()} run {words} --resume goes on")
+        raise
 
 
 def pretrain(path: Path, overrides: Sequence[str]) -> Answer:

@@ -17,7 +17,14 @@ from pathlib import Path
 import typer
 
 from tasks.artifacts import FULL
-from tasks.errors import ConfigError, GraftError, ResourceError, Terminated, TrackingError
+from tasks.errors import (
+    RESUME,
+    ConfigError,
+    GraftError,
+    ResourceError,
+    Terminated,
+    TrackingError,
+)
 
 USAGE_ERROR = typer.BadParameter.__mro__[1]  # typer's copy of click names it nowhere public
 OUT_OF_DISK = "The disk is full.\nFree some space and run again."
@@ -51,7 +58,8 @@ def describe(error: BaseException) -> Failure:
         return Failure(kind, message, ConfigError.exit_code)
     number = _signal(error)
     if number is not None:
-        return Failure(kind, f"{signal.Signals(number).name}: {STOPPED}", 128 + number)
+        said = f"{signal.Signals(number).name}: {how_to_go_on(error) or STOPPED}"
+        return Failure(kind, said, 128 + number)
     for explain, code in (
         (_shortage, ResourceError.exit_code),
         (_timeout, ResourceError.exit_code),
@@ -71,6 +79,13 @@ def _signal(error: BaseException) -> int | None:
     if type(error).__name__ == "TerminationSignal":  # Prefect's, not imported for its sake
         return signal.SIGTERM
     return None
+
+
+def how_to_go_on(error: BaseException) -> str | None:
+    """Return the last note on ``error``, or on a cause, of how a stopped run goes on."""
+    every = [note for cause in _causes(error) for note in getattr(cause, "__notes__", ())]
+    notes = [note.removeprefix(RESUME) for note in every if note.startswith(RESUME)]
+    return f"stopped; {notes[-1]}." if notes else None
 
 
 def _shortage(error: BaseException) -> str | None:

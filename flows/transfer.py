@@ -13,7 +13,8 @@ from flows.notify import tell_promotion
 from flows.outcome import note_failure
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
-from tasks.register.tracking import open_run
+from tasks.register.reopened import resumable_run
+from tasks.resuming import place_of
 from tasks.values import PromotionDecision
 
 
@@ -23,21 +24,27 @@ from tasks.values import PromotionDecision
     validate_parameters=True,
     on_failure=[note_failure],
 )
-def transfer(config: RunConfig) -> PromotionDecision:
+def transfer(config: RunConfig, resume: bool = False) -> PromotionDecision:
     """Fine-tune a pretrained network on the images that ``config`` names and register it.
 
     Leaves a run folder, an MLflow run and a registered version. On an error it leaves neither the
-    first nor the last, but for one: when tracking fails after the evaluation, the trained model is
-    worth more than tidiness, so the run folder stays. Raises the rooms' ``GraftError``.
+    first nor the last, but for two: when tracking fails after the evaluation, the trained model is
+    worth more than tidiness, and when the run is stopped after an epoch or more, ``resume`` goes
+    on in its folder and its MLflow run. Raises the rooms' ``GraftError``, ``ConfigError`` where
+    there is nothing to resume.
     """
     ready_logs()
-    with images_held(), open_run(config) as tracker:
-        start = begin(config)
-        raw = read_raw(config, cache_folder(config.output.cache))
-        with trained(start, raw, start.work(raw), tracker) as candidate:
-            report, decision = challenge(candidate)
-    screen.get().scored(report)
-    publish(report, decision, tracker)
-    tell_promotion(decision)
-    ask(decision)
+    with images_held(), place_of(config, resume) as place:
+        with resumable_run(config, place.begun.token, resume) as tracker:
+            start = begin(config)
+            raw = read_raw(config, cache_folder(config.output.cache))
+            work = start.work(raw)
+            place.agree(work)
+            with trained(start, raw, work, tracker, place) as candidate:
+                report, decision = challenge(candidate, place)
+        screen.get().scored(report)
+        publish(report, decision, tracker)
+        tell_promotion(decision)
+        ask(decision)
+        place.finish()
     return decision

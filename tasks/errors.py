@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+RESUME = "resume: "  # begins a note on a stop's exception that says how the run goes on
+
 
 class GraftError(Exception):
     """Base of all errors meant for a user; ``str(error)`` is at most two lines."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
@@ -31,13 +31,12 @@ from tasks.register.facts import (
     run_tags,
     training_values,
 )
+from tasks.register.machine import system_metrics
 from tasks.retry import with_retries
 from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset
 
 __all__ = ["RunTracker", "closing", "find_experiment", "open_run", "tracking_uri"]
 
-SAMPLE_SECONDS = 2.0
-SAMPLES_A_POINT = 5  # a point every ten seconds, as MLflow's default
 LONGEST_ERROR = 1000  # characters
 
 log = logging.getLogger(__name__)
@@ -110,19 +109,32 @@ class RunTracker:
         Safe to call again after a fault: nothing is logged twice.
         """
         self._metrics(final_values(model, report), model.chosen_epoch)
-        with tracking_errors("storing the run's files"):
-            self._client.log_artifacts(self.run_id, str(model.folder))
+        self._files(model.folder)
 
     def trained(self, model: FineTunedModel) -> None:
         """Log what training came to, and its files: all there is where no test image is scored."""
         self._metrics(training_values(model), model.chosen_epoch)
-        with tracking_errors("storing the run's files"):
-            self._client.log_artifacts(self.run_id, str(model.folder))
+        self._files(model.folder)
 
     def tag(self, key: str, value: str) -> None:
         """Set a tag of the run."""
         with tracking_errors("tagging the run"):
             self._client.set_tag(self.run_id, key, value)
+
+    def remember(self, sent: Iterable[tuple[str, int]]) -> None:
+        """Take these metrics, by name and step, for logged by an earlier process."""
+        self._sent |= set(sent)
+
+    def _files(self, folder: Path) -> None:
+        """Store what is in a run folder, but for what only a run that is not done needs."""
+        with tracking_errors("storing the run's files"):
+            for path in sorted(folder.iterdir()):
+                if path.name.startswith("."):
+                    continue
+                if path.is_dir():
+                    self._client.log_artifacts(self.run_id, str(path), path.name)
+                else:
+                    self._client.log_artifact(self.run_id, str(path))
 
     def _metrics(self, values: Mapping[str, float], step: int) -> None:
         metrics, odd = finite_metrics(values, int(time.time() * 1000), step)
@@ -149,8 +161,8 @@ def open_run(
     """
     client = connect()
     tracker = with_retries(_open, client, config, tags)
-    with closing(client, tracker.run_id), _system_metrics(tracker.run_id):
-        with_retries(_write_opening_facts, client, tracker.run_id, config)
+    with closing(client, tracker.run_id), system_metrics(tracker.run_id):
+        with_retries(write_opening_facts, client, tracker.run_id, config)
         yield tracker
 
 
@@ -190,39 +202,13 @@ def find_experiment(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _write_opening_facts(client: MlflowClient, run_id: str, config: RunConfig) -> None:
+def write_opening_facts(client: MlflowClient, run_id: str, config: RunConfig) -> None:
+    """Log config and environment; safe to call again."""
     params = [Param(key, value) for key, value in flat_params(config).items()]
     with tracking_errors("logging the config"):
         client.log_batch(run_id, params=params)
         client.log_text(run_id, dump_config(public_config(config)), "config.yaml")
         client.log_text(run_id, environment_text(), "environment.txt")
-
-
-@contextmanager
-def _system_metrics(run_id: str) -> Iterator[None]:
-    monitor = SystemMetricsMonitor(
-        run_id,
-        sampling_interval=SAMPLE_SECONDS,
-        samples_before_logging=SAMPLES_A_POINT,
-        tracking_uri=tracking_uri(),
-    )
-    monitor.start()
-    try:
-        yield
-    finally:
-        monitor.finish()
-        _last_sample(monitor)
-
-
-def _last_sample(monitor: SystemMetricsMonitor) -> None:
-    # The monitor drops a point that is not full when it stops: all that a short run has.
-    try:
-        with tracking_errors("logging the last system metrics"):
-            monitor.collect_metrics()
-            monitor.publish_metrics(monitor.aggregate_metrics())
-            monitor.mlflow_logger.flush()
-    except GraftError as error:
-        log.warning("the last system metrics are not tracked: %s", error)
 
 
 def _finish(client: MlflowClient, run_id: str) -> None:
