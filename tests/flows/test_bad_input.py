@@ -271,7 +271,10 @@ def test_a_run_that_is_stopped(workspace: Path, prefect_url: str, number: int, c
     assert process.returncode == code, rest
     message = rest[rest.index("graft: ") :]
     assert len(message.splitlines()) == 1
+    assert "--resume goes on" in message
     assert "Traceback" not in "".join(lines) + rest
+    (folder,) = Path("mlruns/runs").glob(f"stopped-{code}-*")
+    shutil.rmtree(folder)  # it can be resumed, which tests/flows/test_resume.py does
     with sqlite3.connect("mlruns/mlflow.db") as database:
         query = "select status from runs where name = ?"
         assert database.execute(query, (f"stopped-{code}",)).fetchall() == [("KILLED",)]

@@ -1,0 +1,149 @@
+"""``graft run --resume``: what was broken off goes on, and ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.artifacts import sha256_file
+from tasks.finetune import keeper
+from tasks.finetune import training as training_module
+from tasks.unfinished import FOLDER
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def stopping(monkeypatch: pytest.MonkeyPatch):
+    """Return what lets the next training end by Ctrl-C in an epoch, from 1."""
+    monkeypatch.setattr(keeper, "SPARED", 0.0)
+
+    def stop_in(epoch: int) -> None:
+        before = training_module.train_epoch
+
+        def interrupted(trainer, inputs, order, number, after_batch):
+            if number == epoch:
+                monkeypatch.setattr(training_module, "train_epoch", before)
+                raise KeyboardInterrupt
+            return before(trainer, inputs, order, number, after_batch)
+
+        monkeypatch.setattr(training_module, "train_epoch", interrupted)
+
+    return stop_in
+
+
+def folders(name: str) -> list[Path]:
+    return sorted(Path("mlruns/runs").glob(f"{name}-*"))
+
+
+def tracked(name: str) -> list[tuple[str, list[int]]]:
+    """Return status and epochs of each MLflow run of a name."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient("sqlite:///mlruns/mlflow.db")
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return [
+        (run.info.status, [m.step for m in client.get_metric_history(run.info.run_id, "val_loss")])
+        for run in client.search_runs(ids, f"attributes.run_name = '{name}'")
+    ]
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(workspace: Path, graft, stopping):
+    values = ("run", "good.yaml", "training.epochs=3", "training.augment=crop_flip", "seed=5")
+    whole = json.loads(graft(*values, "name=unbroken", "--json").out)["report"]["model_sha256"]
+    run = (*values, "name=broken")
+    stopping(3)
+    first = graft(*run)
+    assert first.code == 130
+    assert "training.epochs=3" in first.message
+    assert first.message.endswith("name=broken --resume goes on.\n")
+    assert tracked("broken") == [("KILLED", [1, 2])]
+    (folder,) = folders("broken")
+    other = graft(*run, "training.batch_size=9", "--resume")
+    assert other.code == 2
+    assert "another config: training.batch_size differs" in other.message
+    again = graft(*run, "--resume")
+    assert again.code == 0, again.err
+    assert folders("broken") == [folder]
+    assert tracked("broken") == [("FINISHED", [1, 2, 3])]
+    assert sha256_file(folder / "model.safetensors") == whole
+    assert not list(folder.rglob(".*"))
+    late = graft(*run, "--resume")
+    assert late.code == 2
+    assert "is finished: there is nothing to resume" in late.message
+
+
+def test_a_run_that_was_not_begun_is_not_resumed(workspace: Path, graft):
+    result = graft("run", "good.yaml", "name=never", "--resume")
+    assert result.code == 2
+    assert "There is no unfinished run" in result.message
+    assert len(result.message.splitlines()) == 2
+    assert not folders("never")
+
+
+def test_a_run_goes_on_only_with_the_same_images_and_code(
+    workspace: Path, tmp_path: Path, graft, stopping, monkeypatch
+):
+    photos = tmp_path / "photos"
+    shutil.copytree(workspace / "photos", photos)
+    run = ("run", "good.yaml", f"data.path={photos}", "training.epochs=2", "name=changed")
+    stopping(2)
+    assert graft(*run).code == 130
+    (folder,) = folders("changed")
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.resuming.code_digest", lambda _: "0" * 64)
+        result = graft(*run, "--resume")
+    assert (result.code, "other code of graft" in result.message) == (2, True)
+    (photos / "red" / "0.png").rename(tmp_path / "0.png")
+    result = graft(*run, "--resume")
+    assert result.code == 2
+    assert "begun with other images" in result.message
+    assert len(result.message.splitlines()) == 2
+    assert (folder / FOLDER / "checkpoint.json").is_file()  # nothing is lost by being refused
+    (tmp_path / "0.png").rename(photos / "red" / "0.png")
+    assert graft(*run, "--resume").code == 0
+    assert tracked("changed") == [("FINISHED", [1, 2])]
+
+
+def test_two_cannot_resume_one_run(workspace: Path, graft, stopping):
+    import fcntl
+
+    run = ("run", "good.yaml", "training.epochs=2", "name=twice-resumed")
+    stopping(2)
+    assert graft(*run).code == 130
+    (folder,) = folders("twice-resumed")
+    with (folder / FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = graft(*run, "--resume")
+    assert result.code == 2
+    assert "still goes on in another process" in result.message
+    shutil.rmtree(folder)
+
+
+def test_a_run_stopped_before_an_epoch_leaves_nothing(workspace: Path, graft, stopping):
+    stopping(1)
+    result = graft("run", "good.yaml", "name=too-soon")
+    assert result.code == 130
+    assert "nothing half-made was left behind" in result.message
+    assert not folders("too-soon")
+
+
+def test_a_run_killed_in_every_stage_in_turn(prefect_url: str):
+    """The program of ``tests/benchmarks/kills.py`` says what must be left; 30 rounds are there."""
+    command = [sys.executable, "-m", "tests.benchmarks.kills", "--chain"]
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env=os.environ | {"PREFECT_API_URL": prefect_url, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sum(json.loads(done.stdout.splitlines()[-1])["kills"].values()) >= 4
