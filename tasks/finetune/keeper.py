@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.errors import ConfigError, TrainingError
+from tasks.errors import ConfigError, ResourceError, TrainingError
 from tasks.finetune.tree_file import DamagedError, Tree, read_tree, remove_tree, write_tree
 
 NAME = "checkpoint"
@@ -38,12 +38,17 @@ class Keeper:
     def offer(self, snapshot: Callable[[], Tree]) -> None:
         """Write a checkpoint, unless the last was too short a time ago for what it took.
 
-        Raises ``ResourceError``.
+        One takes several times the room of the weights. Where the disk has not that much, it is
+        said, and the training goes on without.
         """
         start = time.monotonic()
         if start < self._ready:
             return
-        write_tree(self._folder, NAME, {"belongs": self._belongs, "state": snapshot()})
+        try:
+            write_tree(self._folder, NAME, {"belongs": self._belongs, "state": snapshot()})
+        except ResourceError as error:
+            problem = str(error).partition("\n")[0]
+            log.warning("a stopped run would go on from an earlier epoch: %s", problem)
         now = time.monotonic()
         self._ready = now + SPARED * (now - start)
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,8 @@ def write_tree(folder: Path, name: str, tree: Tree) -> None:
         handle, scratch = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
         os.close(handle)
         try:
-            save_file(tensors, scratch)
+            with _system_errors():
+                save_file(tensors, scratch)
             digest = sha256_file(Path(scratch))
             _sync(Path(scratch))
             file = Path(scratch).replace(folder / f"{name}-{digest[:16]}.safetensors")
@@ -74,6 +78,20 @@ def remove_tree(folder: Path, name: str) -> None:
     """Remove what was written, if anything was."""
     (folder / f"{name}.json").unlink(missing_ok=True)
     _remove_others(folder, name, None)
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise what the system said as ``OSError``: safetensors has its number in words alone."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _remove_others(folder: Path, name: str, kept: Path | None) -> None:

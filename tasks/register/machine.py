@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def system_metrics(run_id: str, again: bool = False) -> Iterator[None]:
-    """Log CPU, memory, disk, network and GPU until the block ends; ``again``: after earlier ones."""
+    """Log CPU, memory, disk, network and GPU until the block ends; ``again``: after others."""
     monitor = SystemMetricsMonitor(
         run_id,
         sampling_interval=SAMPLE_SECONDS,

@@ -5,9 +5,10 @@
 Each round kills a run in one stage, and now and then again as it is resumed; ``--chain`` kills one
 run in every stage in turn. Prints a line a round, then JSON; ends with 1 where a round left another
 model than an unbroken run, more or less than one version, an epoch that MLflow has not or has
-twice, or a temporary file among the run folders. (What a kill leaves half-written in the cache is
-counted; graft cleanup removes it after a day, as another run may be writing it.) The processes are forked from one that has imported everything, so that
-a start costs nothing; each is a process of its own, and dies as one.
+twice, or a temporary file among the run folders. What a kill leaves half-written in the cache is
+counted alone: another run may be writing it, so graft cleanup removes it, after a day. The
+processes are forked from one that has imported everything, so that a start costs little; each is a
+process of its own, and dies as one.
 """
 
 from __future__ import annotations

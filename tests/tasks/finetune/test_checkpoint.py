@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from contextlib import suppress
 from pathlib import Path
 
@@ -189,6 +190,19 @@ def test_a_checkpoint_waits_until_it_is_worth_its_time(tmp_path, monkeypatch):
         keeper.offer(lambda epoch=epoch: taken.append(epoch) or {"epoch": epoch})
     assert taken == [0, 2]
     assert keeper_module.Keeper(tmp_path, belongs).take() == {"epoch": 2}
+
+
+def test_a_disk_without_room_for_a_checkpoint_ends_no_training(tmp_path, caplog):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    belongs = dict.fromkeys(("data", "backbone", "teacher", "device", "precision", "threads"), "a")
+    keeper = keeper_module.Keeper(tmp_path, belongs)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        keeper.offer(lambda: {"weights": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "The disk is full" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pupil_goes_on_learning(runs, backbone, prepared, make_config, tmp_path):
