@@ -31,15 +31,15 @@ import numpy as np
 from PIL import Image
 
 EPOCHS = 4
-# a stage begins with the first line that has these words; the last one is over with the process
-STAGES = {
-    "download": None,
-    "preprocess": "download  ",
-    "pretrained": "preprocess  ",
-    "finetune": "fine-tuning ",
-    "evaluate": f"epoch {EPOCHS}/{EPOCHS}",
-    "register": "test accuracy",
-    "end": "register  ",
+# a stage begins with the first line that has one of these words
+STAGES: dict[str, tuple[str, ...]] = {
+    "download": ("",),
+    "preprocess": ("download  ",),
+    "pretrained": ("preprocess  ",),
+    "finetune": ("fine-tuning ",),
+    "evaluate": (f"epoch {EPOCHS}/{EPOCHS}", f"after epoch {EPOCHS} of", "the training was over"),
+    "register": ("test accuracy",),
+    "end": ("register  ",),
 }
 IMPORTED = (
     *("flows.cli", "flows.transfer", "tasks.register.predict", "tasks.evaluate.plots"),
@@ -113,23 +113,31 @@ def _be_graft(arguments: list[str]) -> None:
 
 
 def _watched(pid: int, reader: int, kill: tuple[str, float] | None) -> Ended:
-    start, text, seen = time.monotonic(), "", {"download": 0.0}
+    start, text, seen = time.monotonic(), "", dict[str, float]()
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         with suppress(BlockingIOError):
             text += os.read(reader, 1 << 16).decode(errors="replace")
         now = time.monotonic() - start
         for stage, words in STAGES.items():
-            if words is not None and words in text:
+            if any(word in text for word in words):
                 seen.setdefault(stage, now)
         if done:
             os.close(reader)
             seen["over"] = now
             return Ended(os.waitstatus_to_exitcode(status), seen, text)
-        if kill is not None and kill[0] in seen and now >= seen[kill[0]] + kill[1]:
+        if kill is not None and _is_time(kill, seen, now):
             os.kill(pid, signal.SIGKILL)
             kill = None
         time.sleep(0.002)
+
+
+def _is_time(kill: tuple[str, float], seen: dict[str, float], now: float) -> bool:
+    """Say whether to kill now: so many seconds into the stage, or when it is over before."""
+    stage, seconds = kill
+    order = list(STAGES)
+    over = any(later in seen for later in order[order.index(stage) + 1 :])
+    return over or (stage in seen and now >= seen[stage] + seconds)
 
 
 def lengths(ended: Ended) -> dict[str, float]:
