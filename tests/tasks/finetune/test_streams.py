@@ -61,6 +61,38 @@ def test_it_learns_and_does_the_same_again(streamed, train):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+class Stop(BaseException):
+    pass
+
+
+class StopAfter(Nobody):
+    """A watcher that ends a training in its first step after an epoch."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def step(self, progress) -> None:
+        if progress.epoch > self._epochs:
+            raise Stop
+
+
+def test_a_training_on_a_stream_goes_on_as_if_it_had_not_been_stopped(
+    data, streamed, make_config, tmp_path
+):
+    training = {"epochs": 3, "augment": "crop_flip"}
+    config = make_config(data=data.model_dump(), training=training)
+    backbone = load_pretrained(config, streamed.classes, None, tmp_path / "cache")
+    kept = tmp_path / "run" / "kept"
+    kept.mkdir(parents=True)
+    folder = tmp_path / "run"
+    whole = finetune(config, streamed, backbone, folder, Nobody())
+    with pytest.raises(Stop):
+        finetune(config, streamed, backbone, folder, StopAfter(1), None, kept)
+    torch.manual_seed(99)
+    again = finetune(config, streamed, backbone, folder, Nobody(), None, kept)
+    assert (again.sha256, again.epochs) == (whole.sha256, 3)
+
+
 @pytest.mark.parametrize(
     "sections",
     [
