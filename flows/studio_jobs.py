@@ -78,7 +78,7 @@ class Job:
         return next(iter(sorted((self.folder / "runs").glob("*/report.html"))), None)
 
     def stop(self) -> None:
-        """Ask the run to stop, as Ctrl-C does; it leaves nothing half-made."""
+        """Ask the run to stop, as Ctrl-C does; after an epoch it leaves what ``--resume`` needs."""
         number = process_of(self.folder)
         if number is not None:
             os.kill(number, signal.SIGINT)

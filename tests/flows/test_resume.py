@@ -74,6 +74,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(workspace: Path, graft, sto
     assert tracked("broken") == [("FINISHED", [1, 2, 3])]
     assert sha256_file(folder / "model.safetensors") == whole
     assert not list(folder.rglob(".*"))
+    assert not list(Path("mlruns/artifacts").rglob(FOLDER))
     late = graft(*run, "--resume")
     assert late.code == 2
     assert "is finished: there is nothing to resume" in late.message
