@@ -117,7 +117,11 @@ def test_the_first_images_are_the_same_in_every_process(shards):
     found = [list(images.first(25, 10, generator(0), CPU)) for _ in range(2)]
     assert [len(labels) for _, labels in found[0]] == [10, 10, 5]
     assert all(torch.equal(a[0], b[0]) for a, b in zip(*found, strict=True))
-    assert sum(len(labels) for _, labels in images.first(999, 20, generator(), CPU)) == 60
+    whole = list(images.first(999, 20, generator(), CPU))  # no image dropped, no batch of one
+    assert [len(labels) for _, labels in whole] == [20, 20, 21]
+    assert len(rows_of(whole)) == 61
+    assert [len(labels) for _, labels in images.first(1, 20, generator(), CPU)] == [1]
+    assert [len(labels) for _, labels in images.first(3, 1, generator(), CPU)] == [1, 1, 1]
 
 
 def test_more_processes_than_shards(shards):
@@ -181,6 +185,38 @@ def test_a_shard_that_was_changed_or_is_gone(shards, tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"train-000001\.tar is not there"):
         epoch(streamed(*shards), 20)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, "first"])
+def test_every_shard_is_checked_whoever_reads_how_much_of_it(shards, tmp_path, processes):
+    images = streamed(*shards, images=1)
+    for path in (tmp_path / "shards").glob("train-*.tar"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"x")  # behind all images
+        with pytest.raises(DataError, match=rf"{path.name} .*\n.*changed after it was indexed"):
+            if processes == "first":
+                list(images.first(5, 5, generator(), CPU))
+            else:
+                epoch(images, 12, processes)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("processes", [1, "first"])
+def test_shards_are_checked_though_images_are_replaced(with_bad, spec, tmp_path, processes):
+    data = with_bad({3}, on_bad_image="skip")
+    images = streamed(prepared_shards(data, spec, tmp_path / "cache"), data, images=1)
+    path = tmp_path / "shards" / "train-000002.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match="changed after it was indexed"):
+        _ = list(images.first(9, 9, generator(), CPU)) if processes == "first" else epoch(images, 9)
+
+
+def test_for_the_first_images_no_further_shard_is_begun(shards, tmp_path):
+    images = streamed(*shards, images=1, open=1)
+    pieces = images.order(5, 1, generator()).parts[0]
+    for piece in pieces[2:]:  # one is open, and one is read ahead
+        (tmp_path / "shards" / f"train-{piece.shard:06}.tar").unlink()
+    assert sum(len(labels) for _, labels in images.first(5, 5, generator(), CPU)) == 5
 
 
 def test_leaving_early_leaves_no_thread_behind(shards):
