@@ -19,8 +19,12 @@ from tasks.finetune.meeting import Meeting, Place, open_store
 from tasks.finetune.node import main
 
 NODE = [sys.executable, "-m", "tasks.finetune.node"]
-TALK = "import os, sys; print(os.environ.get('GRAFT_MEETING')); sys.exit(5)"
-WAIT = "import time; print('started', flush=True); time.sleep(60)"
+LEVEL = "TORCH_CPP_LOG_LEVEL"
+TALK = (
+    "import os, sys; have = os.environ.get; "
+    f"print(have('GRAFT_MEETING'), have('{LEVEL}')); sys.exit(5)"
+)
+WAIT = f"import os, time; print(os.environ.get('{LEVEL}'), flush=True); time.sleep(60)"
 
 
 def free_port() -> int:
@@ -35,7 +39,7 @@ def place() -> Place:
 
 def test_one_node_is_the_command_itself():
     done = subprocess.run([*NODE, "--", sys.executable, "-c", TALK], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (5, "None\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (5, "None None\n", "")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +47,14 @@ def test_one_node_is_the_command_itself():
     [
         ([], "has no command"),
         (["--nodes=2", "--", "true"], "GRAFT_NODE_HOST"),
-        (["--nodes=2", "--rank=2", "--host=localhost"], "Number them from 0 to 1"),
+        (["--nodes=2", "--rank=2", "--host=localhost"], "number them from 0"),
+        (["--rank=1"], "--rank 1 with --nodes 1 is no node"),
+        (["--nodes=0", "--", "true"], "--rank 0 with --nodes 0 is no node"),
+        (["--nodes=2", "--rank=1", "--host=h", "--silence=1"], "Set it from 2 to 604800"),
+        (["--nodes=2", "--rank=1", "--host=h", "--patience=0"], "--patience 0 is out of range"),
+        (["--nodes=2", "--rank=1", "--host=h", "--patience=inf"], "--patience inf is out of"),
+        (["--nodes=2", "--rank=1", "--host=h", "--silence=nan"], "--silence nan is out of"),
+        (["--nodes=2", "--rank=1", "--host=h", "--port=65536"], "Set it from 1 to 65535"),
         (["--", "/no/such/program"], "/no/such/program cannot be run: No such file"),
         (["--nodes=2", "--host=192.0.2.1", "--", "true"], "cannot listen on 192.0.2.1:29400"),
     ],
@@ -108,7 +119,7 @@ def start(place: Place, rank: int, *command: str) -> subprocess.Popen[str]:
 
 
 def heard(place: Place, key: str, process: subprocess.Popen[str]) -> Meeting:
-    assert process.stdout.readline() == "started\n"
+    assert process.stdout.readline() == "None\n"  # started, and with the user's own level
     meeting = Meeting(place)
     for _ in range(300):
         if meeting.hear(key):
