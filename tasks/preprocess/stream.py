@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from tasks.config import DataConfig
-from tasks.download.shards import read_index_file, read_samples
+from tasks.download.shard_samples import read_samples
+from tasks.download.shards import read_index_file
 from tasks.errors import ConfigError, DataError
 from tasks.preprocess.batches import Batch, images_an_epoch, moved, one_ahead
 from tasks.preprocess.layouts import Layout, row_of

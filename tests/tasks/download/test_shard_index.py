@@ -12,8 +12,9 @@ import webdataset
 from tasks.config import DataConfig
 from tasks.download.shard_index import Indexed, index_shards
 from tasks.download.shard_pack import Packing
+from tasks.download.shard_samples import read_samples
 from tasks.download.shard_write import write_shards
-from tasks.download.shards import INDEX_FILE, read_prefixes, read_samples
+from tasks.download.shards import INDEX_FILE, read_prefixes
 from tasks.errors import ConfigError, DataError
 
 Samples = list[dict[str, object]]

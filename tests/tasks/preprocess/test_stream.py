@@ -187,6 +187,13 @@ def test_a_shard_that_was_changed_or_is_gone(shards, tmp_path):
         epoch(streamed(*shards), 20)
 
 
+def some(images: StreamedImages, processes: int | str) -> list:
+    """Return an epoch of so many processes, or the first images alone."""
+    if processes == "first":
+        return list(images.first(9, 9, generator(), CPU))
+    return epoch(images, 12, int(processes))
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, "first"])
 def test_every_shard_is_checked_whoever_reads_how_much_of_it(shards, tmp_path, processes):
     images = streamed(*shards, images=1)
@@ -194,10 +201,7 @@ def test_every_shard_is_checked_whoever_reads_how_much_of_it(shards, tmp_path, p
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + b"x")  # behind all images
         with pytest.raises(DataError, match=rf"{path.name} .*\n.*changed after it was indexed"):
-            if processes == "first":
-                list(images.first(5, 5, generator(), CPU))
-            else:
-                epoch(images, 12, processes)
+            some(images, processes)
         path.write_bytes(whole)
 
 
@@ -208,7 +212,7 @@ def test_shards_are_checked_though_images_are_replaced(with_bad, spec, tmp_path,
     path = tmp_path / "shards" / "train-000002.tar"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(DataError, match="changed after it was indexed"):
-        _ = list(images.first(9, 9, generator(), CPU)) if processes == "first" else epoch(images, 9)
+        some(images, processes)
 
 
 def test_for_the_first_images_no_further_shard_is_begun(shards, tmp_path):
