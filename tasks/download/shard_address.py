@@ -49,8 +49,9 @@ def folder_here(url: str) -> Path | None:
     scheme = SCHEME.match(url)
     if scheme is not None and scheme[1].lower() != "file":
         return None
-    # pipe:, and fsspec's chains of drivers
-    known = scheme is not None or ":" not in url.partition("/")[0]
+    host = url[len(scheme[0]) :].partition("/")[0] if scheme else ""
+    # pipe:, and fsspec's chains of drivers; of a file a login would be repeated in errors
+    known = "@" not in host if scheme else ":" not in url.partition("/")[0]
     path = local_path(url, ConfigError) if known else None
     if path is None:
         raise ConfigError(_unknown(url))
@@ -71,7 +72,6 @@ def _silence(scheme: str, timeout: float) -> dict[str, Any]:
 
 
 def _check_address(url: str, scheme: str) -> None:
-    check_places(url, ConfigError)
     if scheme not in DRIVERS:
         raise ConfigError(_unknown(url))
     rest = url.partition("://")[2]
@@ -82,6 +82,7 @@ def _check_address(url: str, scheme: str) -> None:
         )
     if not rest.strip("/"):
         raise ConfigError(f"{scheme}:// names no bucket.\nWrite {scheme}://BUCKET/FOLDER.")
+    check_places(url, ConfigError)  # which repeats an address: it has no login now
 
 
 def _unknown(url: str) -> str:

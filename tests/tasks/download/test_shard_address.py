@@ -37,6 +37,9 @@ from tasks.errors import ConfigError, DataError, GraftError, ResourceError
         "a\0b",
         "\udcff",
         "https://user:key:se?cret@host/x?versionId=1",
+        "file://key:secret@host/x",
+        "FILE://key:secret@${secret:host}/x",
+        "s3://key:secret@${secret:bucket}/x",
         "pipe:curl https://user:key:secret@host#versionId",
     ],
 )
