@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,11 +75,40 @@ def test_what_is_wrong_is_said(given: list[str], words: str, capsys, monkeypatch
     assert len(said.splitlines()) == 2
 
 
-def test_the_first_node_returns_what_the_command_does(place: Place, capfd):
+def test_the_first_node_returns_what_the_command_does_and_tells_the_others(
+    place: Place, capfd, monkeypatch: pytest.MonkeyPatch
+):
+    told = []
+    monkeypatch.setattr(
+        "tasks.finetune.host._wait_for_farewells", lambda meeting, _: told.append(meeting.hear(END))
+    )
     assert host(place, [sys.executable, "-c", TALK]) == 5
     assert f'"port":{place.port}' in capfd.readouterr().out
     with pytest.raises(ConfigError, match="cannot be run"):
         host(place.model_copy(update={"port": free_port()}), ["/no/such/program"])
+    assert told == ["5", "2"]
+
+
+def test_the_commands_own_code_stands_when_the_wait_for_the_others_is_cut_short(
+    place: Place, tmp_path: Path
+):
+    def come_and_say_no_farewell() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        meeting = Meeting(place)
+        meeting.count("beat/1")
+        (tmp_path / "go").touch()
+        while meeting.hear(END) is None:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    other = threading.Thread(target=come_and_say_no_farewell, daemon=True)
+    other.start()
+    wait = f"cd '{tmp_path}'; touch begun; until [ -e go ]; do sleep 0.02; done; exit 6"
+    begun = time.monotonic()
+    assert host(place, ["sh", "-c", wait]) == 6
+    assert time.monotonic() - begun < 9  # of the 10 s that it would have waited
+    other.join(5)
 
 
 def test_a_node_that_is_none_of_those_waited_for(place: Place):
