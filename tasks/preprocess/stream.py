@@ -178,8 +178,15 @@ def refuse_processes(shards: int, processes: int) -> None:
 
 
 def decoding_threads() -> int:
-    """Return how many threads decode: the processes of a machine share its processors."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Return how many threads decode: torch's number of them, which ``training.threads`` sets.
+
+    At most this process's share of the processors that are open to it, by affinity or a container's
+    limit: the processes of a machine share them, and torch of a GPU's knows nothing of the others.
+    """
+    from joblib import cpu_count
+
+    share: int = cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(torch.get_num_threads(), share))
 
 
 def _sizes(images: int, batch_size: int) -> list[int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ import torch
 from tasks.config import DataConfig
 from tasks.download.source import download
 from tasks.errors import ConfigError, DataError
+from tasks.finetune.device import use_threads
 from tasks.preprocess.batches import PackedImages
 from tasks.preprocess.prepare import prepare
-from tasks.preprocess.stream import StreamedImages
+from tasks.preprocess.stream import StreamedImages, decoding_threads
 from tasks.preprocess.stream_order import Limits
 from tasks.values import InputSpec, PackedSplit, PreparedDataset, StreamedSplit
 from tests.tasks.shard_folders import (
@@ -221,6 +224,41 @@ def test_for_the_first_images_no_further_shard_is_begun(shards, tmp_path):
     for piece in pieces[2:]:  # one is open, and one is read ahead
         (tmp_path / "shards" / f"train-{piece.shard:06}.tar").unlink()
     assert sum(len(labels) for _, labels in images.first(5, 5, generator(), CPU)) == 5
+
+
+@pytest.mark.parametrize(
+    ("threads", "processors", "processes", "decoding"),
+    [(1, "8", "1", 1), (6, "8", "1", 6), (6, "2", "1", 2), (6, "8", "4", 2), (6, "2", "4", 1)],
+)
+def test_threads_decode_as_many_as_are_asked_for_and_there_are(
+    threads, processors, processes, decoding, monkeypatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", processors)  # joblib's own, for any limit
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    before = torch.get_num_threads()
+    use_threads(threads)  # as training and ranking do
+    try:
+        with ThreadPoolExecutor(1) as reader:  # which asks, and not the thread that set it
+            assert reader.submit(decoding_threads).result() == decoding
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no affinity")
+def test_where_one_processor_is_open_one_thread_decodes():
+    def pinned() -> int:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread alone
+        return decoding_threads()
+
+    before = torch.get_num_threads()
+    use_threads(4)
+    try:
+        with ThreadPoolExecutor(1) as reader:
+            assert reader.submit(pinned).result() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_leaving_early_leaves_no_thread_behind(shards):
