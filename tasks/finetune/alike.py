@@ -58,7 +58,7 @@ def check_alike(own: Sight, first: Sight) -> None:
         if found != first.files[path]:
             raise ResourceError(
                 f"{path} is {found or 'not there'}, on the first node {first.files[path]}.\n"
-                "Let all nodes have the cache on one shared disk, under the same path."
+                "Let all nodes see the cache, and weights outside it, on a shared disk by one path."
             )
 
 
