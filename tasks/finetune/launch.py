@@ -37,7 +37,7 @@ from tasks.finetune.meeting import (
     open_store,
 )
 from tasks.finetune.roll import Roll
-from tasks.finetune.trouble import as_error, as_words, read_problem
+from tasks.finetune.trouble import as_error, as_words, read_error
 from tasks.finetune.worker import DONE, FAULT, PROBLEM, Job, work
 from tasks.recipe import TrainingConfig
 
@@ -140,7 +140,7 @@ class _Settled(RendezvousHandler):
         return True
 
 
-class _Brief(PrefixStore):  # type: ignore[misc]
+class _Brief(PrefixStore):
     """A store whose answers nobody waits for longer than ``seconds``.
 
     At the end torch's agents wait 300 s for each other, and in that time hear no Ctrl-C. They need
@@ -172,7 +172,7 @@ def _explained(job: Job, number: int, failure: ProcessFailure) -> GraftError:
     )
     if job.session is None:
         assert job.scratch is not None
-        return read_problem(job.scratch) or alone
+        return read_error(job.scratch / PROBLEM) or read_error(job.scratch / FAULT) or alone
     meeting = Meeting(job.session.place)
     if failure.exitcode < 0:  # not the other machines' doing
         meeting.say_first(job.session.key(PROBLEM), as_words(alone))
