@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
 
 _TOLD = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -21,7 +25,7 @@ class Relay:
         self.hurried = False  # somebody wanted the end after the command's own
         self._running: subprocess.Popen[bytes] | None = None
         self._waiting: list[int] = []
-        self._before: dict[int, signal.Handlers] = {}
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Relay:
         for number in _TOLD:
