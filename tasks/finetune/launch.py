@@ -172,7 +172,8 @@ def _explained(job: Job, number: int, failure: ProcessFailure) -> GraftError:
     )
     if job.session is None:
         assert job.scratch is not None
-        return read_error(job.scratch / PROBLEM) or read_error(job.scratch / FAULT) or alone
+        fault = None if failure.exitcode < 0 else read_error(job.scratch / FAULT)
+        return read_error(job.scratch / PROBLEM) or fault or alone
     meeting = Meeting(job.session.place)
     if failure.exitcode < 0:  # not the other machines' doing
         meeting.say_first(job.session.key(PROBLEM), as_words(alone))
@@ -198,9 +199,9 @@ def _cause(meeting: Meeting, session: Session) -> GraftError | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the launcher's own account of a failed process off the terminal: we give ours."""
-    root = "torch.distributed.elastic"
-    names = [name for name in logging.root.manager.loggerDict if name.startswith(root)]
-    before = {name: logging.getLogger(name).level for name in {root, *names}}
+    roots = ("torch.distributed.elastic", "torch.multiprocessing")
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(roots)]
+    before = {name: logging.getLogger(name).level for name in {*roots, *names}}
     for name in before:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:

@@ -8,11 +8,15 @@ import time
 import psutil
 import pytest
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.utils.store import barrier
 
-from tasks.finetune.launch import _Settled
+from tasks.errors import TrainingError
+from tasks.finetune.launch import _explained, _Settled
 from tasks.finetune.meeting import LOOPBACK, Place, Session, open_store
+from tasks.finetune.trouble import write_first
+from tasks.finetune.worker import FAULT, PROBLEM, Job
 
 
 def handler(session: Session | None) -> _Settled:
@@ -31,6 +35,28 @@ def test_one_machine_has_a_store_on_its_loopback_address_alone():
     assert (info.rank, info.world_size) == (0, 1)
     info.store.set("a", "b")
     assert info.store.get("a") == b"b"
+
+
+def test_what_ended_the_processes_of_one_machine(prepared, backbone, make_config, tmp_path):
+    job = Job(
+        config=make_config(),
+        prepared=prepared,
+        backbone=backbone,
+        folder=tmp_path,
+        teacher=None,
+        address=None,
+        scratch=tmp_path,
+    )
+
+    def said(exit_code: int) -> str:
+        return str(_explained(job, 1, ProcessFailure(1, 7, exit_code, "/no/such/file")))
+
+    assert "Training process 1 ended by itself (exit code 1)" in said(1)
+    write_first(tmp_path / FAULT, TrainingError("process 0 failed"))
+    assert said(1) == "process 0 failed"
+    assert "exit code -9" in said(-9)  # of which the other process saw a lost connection
+    write_first(tmp_path / PROBLEM, TrainingError("a loss that is no number"))
+    assert said(1) == said(-9) == "a loss that is no number"
 
 
 def test_an_agent_does_not_wait_for_one_that_is_gone():
