@@ -79,9 +79,7 @@ def _next_command(path: Path, config: RunConfig, url: str, sha256: str) -> str:
 
 def _index(config: RunConfig) -> Answer:
     from tasks.download.shard_index import index_shards
-    from tasks.download.shard_marker import refuse_unfinished
 
-    refuse_unfinished(config.data)
     made = index_shards(config.data)
     return _answer("indexed", made.url, made.index, made.sha256, made.warnings, {})
 

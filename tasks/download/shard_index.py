@@ -18,6 +18,7 @@ from tasks.config import DataConfig
 from tasks.download.shard_address import open_folder
 from tasks.download.shard_folder import Folder
 from tasks.download.shard_leaks import Numbers, find_leaks, refuse_drop
+from tasks.download.shard_marker import refuse_unfinished
 from tasks.download.shard_pack import Sizes
 from tasks.download.shard_tar import read_entries
 from tasks.download.shards import (
@@ -97,6 +98,7 @@ def index_shards(config: DataConfig) -> Indexed:
     refuse_drop(config)
     folder = open_folder(config.path, config.timeout_seconds)
     sizes, labels = folder.sizes(), _Labels()
+    refuse_unfinished(folder, sizes)
     looked = _look_at_all(folder, sizes, labels)
     classes = _classes(looked, labels.names(), folder)
     _renumber(looked, labels.names(), classes)

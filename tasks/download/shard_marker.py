@@ -10,8 +10,6 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 
-from tasks.config import DataConfig
-from tasks.download.shard_address import open_folder
 from tasks.download.shard_folder import Folder
 from tasks.download.shards import INDEX_FILE, SHARD
 from tasks.errors import DataError
@@ -36,12 +34,9 @@ def refuse_others(folder: Folder, sizes: Mapping[str, int]) -> None:
         )
 
 
-def refuse_unfinished(config: DataConfig) -> None:
-    """Raise ``DataError`` where ``data.path`` of shards is what an attempt left; index no such."""
-    if config.kind != "shards" or config.path is None:
-        return
-    folder = open_folder(config.path, config.timeout_seconds)
-    if UNFINISHED in folder.sizes():
+def refuse_unfinished(folder: Folder, sizes: Mapping[str, int]) -> None:
+    """Raise ``DataError`` where ``folder`` is what an attempt left: nothing indexes that."""
+    if UNFINISHED in sizes:
         raise DataError(
             f"{printable(folder.url)} has {UNFINISHED}: graft shards --output is at work there, or "
             "was stopped.\nRun that to its end, or remove the folder."

@@ -9,7 +9,8 @@ import pytest
 from tasks.config import DataConfig
 from tasks.download import shard_write
 from tasks.download.shard_folder import Folder
-from tasks.download.shard_marker import UNFINISHED, refuse_unfinished
+from tasks.download.shard_index import index_shards
+from tasks.download.shard_marker import UNFINISHED
 from tasks.download.shard_pack import Packing
 from tasks.download.shard_write import write_shards
 from tasks.download.shards import INDEX_FILE
@@ -48,14 +49,14 @@ def test_what_was_stopped_is_marked_and_no_part_of_what_is_written_next(
     stopped(photos, cache, str(shards), monkeypatch, "test-000000.tar")
     assert {UNFINISHED, "train-000004.tar", "val-000000.tar"} <= names(shards)
     with pytest.raises(DataError, match=r"graft-shards.unfinished: .*\nRun that to its end"):
-        refuse_unfinished(DataConfig(kind="shards", path=str(shards)))
+        index_shards(DataConfig(kind="shards", path=str(shards)))
     (shards / ".val-000000.tar.x_1y2z3w").write_bytes(b"")  # on its way when it was killed
     (shards / "mine.txt").write_bytes(b"")
     made = write_shards(photos, 0, cache, str(shards), Packing(100))
     digests = {f"{split}.digests.bin" for split in ("train", "val", "test")}
     wanted = {shard.name for shard in made.index.shards} | digests | {INDEX_FILE, "mine.txt"}
     assert names(shards) == wanted
-    refuse_unfinished(DataConfig(kind="shards", path=str(shards)))
+    index_shards(DataConfig(kind="shards", path=str(shards)))
 
 
 def test_a_mark_beside_an_index_goes_with_what_it_marks(photos, tmp_path):
@@ -86,7 +87,7 @@ def test_a_store_is_marked_and_cleared_too(photos, s3, tmp_path, monkeypatch):
     files, cache = fsspec.filesystem("s3"), tmp_path / "cache"
     stopped(photos, cache, s3, monkeypatch, "train-000002.tar")
     with pytest.raises(DataError, match="Run that to its end"):
-        refuse_unfinished(DataConfig(kind="shards", path=s3))
+        index_shards(DataConfig(kind="shards", path=s3))
     made = write_shards(photos, 0, cache, s3, Packing(100))
     files.invalidate_cache()
     left = {Path(path).name for path in files.ls(s3)}
