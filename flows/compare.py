@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TextIO
+from uuid import uuid4
 
 from prefect import flow
 
@@ -42,7 +44,7 @@ def compare(config: CompareConfig) -> Comparison:
     """
     ready_logs()
     root = user_folder(config.base.output.folder) / config.name
-    with images_held(), _alone(root), open_comparison(config) as run:
+    with images_held(), _alone(root) as name, open_comparison(config, name) as run:
         outcomes = Schedule(config, root / "cells", run).run()
         folder = root / config.identity[:IDENTITY]
         comparison = _put_together(config, folder, run.run_id, outcomes)
@@ -60,11 +62,14 @@ def compare(config: CompareConfig) -> Comparison:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Let one process at a time work on a comparison; raises ``ConfigError`` in a second one."""
+def _alone(root: Path) -> Iterator[str]:
+    """Let one process at a time work on a comparison; raises ``ConfigError`` in a second one.
+
+    Yields a name for the folder that no other one has.
+    """
     with disk_errors(str(root)):
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("w")
+        lock = (root / ".lock").open("a+")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,7 +77,20 @@ def _alone(root: Path) -> Iterator[None]:
             raise ConfigError(
                 f"The comparison in {root} is running already.\nWait for it, or set another name."
             ) from error
-        yield
+        with disk_errors(str(root)):
+            name = _name_in(lock)
+        yield name
+
+
+def _name_in(lock: TextIO) -> str:
+    """Return the name that the folder was given by whoever had the lock first."""
+    lock.seek(0)
+    name = lock.read().strip()
+    if not name:
+        name = uuid4().hex
+        lock.write(name)
+        lock.flush()
+    return name
 
 
 def _put_together(

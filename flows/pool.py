@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
@@ -31,24 +31,30 @@ Result = TypeVar("Result")
 
 
 class Pool:
-    """``size`` processes at most, each started when there is work for it."""
+    """``size`` processes at most, each started when there is work for it, none after its end."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
         self._executor: ProcessPoolExecutor | None = None
+        self._ended = False
 
     def carry_out(self, do: Callable[[Given], Result], given: Given) -> Result:
         """Return ``do(given)`` from one of the processes; ``do`` is a function of a module.
 
         Raises what that raises, and ``ResourceError`` when the process is killed: the others of the
-        pool end with it then, and the next piece of work gets new ones.
+        pool end with it then, and the next piece of work gets new ones. Raises it also when the
+        pool has ended: the thread that asks may have begun before Ctrl-C and come here after it.
         """
-        executor = self._ready()
         try:
-            return executor.submit(_carry_out, do, given).result()
-        except BrokenProcessPool as error:
+            with self._lock:  # also while the process is started, or ``stop`` would not see it
+                executor = self._ready()
+                future = executor.submit(_carry_out, do, given)
+            return future.result()
+        except (BrokenProcessPool, CancelledError) as error:
             with self._lock:
+                if self._ended:
+                    raise _stopped() from error
                 if self._executor is executor:  # else another piece of work has new ones already
                     self._executor = None
             raise ResourceError(
@@ -57,14 +63,17 @@ class Pool:
             ) from error
 
     def _ready(self) -> ProcessPoolExecutor:
-        with self._lock:
-            if self._executor is None:
-                context = multiprocessing.get_context("spawn")  # threads and CUDA do not fork
-                self._executor = ProcessPoolExecutor(self._size, context, _begin_process)
-            return self._executor
+        if self._ended:
+            raise _stopped()
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")  # threads and CUDA do not fork
+            self._executor = ProcessPoolExecutor(self._size, context, _begin_process)
+        return self._executor
 
     def stop(self) -> None:
         """End the processes now; what they do closes its runs in MLflow first."""
+        with self._lock:
+            self._ended = True
         for child in multiprocessing.active_children():
             child.terminate()
         self.close()
@@ -72,6 +81,7 @@ class Pool:
     def close(self) -> None:
         """End the processes, which have nothing left to do."""
         with self._lock:
+            self._ended = True
             if self._executor is not None:
                 self._executor.shutdown(cancel_futures=True)
                 self._executor = None
@@ -87,6 +97,10 @@ def open_pool(size: int) -> Iterator[Pool]:
         pool.stop()
         raise
     pool.close()
+
+
+def _stopped() -> ResourceError:
+    return ResourceError("It was stopped with the command.\nStart the command again to do it.")
 
 
 def _begin_process() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +15,8 @@ import typer
 from flows.answer import Answer, Cells, Rows
 from flows.arguments import Config, Json, Overrides
 from flows.printing import answer
-from tasks.artifacts import cache_folder, user_folder
-from tasks.config import RunConfig
+from tasks.artifacts import cache_folder
+from tasks.config import DataConfig, RunConfig
 from tasks.configfile import load_config
 from tasks.errors import ConfigError
 from tasks.words import printable
@@ -52,7 +56,25 @@ def _shards(
             "graft shards takes either --output FOLDER or --index.\n"
             "--output packs the config's images; --index reads shards that are there."
         )
-    return _index(config) if index else _write(config, output, images_a_shard)
+    made = _index(config) if index else _write(config, output, images_a_shard)
+    words = _next_command(path, config, made.data["url"], made.data["index_sha256"])
+    return replace(made, facts=[*made.facts, ("train", words)])
+
+
+def _next_command(path: Path, config: RunConfig, url: str, sha256: str) -> str:
+    """Return the command that trains from the shards, whatever ``config`` says of the images.
+
+    What shards have settled goes back to its default, and a digest of the images to the index's.
+    """
+    from tasks.download.shard_source import SETTLED
+
+    given = ["data.kind=shards", f"data.path={url}"]
+    given += [f"data.sha256={sha256}"] if config.data.sha256 else []
+    for name in SETTLED:
+        usual = DataConfig.model_fields[name].default
+        if getattr(config.data, name) != usual:
+            given.append(f"data.{name}={json.dumps(usual)}")
+    return shlex.join(["graft", "run", str(path), *given])
 
 
 def _index(config: RunConfig) -> Answer:
@@ -75,10 +97,14 @@ def _write(config: RunConfig, output: str, images_a_shard: int) -> Answer:
 
 def _refuse_the_images_own(config: RunConfig, output: str) -> None:
     """Refuse to write among the images: the folder would be another one when it is read again."""
-    images = config.data.path or ""
-    if "://" in output or "://" in images or not Path(images).is_dir():
+    from tasks.download.shard_address import folder_here
+
+    images = folder_here(config.data.path) if config.data.path else None
+    target = folder_here(output)
+    # os.path: of a name that no disk can hold, Path.is_dir raises
+    if images is None or target is None or not os.path.isdir(images):  # noqa: PTH112
         return
-    if user_folder(Path(output)).is_relative_to(user_folder(Path(images))):
+    if target.is_relative_to(images):
         raise ConfigError(
             f"--output {printable(output)} lies in data.path, among the images.\n"
             "Name a folder apart from them."
@@ -103,7 +129,6 @@ def _answer(
         ("digest", index.digest),
         ("index", f"data.sha256={sha256}"),
         *(("warning", warning) for warning in warnings),
-        ("train", f"graft run CONFIG data.kind=shards data.path={url}"),
     ]
     data = {
         "url": url,

@@ -8,8 +8,10 @@ and machine), never from an address.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.artifacts import user_folder
 from tasks.download.fetch import SCHEME, local_path
 from tasks.download.shard_folder import Folder, in_words
 from tasks.errors import ConfigError
@@ -28,23 +30,48 @@ def open_folder(url: str, timeout: float = 60.0) -> Folder:
     ``timeout`` is the longest silence of a store in seconds. Raises ``ConfigError`` for another
     kind of address, one with a login or a query in it, and a driver that is not installed.
     """
-    scheme = SCHEME.match(url)
-    if scheme is None or scheme[1].lower() == "file":
-        # pipe:, and fsspec's chains of drivers
-        known = scheme is not None or ":" not in url.partition("/")[0]
-        path = local_path(url, ConfigError) if known else None
-        if path is None:
-            raise ConfigError(_unknown(url))
+    path = folder_here(url)
+    if path is not None:
         return Folder(str(path), str(path), _driver("file"), remote=False)
-    _check_address(url, scheme[1])
-    options = {"config_kwargs": {"read_timeout": timeout, "connect_timeout": timeout}}
-    fs = _driver(scheme[1], **(options if scheme[1] == "s3" else {}))
+    scheme = url.partition("://")[0]
+    _check_address(url, scheme)
+    fs = _driver(scheme, **_silence(scheme, timeout))
     address = url.rstrip("/")
     return Folder(address, address.partition("://")[2], fs, remote=True)
 
 
+def folder_here(url: str) -> Path | None:
+    """Return the folder of this machine that ``url`` names, links resolved; None for a store's.
+
+    It need not be there. Raises ``ConfigError`` for what is neither a path nor an address, and as
+    ``user_folder``.
+    """
+    scheme = SCHEME.match(url)
+    if scheme is not None and scheme[1].lower() != "file":
+        return None
+    host = url[len(scheme[0]) :].partition("/")[0] if scheme else ""
+    # pipe:, and fsspec's chains of drivers; of a file a login would be repeated in errors
+    known = "@" not in host if scheme else ":" not in url.partition("/")[0]
+    path = local_path(url, ConfigError) if known else None
+    if path is None:
+        raise ConfigError(_unknown(url))
+    return user_folder(path)
+
+
+def _silence(scheme: str, timeout: float) -> dict[str, Any]:
+    """Return what tells a driver how long a store may be silent; each calls it by another name."""
+    if scheme == "s3":
+        return {"config_kwargs": {"read_timeout": timeout, "connect_timeout": timeout}}
+    if scheme == "az":
+        return {"read_timeout": timeout, "connection_timeout": timeout}
+    try:
+        from aiohttp import ClientTimeout  # gcsfs's own; a plain number would limit all of a block
+    except ImportError:
+        return {}  # nor is gcsfs there, which is said by name
+    return {"requests_timeout": ClientTimeout(sock_connect=timeout, sock_read=timeout)}
+
+
 def _check_address(url: str, scheme: str) -> None:
-    check_places(url, ConfigError)
     if scheme not in DRIVERS:
         raise ConfigError(_unknown(url))
     rest = url.partition("://")[2]
@@ -55,10 +82,12 @@ def _check_address(url: str, scheme: str) -> None:
         )
     if not rest.strip("/"):
         raise ConfigError(f"{scheme}:// names no bucket.\nWrite {scheme}://BUCKET/FOLDER.")
+    check_places(url, ConfigError)  # which repeats an address: it has no login now
 
 
 def _unknown(url: str) -> str:
-    shown = printable(url.partition("?")[0].rpartition("@")[2])[:200]
+    # the login first: a password may have a question mark in it
+    shown = printable(re.split(r"[?#]", url.rpartition("@")[2])[0])[:200]
     return f"{shown} is no folder of shards.\nGive a path, or s3://BUCKET/FOLDER (gs://, az://)."
 
 

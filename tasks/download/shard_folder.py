@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
-from tasks.artifacts import FULL, disk_errors, write_atomic
+from tasks.artifacts import FULL, disk_errors, sync_folder, write_atomic
 from tasks.errors import ConfigError, DataError, GraftError, ResourceError, TransientDataError
 from tasks.retry import with_retries
 from tasks.words import printable
@@ -42,15 +45,18 @@ class Folder:
         return printable(f"{self.url}/{name}")
 
     def sizes(self) -> dict[str, int]:
-        """Return the files' names, sorted, and bytes; none where there is no folder."""
+        """Return the files' names, sorted, and bytes; none where there is no folder.
+
+        A link to a file is that file. Raises ``DataError`` for a tar that is neither.
+        """
         with self._errors(self.url):
             self.fs.invalidate_cache()
             try:
                 found = self.fs.ls(self.root, detail=True)
             except (FileNotFoundError, NotADirectoryError):
                 return {}
-        sizes = ((Path(f["name"]).name, int(f["size"])) for f in found if f["type"] == "file")
-        return dict(sorted(sizes))
+            files = ((Path(f["name"]).name, int(f["size"])) for f in found if _is_file(f))
+            return dict(sorted(files))
 
     def check_bucket(self) -> None:
         """Raise ``DataError`` where the store has no such bucket: it is not for graft to make."""
@@ -75,11 +81,11 @@ class Folder:
         return content
 
     def put(self, path: Path, name: str) -> None:
-        """Put a file of this machine into the folder, in place of one that is there."""
+        """Put a file of this machine, synced, in place of one that is there: whole, or not."""
         if not self.remote:
-            with disk_errors(self.url):
+            with disk_errors(self.where(name)):
                 Path(self.root).mkdir(parents=True, exist_ok=True)
-                shutil.move(path, Path(self.root) / name)
+                _move(path, Path(self.root) / name)
             return
         with self._errors(self.where(name)):
             given = {"chunksize": PART, "max_concurrency": 2} if self._is_s3 else {}
@@ -92,6 +98,16 @@ class Folder:
             return
         with self._errors(self.where(name)):  # a store takes an object whole
             self.fs.pipe_file(f"{self.root}/{name}", content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; that it is not there is no fault."""
+        with self._errors(self.where(name)):
+            try:
+                self.fs.rm_file(f"{self.root}/{name}")
+            except FileNotFoundError:
+                return
+            if not self.remote:
+                sync_folder(Path(self.root))
 
     @property
     def _bucket(self) -> str:
@@ -171,6 +187,41 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _is_file(found: Mapping[str, Any]) -> bool:
+    """Tell whether what a driver found is a file; fsspec has links of this machine as "other"."""
+    linked = bool(found.get("islink"))
+    path = Path(found["name"])
+    if found["type"] == "file" or (linked and path.is_file()):
+        return True
+    if path.suffix == ".tar" and found["type"] != "directory":
+        raise DataError(
+            f"{printable(path)} is {'a link to no file' if linked else 'no plain file'}.\n"
+            "Mend it, or take it out of the folder."
+        )
+    return False
+
+
+def _move(path: Path, target: Path) -> None:
+    """Move a file that is synced: by a rename, or into another file system by way of one."""
+    try:
+        path.replace(target)
+    except OSError as fault:
+        if fault.errno != errno.EXDEV:
+            raise
+        handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
+        try:
+            with os.fdopen(handle, "wb") as copy, path.open("rb") as file:
+                shutil.copyfileobj(file, copy, 1 << 20)
+                copy.flush()
+                os.fsync(copy.fileno())
+            Path(beside).chmod(0o644)
+            Path(beside).replace(target)
+        except BaseException:
+            Path(beside).unlink(missing_ok=True)
+            raise
+    sync_folder(target.parent)
 
 
 def _fault(where: str, fault: Exception, remote: bool) -> GraftError:

@@ -73,7 +73,7 @@ def _repeated(found: Sequence[Numbers], arrays: Sequence[Prefixes]) -> _Repeated
     columns: list[list[npt.NDArray[np.uint32]]] = [[], [], [], []]
     values = []
     for shard, (numbers, held) in enumerate(zip(found, arrays, strict=True)):
-        at = np.flatnonzero(np.isin(held, repeated))
+        at = np.flatnonzero(_among(held, repeated))
         named = numbers.labels[at] if held is numbers.prefixes else np.zeros_like(at)
         same = (np.full_like(at, number) for number in (SPLITS.index(numbers.split), shard))
         for column, part in zip(columns, (at, named, *same), strict=True):
@@ -82,6 +82,17 @@ def _repeated(found: Sequence[Numbers], arrays: Sequence[Prefixes]) -> _Repeated
     places, labels, splits, shards = (np.concatenate(column) for column in columns)
     names = [numbers.shard for numbers in found]
     return _Repeated(np.concatenate(values), splits, labels, shards, places, names)
+
+
+def _among(held: Prefixes, known: Prefixes) -> npt.NDArray[np.bool_]:
+    """Tell which of ``held`` are in ``known``, which is sorted and may be of millions.
+
+    Not np.isin: it would sort all that is known anew for every shard.
+    """
+    if not len(known):
+        return np.zeros(len(held), bool)
+    at = np.minimum(np.searchsorted(known, held), len(known) - 1)
+    return np.asarray(known[at] == held)
 
 
 def _finding(

@@ -49,11 +49,14 @@ class Sizes:
 def parcels(
     records: Sequence[ImageRecord], root: Path, packing: Packing
 ) -> Iterator[list[ImageRecord]]:
-    """Cut ``records``, whose files are below ``root``, into the contents of one shard each."""
+    """Cut ``records``, whose files are below ``root``, into the contents of one shard each.
+
+    Raises ``DataError`` for a file that is no longer there.
+    """
     parcel: list[ImageRecord] = []
     size = 0
     for record in records:
-        image = (root / record.path).stat().st_size
+        image = _size(root, record)
         if parcel and (len(parcel) >= packing.images or size + image > packing.size):
             yield parcel
             parcel, size = [], 0
@@ -61,6 +64,12 @@ def parcels(
         size += image
     if parcel:
         yield parcel
+
+
+def shard_names(split: SplitName, shards: int) -> Iterator[str]:
+    """Yield the names of so many shards; sorted by name, as an index has them, they stay so."""
+    digits = max(6, len(str(shards - 1)))
+    return (f"{split}-{number:0{digits}d}.tar" for number in range(shards))
 
 
 def pack_shard(
@@ -104,11 +113,25 @@ def _writer(file: IO[bytes]) -> Any:  # noqa: ANN401 - webdataset has no types
     return TarWriter(file, user="", group="", mode=0o644, compress=False, encoder=False, mtime=0)
 
 
+def _size(root: Path, record: ImageRecord) -> int:
+    try:
+        return (root / record.path).stat().st_size
+    except OSError as fault:
+        raise _gone(record, fault) from fault
+
+
+def _gone(record: ImageRecord, fault: OSError) -> DataError:
+    return DataError(
+        f"{printable(record.path)} cannot be read: {fault.strerror}.\n"
+        "It could when its checks were made: mend it, and run again."
+    )
+
+
 def _read(root: Path, record: ImageRecord) -> bytes:
     try:
         image = (root / record.path).read_bytes()
     except OSError as fault:
-        raise DataError(f"{printable(record.path)} cannot be read: {fault.strerror}.") from fault
+        raise _gone(record, fault) from fault
     if sha256_bytes(image) != record.sha256:
         raise DataError(f"{printable(record.path)} changed while graft was at work.\nRun again.")
     if len(image) > IMAGE_BYTES:

@@ -10,7 +10,8 @@ from tasks.config import DataConfig
 from tasks.download.sealed import sealed
 from tasks.download.shard_address import open_folder
 from tasks.download.shard_folder import Folder
-from tasks.download.shards import INDEX_FILE, Sample, read_samples, read_shard_index
+from tasks.download.shard_samples import Sample, read_samples
+from tasks.download.shards import INDEX_FILE, read_shard_index
 from tasks.download.splits import SPLITS
 from tasks.errors import ConfigError, DataError, ResourceError
 from tasks.index import ImageRecord, count_labels, write_index

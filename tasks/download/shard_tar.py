@@ -8,13 +8,16 @@ for its end.
 from __future__ import annotations
 
 import json
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 from tasks.download.archives import DESCRIBING, LONGEST_DESCRIPTION
 from tasks.download.folders import IMAGE_SUFFIXES
+from tasks.download.shard_dots import Dots
 from tasks.errors import ConfigError, DataError, GraftError
 from tasks.words import printable
 
@@ -25,6 +28,7 @@ IMAGE_BYTES = 256 << 20  # of one image, at most
 LABEL_BYTES = 1 << 20  # of what describes one
 ONE = "Give each sample just one."
 PIECE = 1 << 18  # bytes that tarfile reads at once
+META = re.compile(r"__[^/]*__($|[/.])")  # webdataset's skip_meta, of files too
 
 
 class Entry(NamedTuple):
@@ -49,13 +53,16 @@ def read_entries(stream: Bytes, where: str) -> Iterator[Entry]:
     """Yield the images of a tar in order, and read it to its last byte; ``where`` opens errors.
 
     A sample is ``KEY.jpg`` (or another suffix of an image) and beside it ``KEY.json`` with its
-    ``label``, or ``KEY.cls``, a number or name, which goes first; other files are passed over.
-    Raises ``DataError`` for a damaged or hostile tar, and a sample without one image and a label.
+    ``label``, or ``KEY.cls``, a number or name, which goes first. As WebDataset has it, a key ends
+    at the first dot of a file's name; other parts of a sample (``KEY.mask.png``), hidden files and
+    ``__meta__`` are passed over. Raises ``DataError`` for a damaged or hostile tar, a sample
+    without one image and a label, and an image that no sample would have (``Dots``).
     """
     group_by_keys = _group_by_keys()
     try:
-        for sample in group_by_keys(_members(stream, where)):
-            yield _entry(sample, where)
+        with closing(_members(stream, where)) as members:
+            for sample in group_by_keys(members):
+                yield _entry(sample, where)
         while stream.read(PIECE):  # whatever lies behind the end mark counts for the digest
             pass
     except (GraftError, MemoryError):
@@ -107,23 +114,28 @@ def _strict_headers() -> type[tarfile.TarInfo]:
     return Header
 
 
-def _members(stream: Bytes, where: str) -> Iterator[dict[str, Any]]:
+def _members(stream: Bytes, where: str) -> Generator[dict[str, Any], None, None]:
     """Yield the files that samples are made of, as webdataset's ``tar_file_iterator`` does."""
-    header, pictured = _strict_headers(), ""
+    header, pictured, dots = _strict_headers(), "", Dots(where, IMAGES, LABELS)
     with tarfile.open(fileobj=stream, mode="r|", bufsize=PIECE, tarinfo=header) as tar:  # type: ignore[call-overload] # a stream that only reads
         for info in tar:
             tar.members = []  # tarfile keeps every header
-            suffix = info.name.rpartition("/")[2].partition(".")[2].lower()
+            base, _, suffix = info.name.rpartition("/")[2].partition(".")
+            suffix = suffix.lower()
             _check(info, suffix, where)
-            if info.isdir() or info.name.startswith("__") or suffix not in IMAGES | LABELS:
+            if info.isdir() or META.match(info.name) or not base:
                 continue
-            key = info.name[: -len(suffix)]
+            key = info.name[: len(info.name) - len(suffix)]
+            dots.see(info.name, key, suffix)
+            if suffix not in IMAGES | LABELS:
+                continue
             if suffix in IMAGES and key == pictured:  # before it is read
                 raise DataError(f"{where}, sample {key[:-1]!a} has 2 images.\n{ONE}")
             pictured = key if suffix in IMAGES else pictured
             file = tar.extractfile(info)
             content = b"" if file is None else file.read()
             yield {"fname": info.name, "data": content, "__url__": where}
+    dots.end()
 
 
 def _check(info: tarfile.TarInfo, suffix: str, where: str) -> None:

@@ -17,7 +17,8 @@ from tasks.artifacts import disk_errors, sha256_bytes, sha256_parts
 from tasks.config import DataConfig
 from tasks.download.shard_address import open_folder
 from tasks.download.shard_folder import Folder
-from tasks.download.shard_pack import Packing, Sizes, pack_shard, parcels
+from tasks.download.shard_marker import UNFINISHED, begin, clear, end, refuse_others
+from tasks.download.shard_pack import Packing, Sizes, pack_shard, parcels, shard_names
 from tasks.download.shard_select import Chosen, choose_images
 from tasks.download.shards import (
     INDEX_FILE,
@@ -58,9 +59,10 @@ def write_shards(
 
     Splits and checks are those of a run with this ``seed``; training images are mixed by it once.
     A folder that has an index must be of the same shards, and is left as it is, but for files that
-    are gone or cut off. Shards without an index, of an earlier attempt, are overwritten. Memory
-    holds a line an image and one image. Raises ``ConfigError`` for data that shards cannot hold,
-    ``DataError``, ``TransientDataError``, ``ResourceError``.
+    are gone or cut off. What an earlier attempt left, which ``UNFINISHED`` tells, is overwritten or
+    removed; other shards without an index are refused. Memory holds a line an image and one image.
+    Raises ``ConfigError`` for data that shards cannot hold, ``DataError``, ``TransientDataError``,
+    ``ResourceError``.
     """
     _refuse_what_does_not_fit(config)
     folder = open_folder(url, config.timeout_seconds)
@@ -93,7 +95,9 @@ class _Target:
     def __init__(self, folder: Folder) -> None:
         folder.check_bucket()
         self._folder, self._sizes = folder, folder.sizes()
+        self._marked = UNFINISHED in self._sizes
         self.there: ShardIndex | None = None
+        refuse_others(folder, self._sizes)
         if INDEX_FILE in self._sizes:
             self.there, _ = read_shard_index(folder)
 
@@ -101,6 +105,9 @@ class _Target:
         """Take in a shard, unless it is there; raises ``DataError`` where another should be."""
         if self.there is not None and shard not in self.there.shards:
             raise self._refusal(self.there)
+        if self.there is None and not self._marked:
+            begin(self._folder)
+            self._marked = True
         if self.there is None or self._sizes.get(shard.name) != shard.size:
             with_retries(self._folder.put, path, shard.name)
             log.info("%s: %s images", shard.name, f"{shard.images:,}")
@@ -115,10 +122,14 @@ class _Target:
 
     def finish(self, index: ShardIndex, content: bytes) -> None:
         """Write the index; raises ``DataError`` where the folder has one that says otherwise."""
+        if self.there is not None and self.there != index:
+            raise self._refusal(self.there)
+        if self._marked:
+            clear(self._folder, {shard.name for shard in index.shards})
         if self.there is None:
             with_retries(self._folder.write, content, INDEX_FILE)
-        elif self.there != index:
-            raise self._refusal(self.there)
+        if self._marked:
+            end(self._folder)
 
     def _refusal(self, there: ShardIndex) -> DataError:
         return DataError(
@@ -157,9 +168,9 @@ def _numbered(
     split: SplitName, records: Sequence[ImageRecord], root: Path, packing: Packing, scratch: Path
 ) -> Iterator[tuple[Path, list[ImageRecord], int]]:
     """Yield where each shard is to be made, what is to be in it, and the number of its first."""
-    first = 0
-    for number, parcel in enumerate(parcels(records, root, packing)):
-        yield scratch / f"{split}-{number:06d}.tar", parcel, first
+    first, contents = 0, list(parcels(records, root, packing))
+    for name, parcel in zip(shard_names(split, len(contents)), contents, strict=True):
+        yield scratch / name, parcel, first
         first += len(parcel)
 
 

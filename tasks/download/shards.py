@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,76 +19,21 @@ from pydantic import ValidationError
 
 from tasks.artifacts import sha256_parts
 from tasks.download.shard_address import open_folder
-from tasks.download.shard_folder import Folder, Stream
-from tasks.download.shard_tar import Entry, read_entries
+from tasks.download.shard_folder import Folder
+from tasks.download.shard_tar import PIECE
 from tasks.download.splits import SPLITS
 from tasks.errors import DataError
 from tasks.index import ImageRecord
 from tasks.splitvalues import Shard, ShardIndex, SplitName
-from tasks.words import listed, printable
+from tasks.words import printable
 
 INDEX_FILE = "graft-shards.json"
 INDEX_BYTES = 256 << 20
 SHARD = re.compile(r"(train|val|test)-[A-Za-z0-9._-]{1,200}\.tar")
+IMAGE_LEAST = 1_024  # bytes that a file of one byte takes in a tar: a header, and a block
 PREFIX_BYTES = 8  # of a SHA-256; two of a million different files share them once in 37 million
 
 Prefixes: TypeAlias = npt.NDArray[np.uint64]
-
-
-class Sample(NamedTuple):
-    """One image of a shard."""
-
-    key: str
-    image: bytes  # the file as it was
-    label: int  # position in the classes
-    path: str  # its name where it came from
-    group: str  # "" for an image on its own
-    suffix: str  # of its file, without the dot
-
-
-def open_shard(url: str, shard: Shard, timeout: float = 60.0) -> Stream:
-    """Return the bytes of a shard in order; it hashes them, and mends a connection that is cut.
-
-    A ``with`` block closes it. ``timeout`` is the longest silence in seconds. Raises as
-    ``open_folder`` does.
-    """
-    return open_folder(url, timeout).stream(shard.name)
-
-
-def read_samples(
-    url: str, shard: Shard, classes: Sequence[str], timeout: float = 60.0
-) -> Iterator[Sample]:
-    """Yield the images of a shard in order, with the memory of one.
-
-    A connection that is cut is opened again where it was cut, a few times. Raises ``DataError`` for
-    a label that is not among ``classes``, for a tar that ``read_entries`` refuses, and at the end,
-    where it is not the one that the index names; ``TransientDataError`` where the connection stays
-    cut; ``ConfigError`` where a driver or keys are missing.
-    """
-    number = {name: position for position, name in enumerate(classes)}
-    with open_shard(url, shard, timeout) as stream:
-        where = f"The shard {printable(url)}/{shard.name}"
-        images = 0
-        for entry in read_entries(stream, where):
-            images += 1
-            yield _sample(entry, shard, number, where)
-        if (stream.position, stream.sha256(), images) != (shard.size, shard.sha256, shard.images):
-            raise DataError(
-                f"{where} has {images:,} images and sha256 {stream.sha256()}, and the index says "
-                f"{shard.images:,} and {shard.sha256}.\n"
-                "It was changed after it was indexed: restore it, or index the folder again."
-            )
-
-
-def _sample(entry: Entry, shard: Shard, number: dict[str, int], where: str) -> Sample:
-    if entry.label not in number:
-        raise DataError(
-            f"{where}, sample {entry.key!a} has the label {entry.label!a}, which is none of: "
-            f"{listed(list(number))}.\nIndex the folder again."
-        )
-    path = entry.path or f"{shard.name.removesuffix('.tar')}/{entry.key}.{entry.suffix}"
-    label = number[entry.label]
-    return Sample(entry.key, entry.image, label, path, entry.group, entry.suffix)
 
 
 def prefixes_file(split: SplitName) -> str:
@@ -106,12 +51,14 @@ def read_prefixes(
 ) -> Iterator[Prefixes]:
     """Yield, for each shard of ``split`` in order, its images' prefixes, in order.
 
-    They are the first eight bytes of each image's SHA-256 as a number. Raises ``DataError`` at the
-    end where the file is not the one that the index names; else as ``read_samples``.
+    They are the first eight bytes of each image's SHA-256 as a number. Raises ``DataError``, at the
+    end if need be, where the file is not the one that the index names; else as ``read_samples``.
     """
     with open_folder(url, timeout).stream(prefixes_file(split)) as stream:
         for shard in (shard for shard in index.shards if shard.split == split):
-            content = _exactly(stream.read, shard.images * PREFIX_BYTES)
+            content = _up_to(stream.read, shard.images * PREFIX_BYTES)
+            if len(content) < shard.images * PREFIX_BYTES:
+                raise DataError(_changed(url, prefixes_file(split)))
             yield np.frombuffer(content, ">u8").astype(np.uint64)
         if stream.read(1) or stream.sha256() != index.prefixes[split]:
             raise DataError(_changed(url, prefixes_file(split)))
@@ -135,16 +82,12 @@ def shared_with_training(
     return [record for record, also in zip(records, also_n, strict=True) if also]
 
 
-def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
+def _up_to(read: Callable[[int], bytes], size: int) -> bytes:
     parts, left = [], size
-    while left:
-        part = read(left)
-        if not part:
-            break
+    while left and (part := read(min(left, PIECE))):  # what is there takes memory, not a claim
         parts.append(part)
         left -= len(part)
-    content = b"".join(parts)
-    return content[: len(content) // PREFIX_BYTES * PREFIX_BYTES]  # cut off: told by its digest
+    return b"".join(parts)
 
 
 def _changed(url: str, name: str) -> str:
@@ -213,8 +156,8 @@ def _contradiction(index: ShardIndex) -> str:
         return "a shard's name is not SPLIT-NAME.tar"
     if len(set(names)) < len(names) or list(index.shards) != in_order(index.shards):
         return "its shards are not in order"
-    if any(min(shard.images, shard.size) < 1 for shard in index.shards):
-        return "a shard is empty"
+    if any(not 0 < shard.images <= shard.size // IMAGE_LEAST for shard in index.shards):
+        return f"a shard is empty, or too small: of each image it takes {IMAGE_LEAST:,} bytes"
     if not set(index.counts) == set(index.prefixes) == splits:
         return "counts or digests are not of the splits that its shards are of"
     for split, counts in index.counts.items():

@@ -32,7 +32,7 @@ def sight(files: list[Path], recipe: TrainingConfig) -> Sight:
     """Return what this machine has; raises ``ResourceError`` for a device that is not there."""
     device = pick_device(recipe.device)
     return Sight(
-        torch=torch.__version__.partition("+")[0],
+        torch=_torch_version(),
         device=device.type,
         precision=str(pick_precision(recipe.precision, device)).removeprefix("torch."),
         code=code_digest(),
@@ -40,25 +40,44 @@ def sight(files: list[Path], recipe: TrainingConfig) -> Sight:
     )
 
 
+def _torch_version() -> str:
+    return torch.__version__.partition("+")[0]
+
+
+def check_code(first: Sight) -> None:
+    """Raise ``ResourceError`` when the first node has other code than this one."""
+    here = _torch_version()
+    if here != first.torch:
+        raise ResourceError(
+            f"torch is {here}, and {first.torch} on the first node.\n"
+            "Install the same version of graft, from the same uv.lock."
+        )
+    if code_digest() != first.code:
+        raise other_code()
+
+
+def other_code() -> ResourceError:
+    """Return what is said of another version of graft."""
+    return ResourceError(
+        "graft's code, or a package that it computes with, is another than on the first node.\n"
+        "Install the same version of graft, from the same uv.lock."
+    )
+
+
 def check_alike(own: Sight, first: Sight) -> None:
-    """Raise ``ResourceError`` for what is another here than on the first node."""
-    for what in ("torch", "device", "precision"):
+    """Raise ``ResourceError`` for what is another here than on the first node, but for code."""
+    for what in ("device", "precision"):
         here, there = getattr(own, what), getattr(first, what)
         if here != there:
             raise ResourceError(
                 f"{what} is {here}, and {there} on the first node.\n"
                 "Train on equal machines, or set training.device and training.precision."
             )
-    if own.code != first.code:
-        raise ResourceError(
-            "graft's code, or a package that it computes with, is another than on the first node.\n"
-            "Install the same version of graft, from the same uv.lock."
-        )
     for path, found in own.files.items():
         if found != first.files[path]:
             raise ResourceError(
                 f"{path} is {found or 'not there'}, on the first node {first.files[path]}.\n"
-                "Let all nodes have the cache on one shared disk, under the same path."
+                "Let all nodes see the cache, and weights outside it, on a shared disk by one path."
             )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 from tasks.config import RunConfig
@@ -18,8 +16,6 @@ from tasks.finetune.session import convened
 from tasks.finetune.wire import relayed
 from tasks.finetune.worker import Job
 from tasks.values import Backbone, FineTunedModel, PreparedDataset, RegisteredModel
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def train_together(
@@ -41,11 +37,7 @@ def train_together(
     """
     place = check_nodes(config.training.nodes)
     _check_devices(config)
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        relayed(watcher) as address,
-        _signals_kept(),
-    ):
+    with tempfile.TemporaryDirectory() as scratch, relayed(watcher) as address:
         job = Job(
             config=config,
             prepared=prepared,
@@ -75,17 +67,3 @@ def _check_devices(config: RunConfig) -> None:
             "Set training.device=cpu, or training.devices=1."
         )
     check_gpus(recipe)
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Put back the signal handlers that torch's launcher replaces."""
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        try:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        except ValueError:  # not the main thread, where torch replaces none
-            pass

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+import uuid
 from contextlib import suppress
 
 from tasks.errors import ConfigError, GraftError, ResourceError, Terminated
@@ -76,12 +77,13 @@ def _check_in(meeting: Meeting, node: int) -> None:
             f"This node was started for {meeting.place.nodes} nodes, the first for {there}.\n"
             "Give all the same --nodes."
         )
-    name = socket.gethostname()
-    if not meeting.say_first(host_of(node), f"{name}, process {os.getpid()}"):
+    # a container that was started again has the same name, and its process the same number
+    if not meeting.say_first(f"claim/{node}", uuid.uuid4().hex):
         raise ConfigError(
             f"Node {node} is there already: {meeting.hear(host_of(node))}.\n"
-            "Give each node a --rank of its own."
+            "Give each node a --rank of its own; where one has been started again, start all again."
         )
+    meeting.say(host_of(node), f"{socket.gethostname()}, process {os.getpid()}")
 
 
 def _beat(meeting: Meeting, node: int) -> None:

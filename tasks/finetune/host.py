@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from tasks.errors import ConfigError, ResourceError, Terminated
+from tasks.errors import ConfigError, GraftError, ResourceError
 from tasks.finetune.meeting import END, VARIABLE, Meeting, Place, open_store
+from tasks.finetune.relay import Relay
 from tasks.finetune.roll import beat_of, left_of
 
 _FAREWELL_SECONDS = 10.0  # for the other nodes to hear the end
@@ -19,7 +18,6 @@ _POLL_SECONDS = 0.1
 # Prefect starts a run again whose pod Kubernetes stops. It stops the first pod as well when another
 # one failed, say for want of memory: such a run would start again for ever.
 _AS_A_FAILURE = {"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR": "crash"}
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
 
 def host(place: Place, command: list[str]) -> int:
@@ -29,15 +27,17 @@ def host(place: Place, command: list[str]) -> int:
     """
     store = open_store(place, _listener(place))
     meeting = Meeting(place, store)
-    code = ResourceError.exit_code  # of whatever ends this process before the command does
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            code = _run(command, place.model_copy(update={"folder": Path(folder)}))
-    except Terminated as error:
-        code = 128 + int(error.args[0])
-    finally:
-        meeting.say(END, str(code))
-        _wait_for_farewells(meeting)
+    code = ResourceError.exit_code  # of what nobody foresaw
+    with Relay() as relay:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                code = _run(command, place.model_copy(update={"folder": Path(folder)}), relay)
+        except GraftError as error:
+            code = error.exit_code
+            raise
+        finally:
+            meeting.say(END, str(code))
+            _wait_for_farewells(meeting, relay)
     return code
 
 
@@ -63,32 +63,21 @@ def _not_here(place: Place, error: OSError) -> ConfigError:
     )
 
 
-def _run(command: list[str], place: Place) -> int:
-    """Run the command to its end; Ctrl-C reaches it by itself, other signals are passed on."""
+def _run(command: list[str], place: Place, relay: Relay) -> int:
     environment = os.environ | {VARIABLE: place.model_dump_json()} | _AS_A_FAILURE
     try:
-        running = subprocess.Popen(command, env=environment)  # noqa: S603 - the user's own command
+        return relay.run(command, environment)
     except OSError as error:
         raise ConfigError(
             f"{command[0]} cannot be run: {error.strerror}.\nCorrect the command behind --."
         ) from error
-    before = {number: signal.getsignal(number) for number in (*_PASSED_ON, signal.SIGINT)}
-    try:
-        for number in _PASSED_ON:
-            signal.signal(number, lambda number, _: running.send_signal(number))
-        signal.signal(signal.SIGINT, lambda *_: None)
-        code = running.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return code if code >= 0 else 128 - code
 
 
-def _wait_for_farewells(meeting: Meeting) -> None:
-    """Keep the store until those who came have heard the end."""
+def _wait_for_farewells(meeting: Meeting, relay: Relay) -> None:
+    """Keep the store until those who came have heard the end, or somebody wants this one's."""
     deadline = time.monotonic() + _FAREWELL_SECONDS
     came = [node for node in range(1, meeting.place.nodes) if meeting.hear(beat_of(node))]
     while any(meeting.hear(left_of(node)) is None for node in came):
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or relay.hurried:
             return
         time.sleep(_POLL_SECONDS)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import (
@@ -24,14 +27,24 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tasks.errors import GraftError, ResourceError, Terminated, TrainingError
 from tasks.finetune.device import pick_device
-from tasks.finetune.meeting import Meeting, Session, connect_for, lost
+from tasks.finetune.meeting import (
+    LOOPBACK,
+    Meeting,
+    Place,
+    Session,
+    connect_for,
+    lost,
+    open_store,
+)
 from tasks.finetune.roll import Roll
-from tasks.finetune.trouble import as_error, as_words, read_problem
+from tasks.finetune.trouble import as_error, as_words, read_error
 from tasks.finetune.worker import DONE, FAULT, PROBLEM, Job, work
 from tasks.recipe import TrainingConfig
 
 _BACKEND = "graft"
 _POLL_SECONDS = 0.1
+_STORE_SECONDS = 30.0  # that a store of this machine's own may take to answer
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def launch(job: Job) -> str:
@@ -40,7 +53,7 @@ def launch(job: Job) -> str:
     Raises what the first process to fail raised, on whichever machine.
     """
     try:
-        with _quiet():
+        with _quiet(), _signals_kept():
             returned = elastic_launch(_settings(job), work)(job.model_dump_json())
     except ChildFailedError as error:
         raise _explained(job, *error.get_first_failure()) from error
@@ -67,17 +80,15 @@ def check_gpus(recipe: TrainingConfig) -> None:
 
 
 def _settings(job: Job) -> LaunchConfig:
-    session = job.session
-    if session is not None:
-        rendezvous_handler_registry.register(_BACKEND, _Settled)
+    nodes = 1 if job.session is None else job.session.place.nodes
+    rendezvous_handler_registry.register(_BACKEND, _Settled)
     return LaunchConfig(
-        min_nodes=1 if session is None else session.place.nodes,
-        max_nodes=1 if session is None else session.place.nodes,
+        min_nodes=nodes,
+        max_nodes=nodes,
         nproc_per_node=job.config.training.devices,
         run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d" if session is None else _BACKEND,
-        rdzv_endpoint="localhost:0",  # any free port
-        rdzv_configs={} if session is None else {"session": session},
+        rdzv_backend=_BACKEND,
+        rdzv_configs={"session": job.session},
         local_addr="localhost",
         max_restarts=0,  # what half of an epoch left behind is not gone on with
         monitor_interval=0.1,
@@ -88,21 +99,30 @@ def _settings(job: Job) -> LaunchConfig:
 class _Settled(RendezvousHandler):
     """A rendezvous that is over: the nodes have met, and know their numbers.
 
-    torch's own static one would open a second port, on all of the machine's addresses.
+    torch's own open a port on all of the machine's addresses, and one of them unpickles what it is
+    sent there. For one machine this opens a store on its loopback address.
     """
 
     def __init__(self, parameters: RendezvousParameters) -> None:
-        self._session: Session = parameters.config["session"]
+        self._session: Session | None = parameters.config["session"]
         self._run = parameters.run_id
 
     def get_backend(self) -> str:
         return _BACKEND
 
+    @property
+    def use_agent_store(self) -> bool:
+        return True  # else the processes of one machine would open another one
+
     def next_rendezvous(self) -> RendezvousInfo:
-        session, place = self._session, self._session.place
-        store = connect_for(session, "agents")
+        session = self._session
+        if session is None:
+            store, place = _own_store()
+            return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(place.host, place.port))
+        place = session.place
+        agents = _Brief(connect_for(session, "agents"), place.silence)
         where = RendezvousStoreInfo(place.host, place.port)
-        return RendezvousInfo(store, session.node, place.nodes, where)
+        return RendezvousInfo(agents, session.node, place.nodes, where)
 
     def is_closed(self) -> bool:
         return False
@@ -120,6 +140,30 @@ class _Settled(RendezvousHandler):
         return True
 
 
+class _Brief(PrefixStore):
+    """A store whose answers nobody waits for longer than ``seconds``.
+
+    At the end torch's agents wait 300 s for each other, and in that time hear no Ctrl-C. They need
+    not: a node that is gone by then has done its part.
+    """
+
+    def __init__(self, store: Store, seconds: float) -> None:
+        super().__init__("", store)
+        self._longest = timedelta(seconds=seconds)
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        super().set_timeout(min(timeout, self._longest))
+
+
+def _own_store() -> tuple[Store, Place]:
+    """Open the store of one machine's processes, which no other machine reaches."""
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    wait = _STORE_SECONDS
+    place = Place(host=LOOPBACK, port=port, nodes=1, patience=wait, silence=wait)
+    return open_store(place, listener), place
+
+
 def _explained(job: Job, number: int, failure: ProcessFailure) -> GraftError:
     """Return what ended the training, of which this machine has seen one process end."""
     alone = TrainingError(
@@ -128,7 +172,8 @@ def _explained(job: Job, number: int, failure: ProcessFailure) -> GraftError:
     )
     if job.session is None:
         assert job.scratch is not None
-        return read_problem(job.scratch) or alone
+        fault = None if failure.exitcode < 0 else read_error(job.scratch / FAULT)
+        return read_error(job.scratch / PROBLEM) or fault or alone
     meeting = Meeting(job.session.place)
     if failure.exitcode < 0:  # not the other machines' doing
         meeting.say_first(job.session.key(PROBLEM), as_words(alone))
@@ -154,9 +199,9 @@ def _cause(meeting: Meeting, session: Session) -> GraftError | None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the launcher's own account of a failed process off the terminal: we give ours."""
-    root = "torch.distributed.elastic"
-    names = [name for name in logging.root.manager.loggerDict if name.startswith(root)]
-    before = {name: logging.getLogger(name).level for name in {root, *names}}
+    roots = ("torch.distributed.elastic", "torch.multiprocessing")
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(roots)]
+    before = {name: logging.getLogger(name).level for name in {*roots, *names}}
     for name in before:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
@@ -164,3 +209,17 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Put back the signal handlers that torch's launcher replaces."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        try:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        except ValueError:  # not the main thread, where torch replaces none
+            pass

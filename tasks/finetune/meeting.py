@@ -19,6 +19,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from tasks.errors import ConfigError, ResourceError
 
+LOOPBACK = "127.0.0.1"
 VARIABLE = "GRAFT_MEETING"
 END = "end"  # the exit code of the first node's command
 NODES = "nodes"

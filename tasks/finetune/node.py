@@ -15,16 +15,19 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from tasks.errors import ConfigError, GraftError, Terminated
 
 PORT = 29400  # torchrun's
+WEEK = 7 * 24 * 3600.0
+SHORTEST_SILENCE = 2.0  # seconds; nodes are heard of once a second
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Be one node, and return the command's exit code; errors are said in one or two lines."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # before torch: we say what it would
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tasks").setLevel(logging.INFO)
     signal.signal(signal.SIGTERM, _terminate)
@@ -40,24 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _be_node(given: argparse.Namespace) -> int:
-    if given.rank == 0 and not given.command:
-        raise ConfigError(
-            "The first node has no command.\nType it behind --, as in -- graft run CONFIG."
-        )
+    _check(given)
     if given.nodes == 1:
         return _become(given.command)
-    if given.host is None:
-        raise ConfigError(
-            "The first node's address is not given.\nName it by --host, or by GRAFT_NODE_HOST."
-        )
-    if not 0 <= given.rank < given.nodes:
-        raise ConfigError(
-            f"--rank {given.rank} is none of {given.nodes} nodes.\n"
-            f"Number them from 0 to {given.nodes - 1}."
-        )
-    from tasks.finetune.follow import follow
-    from tasks.finetune.host import host
-    from tasks.finetune.meeting import Place
+    with _torch_silent(kept=given.rank > 0):
+        from tasks.finetune.follow import follow
+        from tasks.finetune.host import host
+        from tasks.finetune.meeting import Place
 
     place = Place(
         host=given.host,
@@ -67,6 +59,48 @@ def _be_node(given: argparse.Namespace) -> int:
         silence=given.silence,
     )
     return host(place, given.command) if given.rank == 0 else follow(place, given.rank)
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Raise ``ConfigError`` for what no node can be started with."""
+    if given.nodes < 1 or not 0 <= given.rank < given.nodes:
+        raise ConfigError(
+            f"--rank {given.rank} with --nodes {given.nodes} is no node.\n"
+            "Give all nodes the same --nodes, and number them from 0."
+        )
+    if given.rank == 0 and not given.command:
+        raise ConfigError(
+            "The first node has no command.\nType it behind --, as in -- graft run CONFIG."
+        )
+    if given.nodes > 1 and given.host is None:
+        raise ConfigError(
+            "The first node's address is not given.\nName it by --host, or by GRAFT_NODE_HOST."
+        )
+    for name, least, most in (
+        ("port", 1, 65535),
+        ("patience", 0.1, WEEK),
+        ("silence", SHORTEST_SILENCE, WEEK),
+    ):
+        value = getattr(given, name)
+        if not least <= value <= most:
+            raise ConfigError(
+                f"--{name} {value:g} is out of range.\nSet it from {least:g} to {most:g}."
+            )
+
+
+@contextmanager
+def _torch_silent(*, kept: bool) -> Iterator[None]:
+    """Import torch so that graft alone says what is lost, not torch's C++ as well.
+
+    torch reads the variable when it is imported. ``kept``, it holds for processes that this one
+    starts, too; the first node's command is to have what the user set.
+    """
+    name = "TORCH_CPP_LOG_LEVEL"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "FATAL")
+    yield
+    if before is None and not kept:
+        del os.environ[name]
 
 
 def _become(command: list[str]) -> int:

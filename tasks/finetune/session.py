@@ -6,25 +6,28 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from tasks.artifacts import cache_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.errors import GraftError, ResourceError
-from tasks.finetune.alike import Sight, check_alike, files_in, sight
+from tasks.finetune.alike import Sight, check_alike, check_code, files_in, other_code, sight
 from tasks.finetune.gpu_lock import gpus_held
 from tasks.finetune.launch import check_gpus, launch
 from tasks.finetune.meeting import END, Meeting, Place, Session
 from tasks.finetune.roll import Roll, host_of, title
 from tasks.finetune.trouble import as_error, as_words
 from tasks.finetune.worker import DONE, OVER, Job
-from tasks.public import public_config
+from tasks.public import public_config, without_secrets
+from tasks.values import Backbone
 
 READY, GO, YES, NO = "ready", "go", "yes", "no"
 POLL_SECONDS = 0.1
+_MARK = ".meeting-"
+_MARK_SECONDS = 14 * 24 * 3600.0  # a node is waited for a week at the longest
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +35,8 @@ log = logging.getLogger(__name__)
 class Call(BaseModel):
     """What the first node sends: the training, and what it needs to be the same everywhere."""
 
-    job: Job
     sight: Sight
+    job: str  # a Job, in JSON that another version of graft may not be able to read
 
 
 @contextmanager
@@ -48,20 +51,27 @@ def convened(job: Job, place: Place) -> Iterator[Job]:
     assert place.folder is not None
     cache = cache_folder(job.config.output.cache)
     with FileLock(place.folder / "turn.lock"), _token(cache) as token:
-        meeting = Meeting(place)
+        shared = job.model_copy(update={"config": _config_sent(job, cache)})
+        words = _call(shared, token).model_dump_json()
+        meeting = Meeting(place)  # a number that is taken is waited for: after all that may fail
         session = Session(place=place, number=meeting.count("jobs"), node=0)
-        shared = job.model_copy(update={"config": _config_sent(job, cache), "session": session})
-        files = [token, *files_in(job.prepared, job.backbone, job.teacher)]
-        sent = shared.model_copy(update={"address": None, "scratch": None})
-        call = Call(job=sent, sight=sight(files, job.config.training))
         try:
-            meeting.say(session.key(), call.model_dump_json())
+            meeting.say(session.key(), words)
             _wait_for_all(meeting, session)
+            token.unlink()
             meeting.say(session.key(GO), YES)
-            yield shared
+            yield shared.model_copy(update={"session": session})
         finally:
             meeting.say_first(session.key(GO), NO)
             meeting.say(session.key(OVER), YES)
+
+
+def _call(job: Job, token: Path) -> Call:
+    files = [token, *files_in(job.prepared, job.backbone, job.teacher)]
+    sent = job.model_copy(
+        update={"address": None, "scratch": None, "backbone": _backbone_sent(job.backbone)}
+    )
+    return Call(job=sent.model_dump_json(), sight=sight(files, job.config.training))
 
 
 def _config_sent(job: Job, cache: Path) -> RunConfig:
@@ -72,15 +82,29 @@ def _config_sent(job: Job, cache: Path) -> RunConfig:
     )
 
 
+def _backbone_sent(backbone: Backbone) -> Backbone:
+    """Return the network without what may be secret in the address that its weights came from."""
+    return backbone.model_copy(update={"source": without_secrets(backbone.source)})
+
+
 @contextmanager
 def _token(cache: Path) -> Iterator[Path]:
     """Leave a file in the cache, by which the others see that theirs is the same."""
-    path = cache / f".meeting-{uuid.uuid4().hex}"
+    _sweep(cache)
+    path = cache / f"{_MARK}{uuid.uuid4().hex}"
     write_atomic(path, path.name.encode())
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def _sweep(cache: Path) -> None:
+    """Remove the tokens of commands that were killed; whoever shares the cache may do so too."""
+    for path in cache.glob(f"{_MARK}*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _MARK_SECONDS:
+                path.unlink()
 
 
 def _wait_for_all(meeting: Meeting, session: Session) -> None:
@@ -127,10 +151,9 @@ def attend(meeting: Meeting, session: Session, words: str) -> None:
 
     Ctrl-C and SIGTERM are raised, and ``ResourceError`` when the first node is gone.
     """
-    call = Call.model_validate_json(words)
-    job = call.job.model_copy(update={"session": session})
     ready = session.key(READY, session.node)
     try:
+        call, job = _read(words, session)
         check_gpus(job.config.training)
         files = [Path(path) for path in call.sight.files]
         check_alike(sight(files, job.config.training), call.sight)
@@ -145,6 +168,17 @@ def attend(meeting: Meeting, session: Session, words: str) -> None:
         meeting.say_first(ready, as_words(type(error)(named)))
     finally:
         meeting.say(session.key(DONE, session.node), YES)
+
+
+def _read(words: str, session: Session) -> tuple[Call, Job]:
+    """Return what the first node sent; ``ResourceError`` when it has another version of graft."""
+    try:
+        call = Call.model_validate_json(words)
+        check_code(call.sight)
+        job = Job.model_validate_json(call.job)
+    except ValidationError as error:
+        raise other_code() from error
+    return call, job.model_copy(update={"session": session})
 
 
 def _may_go(meeting: Meeting, session: Session) -> bool:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import logging
 import secrets
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Client, Connection, Listener
+from contextlib import contextmanager, suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+)
 from typing import Any
 
 from pydantic import BaseModel
 
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
+
+_BACKLOG = 16  # connections that wait until they are accepted; of one, the next has to try again
+_LAST_WORDS_SECONDS = 5.0
 
 
 class Address(BaseModel):
@@ -49,26 +60,60 @@ class Sender(logging.Handler):
         super().close()
 
 
+class _Hearing:
+    """What is known of the one sender, whose words a thread passes on."""
+
+    def __init__(self, watcher: Watcher, key: bytes) -> None:
+        self.watcher, self.key = watcher, key
+        self.began, self.ended = threading.Event(), threading.Event()
+
+
 @contextmanager
 def relayed(watcher: Watcher) -> Iterator[Address]:
-    """Listen for one sender and pass on what it says to ``watcher`` and to the log."""
-    key = secrets.token_hex(16)
-    with Listener(("localhost", 0), authkey=bytes.fromhex(key)) as listener:
+    """Listen for one sender and pass on what it says to ``watcher`` and to the log.
+
+    Who connects without the key is not heard, and keeps nobody out.
+    """
+    hearing = _Hearing(watcher, secrets.token_bytes(16))
+    with Listener(("localhost", 0), backlog=_BACKLOG) as listener:
         host, port = listener.address
-        hearing = threading.Thread(target=_hear, args=(listener, watcher), daemon=True)
-        hearing.start()
+        accepting = threading.Thread(target=_accept, args=(listener, hearing), daemon=True)
+        accepting.start()
         try:
-            yield Address(host=host, port=port, key=key)
+            yield Address(host=host, port=port, key=hearing.key.hex())
         finally:
-            hearing.join(timeout=5)
+            if hearing.began.is_set():  # its last words may be on the way
+                hearing.ended.wait(_LAST_WORDS_SECONDS)
+            hearing.ended.set()
+            with suppress(OSError):  # ends the thread's waiting
+                socket.create_connection((host, port), timeout=1).close()
+                accepting.join(timeout=1)
 
 
-def _hear(listener: Listener, watcher: Watcher) -> None:
-    try:
-        with listener.accept() as wire:
-            _pass_on(wire, watcher)
-    except (EOFError, OSError):  # the sender is gone, or never came: whoever started it says why
-        return
+def _accept(listener: Listener, hearing: _Hearing) -> None:
+    """Hear each who connects in a thread of its own: one that says nothing is waited for."""
+    while True:
+        wire = listener.accept()
+        if hearing.ended.is_set():
+            wire.close()
+            return
+        threading.Thread(target=_hear, args=(wire, hearing), daemon=True).start()
+
+
+def _hear(wire: Connection[Any, Any], hearing: _Hearing) -> None:
+    with wire:
+        try:
+            deliver_challenge(wire, hearing.key)  # as Listener does, which would wait for each
+            hearing.began.set()
+            answer_challenge(wire, hearing.key)
+        except (AuthenticationError, EOFError, OSError):  # anybody, who may be gone again
+            return
+        try:
+            _pass_on(wire, hearing.watcher)
+        except (EOFError, OSError):  # the sender is gone: whoever started it says why
+            return
+        finally:
+            hearing.ended.set()
 
 
 def _pass_on(wire: Connection[Any, Any], watcher: Watcher) -> None:

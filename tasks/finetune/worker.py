@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 
 import torch
 import torch.distributed as dist
@@ -20,8 +22,8 @@ from tasks.finetune.device import pick_device
 from tasks.finetune.meeting import END, Meeting, Session, connect_for, lost
 from tasks.finetune.progress import Nobody
 from tasks.finetune.ranks import local_device, rank
-from tasks.finetune.roll import Roll, Watch, orphaned
-from tasks.finetune.trouble import as_error, as_words, write_problem
+from tasks.finetune.roll import LOOK_SECONDS, Roll, Watch, orphaned
+from tasks.finetune.trouble import as_error, as_words, write_first
 from tasks.finetune.wire import Address, Sender
 from tasks.values import Backbone, PreparedDataset, RegisteredModel
 
@@ -31,6 +33,7 @@ FAULT = "fault"  # what a process met that nobody foresaw
 DONE = "done"  # a node has no process any more
 OVER = "over"  # the first node's wish
 _PATIENCE = timedelta(days=7)
+_LEAVE_SECONDS = 10.0  # that a process which failed may take to leave the others
 
 
 class Job(BaseModel):
@@ -54,7 +57,8 @@ def work(words: str) -> str:
     from tasks.finetune.train import finetune  # which starts these processes
 
     job = Job.model_validate_json(words)
-    with _problem_told(job), _watched(job), _together(job):
+    # told before the group is left too: a process that failed may wait there for the others
+    with _problem_told(job), _watched(job), _together(job), _problem_told(job):
         watcher: Sender | Nobody = Nobody()
         if rank() == 0 and job.address is not None:
             watcher = Sender(job.address)
@@ -76,6 +80,7 @@ def _together(job: Job) -> Iterator[None]:
     # rank 0 validates, and computes features, while the others wait; torchrun sees who has died,
     # and over several machines the watch
     if job.session is None:
+        _keep_to_loopback()
         dist.init_process_group(backend, timeout=_PATIENCE)
     else:
         dist.init_process_group(
@@ -89,8 +94,31 @@ def _together(job: Job) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.set_device(local_device(device))
         yield
+    except BaseException:
+        with _ended_after(_LEAVE_SECONDS):
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _keep_to_loopback() -> None:
+    """Have gloo and NCCL listen where no other machine reaches them, unless told where to."""
+    names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    for name in names[:1]:  # lo, or lo0 on a Mac
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")
+
+
+@contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End this process if the block takes longer: NCCL waits for who will never come."""
+    end = threading.Timer(seconds, os._exit, (1,))
+    end.daemon = True
+    end.start()
+    try:
+        yield
     finally:
-        dist.destroy_process_group()
+        end.cancel()
 
 
 @contextmanager
@@ -99,17 +127,19 @@ def _problem_told(job: Job) -> Iterator[None]:
     try:
         yield
     except GraftError as error:
-        if job.session is not None:
-            words = as_words(_of_node(error, job.session))
-            Meeting(job.session.place).say_first(job.session.key(PROBLEM), words)
-        elif job.scratch is not None:
-            write_problem(job.scratch, error)
+        _tell(job, PROBLEM, error if job.session is None else _of_node(error, job.session))
         raise
-    except Exception as error:
-        if job.session is not None:  # most often the line to one that failed: who was first counts
-            words = as_words(_fault(error, job.session))
-            Meeting(job.session.place).say_first(job.session.key(FAULT), words)
+    except Exception as error:  # most often the line to one that failed: who was first counts
+        _tell(job, FAULT, _fault(error, job.session))
         raise
+
+
+def _tell(job: Job, what: str, error: GraftError) -> None:
+    if job.session is not None:
+        meeting = Meeting(job.session.place)
+        meeting.say_first(job.session.key(what), as_words(error))
+    elif job.scratch is not None:
+        write_first(job.scratch / what, error)
 
 
 def _of_node(error: GraftError, session: Session) -> GraftError:
@@ -119,10 +149,16 @@ def _of_node(error: GraftError, session: Session) -> GraftError:
     return type(error)(f"Node {session.node} ({socket.gethostname()}): {error}")
 
 
-def _fault(error: Exception, session: Session) -> TrainingError:
+def _fault(error: Exception, session: Session | None) -> TrainingError:
     words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    number = os.environ["RANK"]
+    if session is None:
+        return TrainingError(
+            f"Training process {number} failed: {words}\n"
+            "Train with training.devices=1 to see where."
+        )
     return TrainingError(
-        f"Training process {os.environ['RANK']}, of node {session.node}, failed: {words}\n"
+        f"Training process {number}, of node {session.node}, failed: {words}\n"
         "If that is about a connection, look at the network between the nodes."
     )
 
@@ -133,20 +169,39 @@ def _watched(job: Job) -> Iterator[None]:
     if job.session is None:
         yield
         return
-    session, parent, roll = job.session, os.getppid(), Roll(job.session.place)
+    with Watch(job.session.place, _Look(job.session), lambda _: os._exit(1)):
+        yield
 
-    def look(meeting: Meeting) -> GraftError | None:
-        if orphaned(parent):
+
+class _Look:
+    """Look in the store for a reason to end."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._parent, self._roll = session, os.getppid(), Roll(session.place)
+        self._fault: float | None = None  # when one was seen first
+        # a node that is gone is known by then, and is why the others met a fault
+        self._grace = session.place.silence + 2 * LOOK_SECONDS
+
+    def __call__(self, meeting: Meeting) -> GraftError | None:
+        """Return why to end, None for no reason."""
+        session = self._session
+        if orphaned(self._parent):
             return lost(session.place)
         words = meeting.hear(session.key(PROBLEM))
         if words is not None:
             return as_error(words)
         if meeting.hear(session.key(OVER)) or meeting.hear(END):
             return TrainingError("The first node has ended the training.")
-        missing = roll.missing(meeting)
-        if missing is not None:
-            meeting.say_first(session.key(PROBLEM), as_words(missing))
+        missing = self._roll.missing(meeting)
+        if missing is None:
+            return self._met_fault(meeting)
+        meeting.say_first(session.key(PROBLEM), as_words(missing))
         return missing
 
-    with Watch(session.place, look, lambda _: os._exit(1)):
-        yield
+    def _met_fault(self, meeting: Meeting) -> GraftError | None:
+        """Return a fault that nobody has given a reason for: NCCL would wait for that process."""
+        words = meeting.hear(self._session.key(FAULT))
+        if words is None:
+            return None
+        self._fault = self._fault or monotonic()
+        return as_error(words) if monotonic() - self._fault > self._grace else None

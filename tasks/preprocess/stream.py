@@ -7,19 +7,22 @@ many images there are; the index takes a line a shard.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from random import Random
+from threading import Event
 
 import numpy as np
 import torch
 
 from tasks.config import DataConfig
-from tasks.download.shards import read_index_file, read_samples
+from tasks.download.shard_samples import read_samples
+from tasks.download.shards import read_index_file
 from tasks.errors import ConfigError, DataError
 from tasks.preprocess.batches import Batch, images_an_epoch, moved, one_ahead
 from tasks.preprocess.layouts import Layout, row_of
@@ -80,9 +83,7 @@ class StreamedImages:
         replace the others once, and as ``read_samples`` does.
         """
         pin = device.type == "cuda"
-        rows = self._rows(order, own)
-        starts = range(0, order.images, batch_size)
-        sizes = (min(batch_size, order.images - start) for start in starts)
+        rows, sizes = self._rows(order, own), _sizes(order.images, batch_size)
         return moved(one_ahead(sizes, lambda size: _batch(rows, size, pin)), device)
 
     def first(
@@ -91,22 +92,27 @@ class StreamedImages:
         """Yield the first ``most`` images of an epoch, or all, in batches; as ``batches`` raises.
 
         They are of a few shards, as a stream's first images are, and the same in every process.
+        Where one image would be left for a last batch, the batch before takes it.
         """
         order = self.order(batch_size, 1, generator)
-        order = replace(order, images=min(most, order.images))
+        order = replace(order, images=min(most, self._split.n))
         return self.batches(order, 0, batch_size, device)
 
     def _rows(self, order: StreamOrder, own: int) -> Iterator[Row]:
         share = sum(piece.stop - piece.start for piece in order.parts[own])
-        self.left_out = used = 0
-        with closing(self._images(order, own)) as images:
-            found = decoded(images, order.images, self._view, decoding_threads())
-            for number, each in enumerate(found):
-                if isinstance(each, Row):
-                    used += 1
-                    yield each
-                else:
-                    self._leave_out(each, first=number < share)
+        self.left_out = used = taken = 0
+        enough = Event()
+        with closing(self._images(order, own, enough)) as images:
+            for each in decoded(images, order.images, self._view, decoding_threads()):
+                taken += 1
+                if not isinstance(each, Row):
+                    self._leave_out(each, first=taken <= share)
+                    continue
+                used += 1
+                if used == order.images and taken <= share:  # beyond, all have been read already
+                    enough.set()
+                    deque(images, maxlen=0)
+                yield each
         if used < order.images:
             raise DataError(
                 f"Of {share:,} training images only {used // 2:,} can be used: {self.example}.\n"
@@ -123,25 +129,33 @@ class StreamedImages:
         self.left_out += first
         self.example = self.example or str(bad)
 
-    def _images(self, order: StreamOrder, own: int) -> Generator[Encoded, None, None]:
-        """Yield a process's images in their order; where bad ones are replaced, once more."""
+    def _images(
+        self, order: StreamOrder, own: int, enough: Event
+    ) -> Generator[Encoded, None, None]:
+        """Yield a process's images in their order; where bad ones are replaced, once more.
+
+        Once there are ``enough``, no further shard is begun; those that were are read to their
+        ends, where they are held to their digests.
+        """
         random = Random(f"{order.seed} {own}")  # noqa: S311 - nothing secret
         limits, pieces = self._limits, order.parts[own]
         for _ in range(2 if self._data.on_bad_image == "skip" else 1):
-            streams = (partial(self._piece, piece) for piece in pieces)
+            begun = takewhile(lambda _: not enough.is_set(), pieces)
+            streams = (partial(self._piece, piece) for piece in begun)
             with (
                 ThreadPoolExecutor(limits.open + 1) as pool,
                 closing(interleaved(streams, limits.open, random, pool)) as mixed,
             ):
                 yield from through_buffer(mixed, random, limits)
+            if enough.is_set():
+                return
 
     def _piece(self, piece: Piece) -> Iterator[Encoded]:
         shard, timeout = self._shards[piece.shard], self._data.timeout_seconds
-        # read to its end where that is the piece's: only then its digest is looked at
-        stop = None if piece.stop == shard.images else piece.stop
         samples = read_samples(self._split.url, shard, self._classes, timeout)
-        for sample in islice(samples, piece.start, stop):
-            yield Encoded(shard.name, sample.key, sample.label, sample.image)
+        for number, sample in enumerate(samples):  # to the end: there its digest is looked at
+            if piece.start <= number < piece.stop:
+                yield Encoded(shard.name, sample.key, sample.label, sample.image)
 
 
 def read_index_of(split: StreamedSplit) -> ShardIndex:
@@ -164,8 +178,26 @@ def refuse_processes(shards: int, processes: int) -> None:
 
 
 def decoding_threads() -> int:
-    """Return how many threads decode: the processes of a machine share its processors."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Return how many threads decode: torch's number of them, which ``training.threads`` sets.
+
+    At most this process's share of the processors that are open to it, by affinity or a container's
+    limit: the processes of a machine share them, and torch of a GPU's knows nothing of the others.
+    """
+    from joblib import cpu_count
+
+    share: int = cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(torch.get_num_threads(), share))
+
+
+def _sizes(images: int, batch_size: int) -> list[int]:
+    """Return the sizes of batches; of one image none is, unless there is no other way.
+
+    Batch norm has no variance over one value.
+    """
+    sizes = [min(batch_size, images - start) for start in range(0, images, batch_size)]
+    if len(sizes) > 1 and sizes[-1] == 1 and batch_size > 1:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
 
 
 def _batch(rows: Iterator[Row], size: int, pin: bool) -> Batch:

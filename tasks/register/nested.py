@@ -20,10 +20,12 @@ from tasks.evaluate.comparison import Comparison, StrategyRow
 from tasks.public import public_config, without_secrets
 from tasks.register.client import connect, tracking_errors
 from tasks.register.facts import finite_metrics, run_tags
+from tasks.register.processes import take_over
 from tasks.register.tracking import closing, find_experiment
 from tasks.retry import with_retries
 
 COMPARISON = "graft.comparison"  # tag of the parent: which comparison it is
+FOLDER = "graft.folder"  # tag of the parent: in which folder
 CELL = "graft.cell"  # tag of a child: which cell it is
 PAGE = 500
 
@@ -55,15 +57,17 @@ class ComparisonRun:
 
 
 @contextmanager
-def open_comparison(config: CompareConfig) -> Iterator[ComparisonRun]:
+def open_comparison(config: CompareConfig, folder: str) -> Iterator[ComparisonRun]:
     """Open the run of a comparison, the same one again when it is gone on with, and close it.
 
-    Its status tells how the block ended, as with ``open_run``. Cells' runs that nobody closed,
-    since their process was killed, are marked KILLED, at the end or at the next start. Raises
+    ``folder`` is a word for the comparison's folder that no other one in the world has, and this
+    process works in it alone: others may run the same config on the same server. The run's status
+    tells how the block ended, as with ``open_run``. Cells' runs that nobody closed, since their
+    process was killed, are marked KILLED, at the end or at the next start. Raises
     ``TrackingError``.
     """
     client = connect()
-    experiment, run_id = with_retries(_open, client, config)
+    experiment, run_id = with_retries(_open, client, config, folder)
     with closing(client, run_id):
         with_retries(_write_facts, client, run_id, config)
         finished = with_retries(_finished_cells, client, experiment, run_id)
@@ -74,15 +78,16 @@ def open_comparison(config: CompareConfig) -> Iterator[ComparisonRun]:
                 _finished_cells(client, experiment, run_id)
 
 
-def _open(client: MlflowClient, config: CompareConfig) -> tuple[str, str]:
+def _open(client: MlflowClient, config: CompareConfig, folder: str) -> tuple[str, str]:
     with tracking_errors("opening the comparison's run"):
         experiment = find_experiment(client, config.base.tracking.experiment)
-        before = runs_with(client, experiment, COMPARISON, config.identity)
+        same = runs_with(client, experiment, COMPARISON, config.identity)
+        before = [run for run in same if run.data.tags.get(FOLDER) == folder]
         if before:
             run_id = str(before[0].info.run_id)
-            client.update_run(run_id, status="RUNNING")
+            take_over(client, run_id)
             return experiment, run_id
-        tags = run_tags() | {COMPARISON: config.identity}
+        tags = run_tags() | {COMPARISON: config.identity, FOLDER: folder}
         run = client.create_run(experiment, tags=tags, run_name=config.name)
         return experiment, str(run.info.run_id)
 

@@ -6,12 +6,14 @@ end is the run's end too, and the process, by which this machine alone can tell 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlflow.entities import Run, ViewType
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from tasks.register.client import connect, tracking_errors
 from tasks.register.processes import FLOW_RUN_TAG, PROCESS_TAG, is_gone
+from tasks.register.searches import SEARCH
 
 LIMIT = 1000
 
@@ -27,12 +29,35 @@ class OpenRun:
 
 
 def find_open() -> list[OpenRun]:
-    """Return the runs of graft's that MLflow calls RUNNING; raises ``TrackingError``."""
+    """Return the runs of graft's that MLflow calls RUNNING; raises ``TrackingError``.
+
+    A search's run bears the tags of the process that joined it last. Where that is gone, another
+    one's trial may be running in it still: then neither process nor flow run say that it is over.
+    """
     client = connect(create=False)
     with tracking_errors("looking for open runs"):
         experiments = [one.experiment_id for one in client.search_experiments(ViewType.ACTIVE_ONLY)]
         found = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=LIMIT)
-    return [_open(run) for run in found if PROCESS_TAG in run.data.tags]
+    ours = {run.info.run_id: run for run in found if PROCESS_TAG in run.data.tags}
+    shared = _searches_gone_on_with(ours)
+    opened = [_open(run) for run in ours.values()]
+    return [
+        replace(run, flow_run=None, process_is_gone=False) if run.run_id in shared else run
+        for run in opened
+    ]
+
+
+def _searches_gone_on_with(ours: dict[str, Run]) -> set[str]:
+    """Return the searches with a trial of another process or flow run than they name."""
+    shared = set()
+    for trial in ours.values():
+        search = ours.get(trial.data.tags.get(MLFLOW_PARENT_RUN_ID, ""))
+        if search is not None and SEARCH in search.data.tags:
+            own, whole = _open(trial), _open(search)
+            same_flow_run = own.flow_run is not None and own.flow_run == whole.flow_run
+            if not own.process_is_gone and not same_flow_run:
+                shared.add(whole.run_id)
+    return shared
 
 
 def close_open(run_id: str, why: str) -> bool:

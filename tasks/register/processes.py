@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.processes import started, still_runs
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # set where Prefect starts a flow run in a process of its own
 PROCESS_TAG, FLOW_RUN_TAG = "graft.process", "graft.flow_run"
@@ -19,6 +23,16 @@ def process_tags() -> dict[str, str]:
     tags = {PROCESS_TAG: f"{_place()} {os.getpid()} {started(os.getpid())}"}
     flow_run = os.environ.get(FLOW_RUN)
     return tags if flow_run is None else tags | {FLOW_RUN_TAG: flow_run}
+
+
+def take_over(client: MlflowClient, run_id: str) -> None:
+    """Open a run again as this process's: by the tags of the one before it would look left open."""
+    there, own = client.get_run(run_id).data.tags, process_tags()
+    for key, value in own.items():
+        client.set_tag(run_id, key, value)
+    if FLOW_RUN_TAG in there and FLOW_RUN_TAG not in own:
+        client.delete_tag(run_id, FLOW_RUN_TAG)
+    client.update_run(run_id, status="RUNNING")
 
 
 def is_gone(process: str) -> bool:

@@ -19,7 +19,7 @@ from tasks.public import public_config
 from tasks.register.client import connect, tracking_errors
 from tasks.register.facts import finite_metrics, run_tags
 from tasks.register.nested import runs_with
-from tasks.register.processes import process_tags
+from tasks.register.processes import take_over
 from tasks.register.registry import NOTHING_THERE
 from tasks.register.tracking import closing, find_experiment
 from tasks.retry import with_retries
@@ -86,9 +86,7 @@ def _find(client: MlflowClient, config: SearchConfig, known: str | None) -> Sear
         experiment = find_experiment(client, config.base.tracking.experiment)
         if known is not None and _is_there(client, known):
             run_id = known
-            for key, value in process_tags().items():  # else it would look like a dead one's
-                client.set_tag(run_id, key, value)
-            client.update_run(run_id, status="RUNNING")
+            take_over(client, run_id)
         else:
             tags = run_tags() | {SEARCH: config.identity}
             run_id = str(client.create_run(experiment, tags=tags, run_name=config.name).info.run_id)

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,33 +49,37 @@ WATCHFUL = {
 }
 
 
-def add_node(cluster: Any, **given: object) -> None:
-    """Start a node; Ray gives its helpers 15 s, too few on a machine that is busy with tests."""
-    for tries_left in (2, 1, 0):
-        try:
-            cluster.add_node(**NODE, **given)
-            return
-        except Exception:
-            if not tries_left:
-                raise
+def two_nodes(logs: str, tries: int = 3) -> Any:
+    """Start two nodes with a processor each; Ray gives its helpers 15 s, too few on a busy machine.
+
+    A cluster whose first node did not come up takes the next for no head: it is given up whole.
+    """
+    from ray.cluster_utils import Cluster
+
+    started = Cluster()
+    try:
+        started.add_node(**NODE, temp_dir=logs, _system_config=WATCHFUL)
+        started.add_node(**NODE)
+    except Exception:
+        started.shutdown()
+        if tries == 1:
+            raise
+        return two_nodes(logs, tries - 1)
+    return started
 
 
 @pytest.fixture(scope="module")
 def cluster(home: Path) -> Iterator[Any]:
-    """Start two nodes with a processor each, and end them."""
-    from ray.cluster_utils import Cluster
-
+    """Give two nodes, and end them."""
     from flows.ray_engine import SETTINGS
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
         patch.chdir(home)
-        started = Cluster()
         with tempfile.TemporaryDirectory(prefix="graft-ray-", ignore_cleanup_errors=True) as logs:
+            started = two_nodes(logs)
             try:
-                add_node(started, temp_dir=logs, _system_config=WATCHFUL)
-                add_node(started)
                 yield started
             finally:
                 ray.shutdown()
@@ -157,10 +162,13 @@ def task_states(url: str, flow_run: str) -> dict[str, str | None]:
         return {run.name: run.state_name for run in client.read_task_runs(flow_run_filter=named)}
 
 
-def meanwhile(do: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=do, daemon=True)
-    thread.start()
-    return thread
+@contextmanager
+def meanwhile(do: Callable[[], None]) -> Iterator[None]:
+    """Do something while the block runs; what goes wrong in it is the test's error."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(do)
+        yield
+        done.result()
 
 
 def test_two_nodes_give_the_figures_that_this_process_gives(graft, write):
@@ -202,9 +210,8 @@ def test_sigterm_ends_the_cells_on_the_cluster_too(workspace: Path, graft, write
         at_work("terms", ("full",), cells)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    thread = meanwhile(stop)
-    result = graft("compare", config)
-    thread.join()
+    with meanwhile(stop):
+        result = graft("compare", config)
     assert (result.code, result.message.count("\n")) == (143, 1), result.err
     assert [run.info.status for run in child_runs("terms")] == ["KILLED"]
     assert list(cells.glob("*")) == []  # nor a token of the cluster's check
@@ -217,9 +224,8 @@ def test_what_is_lost_too_often_is_a_failure(
     monkeypatch.setattr("flows.ray_engine.TRIES", 0)
     config = write("lost", strategies={"full": {"training.epochs": SLOW}, "ema": {}})
     cells = workspace / "mlruns" / "runs" / "lost" / "cells"
-    thread = meanwhile(lambda: at_work("lost", ("full",), cells)[0].kill())
-    result = graft("compare", config, "--json")
-    thread.join()
+    with meanwhile(lambda: at_work("lost", ("full",), cells)[0].kill()):
+        result = graft("compare", config, "--json")
     assert result.code == 8, result.err
     outcomes = {one["strategy"]: one for one in json.loads(result.out)["outcomes"]}
     assert outcomes["ema"]["failure"] is None
@@ -249,9 +255,8 @@ def test_a_killed_process_and_a_lost_node_cost_no_finished_cell(
         next(one for one in processes if one.ppid() == of_head).kill()
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
-    thread = meanwhile(break_things)
-    result = graft("compare", config, "--json")
-    thread.join()
+    with meanwhile(break_things):
+        result = graft("compare", config, "--json")
     assert result.code == 0, result.err
     assert len(raylets) == 2  # both nodes worked
     assert [path.parent.name.split("-")[2] for path in whole] == ["full"]

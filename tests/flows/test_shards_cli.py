@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 FROM = "data.kind=shards"
@@ -61,8 +65,6 @@ def test_check_counts_all_splits_and_reads_no_training_shard(shards: str, worksp
 
 def test_check_finds_test_images_that_are_trained_on(shards: str, workspace: Path, graft):
     """A prefix of a test image among those of training is what a leak looks like without a pass."""
-    import hashlib
-
     folder = Path(shards)
     trained, tested = folder / "train.digests.bin", folder / "test.digests.bin"
     trained.write_bytes(tested.read_bytes()[:8] + trained.read_bytes()[8:])
@@ -72,6 +74,46 @@ def test_check_finds_test_images_that_are_trained_on(shards: str, workspace: Pat
     result = graft("check", "good.yaml", FROM, f"data.path={shards}")
     assert result.code == 3
     assert "exact_duplicates: 1 image(s) are in two splits" in result.message
+
+
+def test_images_that_have_no_folder_are_packed_below_the_working_folder(
+    workspace: Path, tmp_path: Path, graft, monkeypatch
+):
+    """As docs/scale.md has it for CIFAR-10; ``Path("")`` would be that folder."""
+    monkeypatch.chdir(tmp_path)
+    digits = ("data.kind=digits", "data.path=null", "data.checks.near_duplicates=off")
+    config = str(workspace / "good.yaml")
+    result = graft("shards", config, *digits, "--output", "packed/digits", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["url"] == str(tmp_path / "packed" / "digits")
+
+
+def test_the_next_command_works_as_it_is_printed(workspace: Path, tmp_path: Path, graft):
+    """A shell reads it; what the config says of the images' file and splits is not in the way."""
+    archive = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", workspace / "photos"))
+    settings = yaml.safe_load((workspace / "good.yaml").read_text())
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    settings["data"] |= {"val_fraction": 0.2, "sha256": sha256, "path": str(archive)}
+    config, shards = tmp_path / "photo's.yaml", tmp_path / "photo's shards"
+    config.write_text(yaml.safe_dump(settings))
+    result = graft("shards", str(config), "--output", str(shards))
+    assert result.code == 0, result.err
+    words = shlex.split(result.out.partition("\ntrain ")[2].splitlines()[0])
+    assert words[:2] == ["graft", "run"]
+    index = hashlib.sha256((shards / "graft-shards.json").read_bytes()).hexdigest()
+    assert f"data.sha256={index}" in words
+    result = graft("check", *words[2:])
+    assert result.code == 0, result.err
+
+
+def test_what_was_not_finished_is_not_indexed(shards: str, workspace: Path, graft):
+    folder = Path(shards)
+    (folder / "graft-shards.json").rename(folder / "graft-shards.unfinished")
+    before = sorted(folder.iterdir())
+    result = graft("shards", "good.yaml", FROM, f"data.path={shards}", "--index")
+    assert result.code == 3
+    assert "Run that to its end, or remove the folder." in result.message
+    assert sorted(folder.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -87,12 +129,17 @@ def test_check_finds_test_images_that_are_trained_on(shards: str, workspace: Pat
         (("--output", "x", FROM, "data.path=nowhere"), 2, "are shards already"),
         (("--index", FROM, "data.path=nowhere"), 3, "has no shard of train, val, test"),
         (("--output", "good.yaml/x"), 8, "Cannot write"),
+        (("--output", "x" * 300), 3, "File name too long"),
+        (("--output", "photos/x", "data.path=" + "x" * 300), 3, "too long"),
+        (("--output", "file://{here}/photos/x"), 2, "lies in data.path, among the images"),
+        (("--output", "photos/x", "data.path=file://{here}/photos"), 2, "lies in data.path"),
     ],
     ids=str,
 )
 def test_what_is_wrong_is_said_in_two_lines(given, code, words, workspace: Path, graft):
+    given = [word.replace("{here}", str(workspace)) for word in given]
     result = graft("shards", "good.yaml", *given)
-    assert result.code == code
+    assert result.code == code, result.err
     assert words in result.message
     assert "planted@" not in result.err
     assert len(result.message.splitlines()) <= 2

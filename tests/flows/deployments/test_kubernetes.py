@@ -15,6 +15,8 @@ import pytest
 import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
+from prefect.utilities.schema_tools import ValidationError, is_valid_schema
+from prefect.utilities.schema_tools import validate as check_variables
 from prefect.utilities.templating import find_placeholders
 
 from tests.flows.deployments.site import DEPLOYMENTS, REPOSITORY, Site
@@ -79,6 +81,22 @@ def test_a_job_asks_for_its_gpus_and_runs_the_flow():
 def test_every_placeholder_is_a_variable_and_every_variable_is_used():
     used = {found.name for found in find_placeholders(TEMPLATE["job_configuration"])}
     assert used == set(TEMPLATE["variables"]["properties"])
+
+
+def test_pods_of_several_nodes_are_not_started_again_one_by_one():
+    schema = TEMPLATE["variables"]
+    is_valid_schema(schema, preprocess=False)
+    defaults = {k: v["default"] for k, v in schema["properties"].items() if "default" in v}
+
+    def check(**values: int) -> None:  # as Prefect's server does, of a deployment and of a run
+        check_variables(
+            defaults | values, schema, raise_on_error=True, allow_none_with_default=True
+        )
+
+    check(nodes=2)
+    check(nodes=1, backoff_limit=3)
+    with pytest.raises(ValidationError, match="backoff_limit"):
+        check(nodes=2, backoff_limit=1)
 
 
 def test_places_are_those_of_the_image():

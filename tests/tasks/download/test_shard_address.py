@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.config import DataConfig
+from tasks.download import shard_address
 from tasks.download.shard_address import open_folder
 from tasks.download.source import download
 from tasks.errors import ConfigError, DataError, GraftError, ResourceError
@@ -34,13 +35,19 @@ from tasks.errors import ConfigError, DataError, GraftError, ResourceError
         "s3://${secret:bucket}/shards",
         "",
         "a\0b",
+        "\udcff",
+        "https://user:key:se?cret@host/x?versionId=1",
+        "file://key:secret@host/x",
+        "FILE://key:secret@${secret:host}/x",
+        "s3://key:secret@${secret:bucket}/x",
+        "pipe:curl https://user:key:secret@host#versionId",
     ],
 )
 def test_other_addresses_are_refused_and_no_secret_is_told(url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as raised:
         open_folder(url)
-    assert "key:secret" not in str(raised.value)
+    assert "key:se" not in str(raised.value)
     assert "versionId" not in str(raised.value)
     assert len(str(raised.value).splitlines()) <= 2
     assert list(tmp_path.iterdir()) == []
@@ -59,6 +66,17 @@ def test_a_path_is_a_folder_here(tmp_path, monkeypatch):
         assert folder.url == str(tmp_path / "a:b" / "shards")
         folder.write(b"x", "y")
         assert folder.sizes() == {"y": 1}
+
+
+def test_every_store_is_told_how_long_it_may_be_silent(monkeypatch):
+    """By the names that s3fs, gcsfs and adlfs have for it; the latter two are not installed."""
+    told = {}
+    monkeypatch.setattr(shard_address, "_driver", lambda scheme, **given: told.update(given))
+    for scheme in ("s3", "gs", "az"):
+        open_folder(f"{scheme}://bucket/shards", timeout=1.5)
+    assert told["config_kwargs"] == {"read_timeout": 1.5, "connect_timeout": 1.5}
+    assert (told["requests_timeout"].sock_read, told["requests_timeout"].total) == (1.5, None)
+    assert (told["read_timeout"], told["connection_timeout"]) == (1.5, 1.5)
 
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch):

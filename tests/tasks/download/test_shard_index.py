@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +13,16 @@ import pytest
 import webdataset
 
 from tasks.config import DataConfig
+from tasks.download import shard_index
+from tasks.download.shard_address import open_folder
 from tasks.download.shard_index import Indexed, index_shards
-from tasks.download.shard_pack import Packing
+from tasks.download.shard_leaks import Numbers, find_leaks
+from tasks.download.shard_pack import Packing, Sizes
+from tasks.download.shard_samples import read_samples
 from tasks.download.shard_write import write_shards
-from tasks.download.shards import INDEX_FILE, read_prefixes, read_samples
+from tasks.download.shards import INDEX_FILE, read_prefixes
 from tasks.errors import ConfigError, DataError
+from tasks.splitvalues import Shard
 
 Samples = list[dict[str, object]]
 
@@ -140,3 +148,83 @@ def test_images_cannot_be_left_out_of_shards(tars):
 def test_only_shards_are_indexed():
     with pytest.raises(ConfigError, match=r"Only data.kind=shards"):
         index_shards(DataConfig(kind="digits"))
+
+
+@pytest.mark.parametrize("others", [("imagenet-train-0.tar",), ("train-0.tar.gz", "v.TGZ")])
+def test_tars_of_other_names_are_told(tars, others):
+    folder = tars(**GOOD)
+    for name in (*others, "readme.txt", "tar"):
+        (folder / name).write_bytes(b"")
+    (told,) = index(folder).warnings
+    assert told.startswith(f"{len(others)} tar(s) with names of no split are passed over: ")
+    assert all(name in told for name in others)
+    for path in folder.glob("val-*.tar"):
+        path.rename(folder / f"my{path.name}")
+    with pytest.raises(DataError, match=rf"no shard of val. {len(others) + 2} tar\(s\) .*myval-0"):
+        index(folder)
+
+
+def taken(work: Callable[[], object]) -> tuple[object, int, int]:
+    """Return what ``work`` returns, the bytes that stay with it, and those at its peak."""
+    tracemalloc.start()
+    try:
+        made = work()
+        return made, *tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_image_takes_twelve_bytes_and_a_class_is_held_once(tmp_path, png):
+    images, image = 500, png(0)  # of a class each, the same ones in every tar
+    with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
+        for number in range(images):
+            for suffix, content in (("png", image), ("cls", b"a class of number %d" % number)):
+                info = tarfile.TarInfo(f"{number}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    for name in ("train-1", "train-2", "val-0", "test-0"):
+        (tmp_path / f"{name}.tar").hardlink_to(tmp_path / "train-0.tar")
+    folder, labels = open_folder(str(tmp_path), 1), shard_index._Labels()
+    names = [path.name for path in tmp_path.iterdir()]
+    shard_index._look(folder, labels, names[0])  # imports, and each class
+    looked, held, _ = taken(lambda: shard_index._look_at_all(folder, names, labels))
+    assert len(labels.names()) == images
+    arrays = [array for each in looked for array in each.numbers if isinstance(array, np.ndarray)]
+    assert sum(array.nbytes for array in arrays) == 5 * 12 * images
+    # beside them a shard's facts, 4 KB, and what waits for the garbage collector
+    assert held < 5 * (12 * images + 8_192), held / (5 * images)
+
+
+def test_what_is_done_with_all_images_takes_nine_bytes_more(tmp_path):
+    shards, images, classes = 10, 20_000, tuple(f"{number:05}" for number in range(5_000))
+    rng = np.random.default_rng(0)
+    looked = [
+        shard_index._Looked(
+            Shard(name=f"{s}-{n}.tar", split=s, images=images, size=1 << 40, sha256="0" * 64),
+            Numbers(
+                f"{s}-{n}.tar",
+                s,
+                rng.integers(1 << 63, size=images, dtype=np.uint64),
+                rng.integers(len(classes), size=images, dtype=np.uint32),
+                np.zeros(0, np.uint64),
+            ),
+            Sizes(),
+            [],
+        )
+        for n in range(shards)
+        for s in (("train", "val", "test") if n == 0 else ("train",))
+    ]
+    every, folder, config = (
+        len(looked) * images,
+        open_folder(str(tmp_path), 1),
+        DataConfig(kind="digits"),
+    )
+    numbers = [each.numbers for each in looked]
+    _, _, found = taken(lambda: find_leaks(numbers, config))
+    _, _, renumbered = taken(lambda: shard_index._renumber(looked, list(classes), classes))
+    (made, _), _, written = taken(lambda: shard_index._write(folder, looked, classes))
+    assert max(found, renumbered, written) < 9 * every + (4 << 20)
+    train = [each.numbers.prefixes for each in looked if each.shard.split == "train"]
+    assert np.array_equal(
+        np.concatenate(list(read_prefixes(folder.url, made))), np.concatenate(train)
+    )

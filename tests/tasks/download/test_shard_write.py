@@ -16,8 +16,9 @@ import webdataset
 
 from tasks.config import DataConfig
 from tasks.download.shard_pack import Packing
+from tasks.download.shard_samples import read_samples
 from tasks.download.shard_write import Written, write_shards
-from tasks.download.shards import INDEX_FILE, read_samples
+from tasks.download.shards import INDEX_FILE
 from tasks.download.source import download
 from tasks.errors import ConfigError, DataError
 from tasks.index import read_index

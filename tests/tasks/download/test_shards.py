@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import webdataset
 
 from tasks.config import DataConfig
+from tasks.download.shard_samples import read_samples
 from tasks.download.shard_tar import read_entries
 from tasks.download.shard_write import write_shards
 from tasks.download.shards import (
@@ -24,7 +26,6 @@ from tasks.download.shards import (
     index_digest,
     parse_index,
     read_prefixes,
-    read_samples,
     shared_with_training,
 )
 from tasks.errors import DataError, TransientDataError
@@ -137,6 +138,50 @@ def test_a_shard_with_more_behind_its_end_is_refused(made: tuple[Path, Shard]):
     path.write_bytes(path.read_bytes() + bytes(512))
     with pytest.raises(DataError, match="was changed after it was indexed"):
         list(read_samples(str(path.parent), shard, CLASSES))
+
+
+class Endless(io.RawIOBase):
+    """A shard that goes on and on: the tar so often, or zeros behind it; counts what is taken."""
+
+    def __init__(self, head: bytes, tail: bytes):
+        self.bytes = itertools.chain([head], itertools.repeat(tail))
+        self.taken = 0
+
+    def read(self, size: int = -1) -> bytes:
+        assert self.taken < 1 << 22, "it goes on reading"
+        self.taken += len(piece := next(self.bytes))
+        return piece
+
+
+def test_a_shard_that_grew_is_read_no_further_than_the_index_says(made, monkeypatch):
+    path, shard = made
+    content = path.read_bytes()
+    samples = content[: content.rindex(b"b5.txt") + 1024]  # without an end mark
+    for head, tail in ((content, bytes(512)), (samples, bytes(512)), (samples, samples)):
+        endless = Endless(head, tail)
+        monkeypatch.setattr("tasks.download.shard_folder.Folder.open", lambda *_: endless)  # noqa: B023
+        found = []
+        with pytest.raises(DataError, match="was changed after it was indexed"):
+            found.extend(read_samples(str(path.parent), shard, CLASSES))
+        assert len(found) <= 6
+        assert endless.taken <= shard.size + (1 << 18)
+
+
+def test_images_beyond_those_of_the_index_are_not_given(made):
+    path, shard = made
+    fewer = shard.model_copy(update={"images": 4})
+    samples = read_samples(str(path.parent), fewer, CLASSES)
+    assert len(list(itertools.islice(samples, 4))) == 4
+    with pytest.raises(DataError, match="more than 4 images"):
+        next(samples)
+
+
+def test_prefixes_take_the_memory_of_those_that_are_there(local):
+    folder, index = local
+    shard = index.shards[0].model_copy(update={"images": 1 << 60, "size": 1 << 62})
+    claimed = index.model_copy(update={"shards": (shard,)})
+    with pytest.raises(DataError, match="was changed"):
+        list(read_prefixes(str(folder / "digits"), claimed))
 
 
 HUGE = member("a.png", tarfile.REGTYPE)
@@ -329,13 +374,14 @@ def test_images_that_are_trained_on_are_those_of_a_plain_look(seed, monkeypatch)
         ({"name": "../train-0.tar"}, "not SPLIT-NAME.tar"),
         ({"name": "val-0.tar"}, "not SPLIT-NAME.tar"),
         ({"images": 0}, "a shard is empty"),
+        ({"images": 1 << 40, "counts": {"train": (1 << 40, 0)}}, "or too small"),
         ({"sha256": "1" * 64}, "its digest differs"),
         ({"format": "graft shards 9"}, "format"),
         ({"more": 1}, "more"),
     ],
 )
 def test_an_index_that_contradicts_itself_is_refused(change: dict[str, object], words: str):
-    shard = Shard(name="train-0.tar", split="train", images=5, size=9, sha256="0" * 64)
+    shard = Shard(name="train-0.tar", split="train", images=5, size=9_000, sha256="0" * 64)
     index = ShardIndex(
         classes=("a", "b"),
         shards=(shard,),
@@ -357,7 +403,7 @@ def test_an_index_that_contradicts_itself_is_refused(change: dict[str, object], 
 MEMORY = """
 import sys
 import psutil
-from tasks.download.shards import read_samples
+from tasks.download.shard_samples import read_samples
 from tasks.splitvalues import Shard
 shard = Shard.model_validate_json(sys.argv[2])
 held = []  # the peak since the start would be that of imports

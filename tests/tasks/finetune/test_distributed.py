@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,12 +17,14 @@ from tasks.pretrained.load import load_pretrained
 
 
 class Recorder:
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[], set[str]] = set) -> None:
+        self.look, self.addresses = look, set()
         self.steps: list[StepProgress] = []
         self.epochs: list[EpochRecord] = []
 
     def step(self, progress: StepProgress) -> None:
         self.steps.append(progress)
+        self.addresses |= self.look()
 
     def epoch(self, record: EpochRecord) -> None:
         self.epochs.append(record)
@@ -37,7 +41,7 @@ def plain_network(make_config, prepared, tmp_path, **training):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_are_one(accumulate, prepared, make_config, tmp_path):
+def test_two_processes_are_one(accumulate, prepared, make_config, tmp_path, listening):
     found = []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
@@ -45,7 +49,7 @@ def test_two_processes_are_one(accumulate, prepared, make_config, tmp_path):
         config, backbone = plain_network(
             make_config, prepared, tmp_path, devices=devices, accumulate=accumulate, gradient_clip=1
         )
-        watcher = Recorder()
+        watcher = Recorder(lambda: listening(os.getpid()))
         larger = prepared.model_copy(update={"input": backbone.input})  # resized in each batch
         found.append((finetune(config, larger, backbone, folder, watcher), watcher))
     (one, alone), (two, together) = found
@@ -54,6 +58,7 @@ def test_two_processes_are_one(accumulate, prepared, make_config, tmp_path):
         assert ours == pytest.approx(theirs, abs=1e-5), name
     for name, tensor in load_file(one.weights).items():
         torch.testing.assert_close(load_file(two.weights)[name], tensor, rtol=1e-3, atol=1e-5)
+    assert together.addresses == {"127.0.0.1"}  # torch's own ways take connections from everywhere
     assert len(together.steps) == len(alone.steps) == 2 * 3
     assert two.history.read_text().count("\n") == 2
     assert {path.name for path in (tmp_path / "2").iterdir()} == {
@@ -68,7 +73,9 @@ def test_a_problem_of_a_process_is_told_as_it_is(prepared, backbone, make_config
     with pytest.raises(TrainingError, match=r"training\.learning_rate"):
         finetune(config, prepared, backbone, tmp_path, Recorder())
     assert {number: signal.getsignal(number) for number in handlers} == handlers
-    assert "Traceback" not in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert "SIGTERM" not in said  # which the launcher sends the other
     config = make_config(training={"devices": 2, "batch_size": 21})
     with pytest.raises(ConfigError, match=r"training\.batch_size=21"):
         finetune(config, prepared, backbone, tmp_path, Recorder())

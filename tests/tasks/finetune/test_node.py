@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +17,16 @@ import pytest
 from tasks.errors import ConfigError, ResourceError
 from tasks.finetune.follow import follow
 from tasks.finetune.host import host
-from tasks.finetune.meeting import Meeting, Place, open_store
+from tasks.finetune.meeting import END, Meeting, Place, open_store
 from tasks.finetune.node import main
 
 NODE = [sys.executable, "-m", "tasks.finetune.node"]
-TALK = "import os, sys; print(os.environ.get('GRAFT_MEETING')); sys.exit(5)"
-WAIT = "import time; print('started', flush=True); time.sleep(60)"
+LEVEL = "TORCH_CPP_LOG_LEVEL"
+TALK = (
+    "import os, sys; have = os.environ.get; "
+    f"print(have('GRAFT_MEETING'), have('{LEVEL}')); sys.exit(5)"
+)
+WAIT = f"import os, time; print(os.environ.get('{LEVEL}'), flush=True); time.sleep(60)"
 
 
 def free_port() -> int:
@@ -35,7 +41,7 @@ def place() -> Place:
 
 def test_one_node_is_the_command_itself():
     done = subprocess.run([*NODE, "--", sys.executable, "-c", TALK], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (5, "None\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (5, "None None\n", "")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +49,14 @@ def test_one_node_is_the_command_itself():
     [
         ([], "has no command"),
         (["--nodes=2", "--", "true"], "GRAFT_NODE_HOST"),
-        (["--nodes=2", "--rank=2", "--host=localhost"], "Number them from 0 to 1"),
+        (["--nodes=2", "--rank=2", "--host=localhost"], "number them from 0"),
+        (["--rank=1"], "--rank 1 with --nodes 1 is no node"),
+        (["--nodes=0", "--", "true"], "--rank 0 with --nodes 0 is no node"),
+        (["--nodes=2", "--rank=1", "--host=h", "--silence=1"], "Set it from 2 to 604800"),
+        (["--nodes=2", "--rank=1", "--host=h", "--patience=0"], "--patience 0 is out of range"),
+        (["--nodes=2", "--rank=1", "--host=h", "--patience=inf"], "--patience inf is out of"),
+        (["--nodes=2", "--rank=1", "--host=h", "--silence=nan"], "--silence nan is out of"),
+        (["--nodes=2", "--rank=1", "--host=h", "--port=65536"], "Set it from 1 to 65535"),
         (["--", "/no/such/program"], "/no/such/program cannot be run: No such file"),
         (["--nodes=2", "--host=192.0.2.1", "--", "true"], "cannot listen on 192.0.2.1:29400"),
     ],
@@ -62,11 +75,40 @@ def test_what_is_wrong_is_said(given: list[str], words: str, capsys, monkeypatch
     assert len(said.splitlines()) == 2
 
 
-def test_the_first_node_returns_what_the_command_does(place: Place, capfd):
+def test_the_first_node_returns_what_the_command_does_and_tells_the_others(
+    place: Place, capfd, monkeypatch: pytest.MonkeyPatch
+):
+    told = []
+    monkeypatch.setattr(
+        "tasks.finetune.host._wait_for_farewells", lambda meeting, _: told.append(meeting.hear(END))
+    )
     assert host(place, [sys.executable, "-c", TALK]) == 5
     assert f'"port":{place.port}' in capfd.readouterr().out
     with pytest.raises(ConfigError, match="cannot be run"):
         host(place.model_copy(update={"port": free_port()}), ["/no/such/program"])
+    assert told == ["5", "2"]
+
+
+def test_the_commands_own_code_stands_when_the_wait_for_the_others_is_cut_short(
+    place: Place, tmp_path: Path
+):
+    def come_and_say_no_farewell() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        meeting = Meeting(place)
+        meeting.count("beat/1")
+        (tmp_path / "go").touch()
+        while meeting.hear(END) is None:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    other = threading.Thread(target=come_and_say_no_farewell, daemon=True)
+    other.start()
+    wait = f"cd '{tmp_path}'; touch begun; until [ -e go ]; do sleep 0.02; done; exit 6"
+    begun = time.monotonic()
+    assert host(place, ["sh", "-c", wait]) == 6
+    assert time.monotonic() - begun < 9  # of the 10 s that it would have waited
+    other.join(5)
 
 
 def test_a_node_that_is_none_of_those_waited_for(place: Place):
@@ -76,8 +118,10 @@ def test_a_node_that_is_none_of_those_waited_for(place: Place):
     meeting = Meeting(place, open_store(place, listener))
     with pytest.raises(ConfigError, match="was started for 3 nodes, the first for 2"):
         follow(place.model_copy(update={"nodes": 3}), 1)
-    meeting.say("host/1", "elsewhere, process 7")
-    with pytest.raises(ConfigError, match="Node 1 is there already: elsewhere, process 7"):
+    meeting.say(END, "0")
+    assert follow(place, 1) == 0
+    same = f"{socket.gethostname()}, process {os.getpid()}"  # as in a container started again
+    with pytest.raises(ConfigError, match=f"Node 1 is there already: {same}"):
         follow(place, 1)
 
 
@@ -108,7 +152,7 @@ def start(place: Place, rank: int, *command: str) -> subprocess.Popen[str]:
 
 
 def heard(place: Place, key: str, process: subprocess.Popen[str]) -> Meeting:
-    assert process.stdout.readline() == "started\n"
+    assert process.stdout.readline() == "None\n"  # started, and with the user's own level
     meeting = Meeting(place)
     for _ in range(300):
         if meeting.hear(key):

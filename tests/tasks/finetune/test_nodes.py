@@ -130,13 +130,24 @@ def test_a_node_that_is_killed_ends_the_training(place, prepared, backbone, make
 def test_a_node_that_does_not_come(place, prepared, backbone, make_config, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, place.model_copy(update={"patience": 0.3}).model_dump_json())
     secret = {"kind": "folder", "path": "https://x.org/a.zip?sig=hunter2", "sha256": "0" * 64}
-    config = make_config(training={"nodes": 2}, data=secret)
+    weights = "https://x.org/a.pth?token=hunter2"
+    model = {"weights": weights, "sha256": "0" * 64}
+    full = {"kind": "full"}
+    config = make_config(training={"nodes": 2}, data=secret, model=model, strategy=full)
+    from_there = backbone.model_copy(update={"source": weights})
+    left = tmp_path / "cache" / ".meeting-1"  # by a command that was killed
+    left.parent.mkdir(exist_ok=True)
+    left.write_text(left.name)
+    os.utime(left, (0, 0))
     with pytest.raises(ResourceError, match=r"Node 1 has not come(.|\n)*--nodes 2 --rank 1 --host"):
-        finetune(config, prepared, backbone, tmp_path, Recorder())
+        finetune(config, prepared, from_there, tmp_path, Recorder())
     sent = Meeting(place).hear("job/0")
-    assert Path(json.loads(sent)["job"]["config"]["output"]["cache"]).is_absolute()
+    job = json.loads(json.loads(sent)["job"])
+    assert Path(job["config"]["output"]["cache"]).is_absolute()
+    assert job["backbone"]["source"] == "https://x.org/a.pth?…"
     assert "https://x.org/a.zip" in sent
     assert "hunter2" not in sent
+    assert list((tmp_path / "cache").glob(".meeting-*")) == []
 
 
 def test_a_command_that_was_started_for_other_nodes(
@@ -169,9 +180,9 @@ def called(place, prepared, backbone, make_config, tmp_path) -> Callable[..., Gr
     first = sight(files_in(prepared, backbone), job.config.training)
     numbers = itertools.count()
 
-    def call(**change: object) -> GraftError:
+    def call(sent: str = job.model_dump_json(), **change: object) -> GraftError:
         meeting, session = Meeting(place), Session(place=place, number=next(numbers), node=1)
-        words = Call(job=job, sight=first.model_copy(update=change)).model_dump_json()
+        words = Call(job=sent, sight=first.model_copy(update=change)).model_dump_json()
         attend(meeting, session, words)
         return as_error(meeting.hear(session.key(READY, 1)))
 
@@ -182,7 +193,9 @@ def test_a_node_that_has_not_the_same_says_so(called, prepared, monkeypatch):
     assert "torch is" in str(called(torch="1.13.1"))
     assert "device is cpu, and cuda on the first node" in str(called(device="cuda"))
     assert "precision" in str(called(precision="float16"))
-    assert "another than on the first node" in str(called(code="0" * 64))
+    for error in (called(code="0" * 64), called("{}", code="0" * 64), called("{}")):
+        assert isinstance(error, ResourceError)
+        assert "another than on the first node" in str(error)
     labels = prepared.train.labels
     before = labels.read_bytes()
     labels.write_bytes(before[:-1] + b"9")

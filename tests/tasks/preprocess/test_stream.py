@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ import torch
 from tasks.config import DataConfig
 from tasks.download.source import download
 from tasks.errors import ConfigError, DataError
+from tasks.finetune.device import use_threads
 from tasks.preprocess.batches import PackedImages
 from tasks.preprocess.prepare import prepare
-from tasks.preprocess.stream import StreamedImages
+from tasks.preprocess.stream import StreamedImages, decoding_threads
 from tasks.preprocess.stream_order import Limits
 from tasks.values import InputSpec, PackedSplit, PreparedDataset, StreamedSplit
 from tests.tasks.shard_folders import (
@@ -117,7 +120,11 @@ def test_the_first_images_are_the_same_in_every_process(shards):
     found = [list(images.first(25, 10, generator(0), CPU)) for _ in range(2)]
     assert [len(labels) for _, labels in found[0]] == [10, 10, 5]
     assert all(torch.equal(a[0], b[0]) for a, b in zip(*found, strict=True))
-    assert sum(len(labels) for _, labels in images.first(999, 20, generator(), CPU)) == 60
+    whole = list(images.first(999, 20, generator(), CPU))  # no image dropped, no batch of one
+    assert [len(labels) for _, labels in whole] == [20, 20, 21]
+    assert len(rows_of(whole)) == 61
+    assert [len(labels) for _, labels in images.first(1, 20, generator(), CPU)] == [1]
+    assert [len(labels) for _, labels in images.first(3, 1, generator(), CPU)] == [1, 1, 1]
 
 
 def test_more_processes_than_shards(shards):
@@ -181,6 +188,77 @@ def test_a_shard_that_was_changed_or_is_gone(shards, tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"train-000001\.tar is not there"):
         epoch(streamed(*shards), 20)
+
+
+def some(images: StreamedImages, processes: int | str) -> list:
+    """Return an epoch of so many processes, or the first images alone."""
+    if processes == "first":
+        return list(images.first(9, 9, generator(), CPU))
+    return epoch(images, 12, int(processes))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, "first"])
+def test_every_shard_is_checked_whoever_reads_how_much_of_it(shards, tmp_path, processes):
+    images = streamed(*shards, images=1)
+    for path in (tmp_path / "shards").glob("train-*.tar"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + b"x")  # behind all images
+        with pytest.raises(DataError, match=rf"{path.name} .*\n.*changed after it was indexed"):
+            some(images, processes)
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("processes", [1, "first"])
+def test_shards_are_checked_though_images_are_replaced(with_bad, spec, tmp_path, processes):
+    data = with_bad({3}, on_bad_image="skip")
+    images = streamed(prepared_shards(data, spec, tmp_path / "cache"), data, images=1)
+    path = tmp_path / "shards" / "train-000002.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match="changed after it was indexed"):
+        some(images, processes)
+
+
+def test_for_the_first_images_no_further_shard_is_begun(shards, tmp_path):
+    images = streamed(*shards, images=1, open=1)
+    pieces = images.order(5, 1, generator()).parts[0]
+    for piece in pieces[2:]:  # one is open, and one is read ahead
+        (tmp_path / "shards" / f"train-{piece.shard:06}.tar").unlink()
+    assert sum(len(labels) for _, labels in images.first(5, 5, generator(), CPU)) == 5
+
+
+@pytest.mark.parametrize(
+    ("threads", "processors", "processes", "decoding"),
+    [(1, "8", "1", 1), (6, "8", "1", 6), (6, "2", "1", 2), (6, "8", "4", 2), (6, "2", "4", 1)],
+)
+def test_threads_decode_as_many_as_are_asked_for_and_there_are(
+    threads, processors, processes, decoding, monkeypatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", processors)  # joblib's own, for any limit
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    before = torch.get_num_threads()
+    use_threads(threads)  # as training and ranking do
+    try:
+        with ThreadPoolExecutor(1) as reader:  # which asks, and not the thread that set it
+            assert reader.submit(decoding_threads).result() == decoding
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no affinity")
+def test_where_one_processor_is_open_one_thread_decodes():
+    def pinned() -> int:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # of this thread alone
+        return decoding_threads()
+
+    before = torch.get_num_threads()
+    use_threads(4)
+    try:
+        with ThreadPoolExecutor(1) as reader:
+            assert reader.submit(pinned).result() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_leaving_early_leaves_no_thread_behind(shards):

@@ -11,6 +11,7 @@ from tasks.compareconfig import CompareConfig
 from tasks.config import RunConfig
 from tasks.register.client import connect
 from tasks.register.nested import child_tags, open_comparison
+from tasks.register.processes import FLOW_RUN_TAG, PROCESS_TAG, process_tags
 from tasks.register.tracking import open_run
 
 PARENT = "mlflow.parentRunId"
@@ -44,19 +45,43 @@ def status(run_id: str) -> str:
 
 
 def test_the_same_comparison_goes_on_in_the_same_run(config: CompareConfig):
-    with open_comparison(config) as first:
+    with open_comparison(config, "here") as first:
         assert status(first.run_id) == "RUNNING"
     assert status(first.run_id) == "FINISHED"
     more = config.model_copy(update={"seeds": (0, 1)})
-    with open_comparison(more) as second:
+    with open_comparison(more, "here") as second:
         assert (second.run_id, status(first.run_id)) == (first.run_id, "RUNNING")
-    with open_comparison(config.model_copy(update={"name": "other"})) as third:
+    with open_comparison(config.model_copy(update={"name": "other"}), "here") as third:
         assert third.run_id != first.run_id
+
+
+def test_others_with_the_same_config_on_the_same_server_are_left_alone(config: CompareConfig):
+    cell: RunConfig = config.cells()[0].config
+    with (
+        open_comparison(config, "here") as ours,
+        open_run(cell, child_tags(ours.run_id, "c")) as running,
+    ):
+        with open_comparison(config, "there") as theirs:
+            assert theirs.run_id != ours.run_id
+        assert [status(run_id) for run_id in (ours.run_id, running.run_id)] == ["RUNNING"] * 2
+
+
+def test_who_goes_on_with_a_comparison_is_not_taken_for_who_was_killed(config: CompareConfig):
+    client = connect()
+    with open_comparison(config, "here") as run:
+        client.set_tag(run.run_id, PROCESS_TAG, "a-machine a-boot pid:[1] 1 ticks:0")
+        client.set_tag(run.run_id, FLOW_RUN_TAG, "one that has ended")
+    with open_comparison(config, "here"):
+        tags = client.get_run(run.run_id).data.tags
+        assert {key: tags.get(key) for key in (PROCESS_TAG, FLOW_RUN_TAG)} == {
+            FLOW_RUN_TAG: None,
+            **process_tags(),
+        }
 
 
 def test_cells_are_nested_and_counted_once_they_are_whole(config: CompareConfig):
     run: RunConfig = config.cells()[0].config
-    with open_comparison(config) as parent:
+    with open_comparison(config, "here") as parent:
         with open_run(run, child_tags(parent.run_id, "whole")) as whole:
             pass
         with (
@@ -66,17 +91,17 @@ def test_cells_are_nested_and_counted_once_they_are_whole(config: CompareConfig)
             raise ValueError("odd")
     tags = connect().get_run(whole.run_id).data.tags
     assert tags[PARENT] == parent.run_id
-    with open_comparison(config) as again:
+    with open_comparison(config, "here") as again:
         assert again.finished == {"whole"}
 
 
 def test_what_a_killed_process_left_open_is_marked_killed(config: CompareConfig):
     client = connect()
-    with open_comparison(config) as parent:
+    with open_comparison(config, "here") as parent:
         left = client.create_run("0", tags=child_tags(parent.run_id, "left")).info.run_id
         experiment = client.get_run(parent.run_id).info.experiment_id
         lost = client.create_run(experiment, tags=child_tags(parent.run_id, "lost")).info.run_id
-    with open_comparison(config):
+    with open_comparison(config, "here"):
         assert (status(lost), status(left)) == ("KILLED", "RUNNING")
 
 
@@ -89,7 +114,7 @@ def test_a_stop_ends_parent_and_cells(
     opened = []
 
     def stop_midway() -> None:
-        with open_comparison(config) as parent:
+        with open_comparison(config, "here") as parent:
             client = connect()
             experiment = client.get_run(parent.run_id).info.experiment_id
             cell = client.create_run(experiment, tags=child_tags(parent.run_id, "c"))
@@ -102,7 +127,7 @@ def test_a_stop_ends_parent_and_cells(
 
 
 def test_no_secret_is_written(config: CompareConfig, tmp_path: Path):
-    with open_comparison(config) as parent:
+    with open_comparison(config, "here") as parent:
         pass
     file = connect().download_artifacts(parent.run_id, "comparison.yaml", str(tmp_path))
     text = Path(file).read_text()

@@ -1,0 +1,76 @@
+"""How the launcher's agents meet and part."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import psutil
+import pytest
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.utils.store import barrier
+
+from tasks.errors import TrainingError
+from tasks.finetune.launch import _explained, _Settled
+from tasks.finetune.meeting import LOOPBACK, Place, Session, open_store
+from tasks.finetune.trouble import write_first
+from tasks.finetune.worker import FAULT, PROBLEM, Job
+
+
+def handler(session: Session | None) -> _Settled:
+    return _Settled(RendezvousParameters("graft", "", "1", 1, 2, session=session))
+
+
+def test_one_machine_has_a_store_on_its_loopback_address_alone():
+    info = handler(None).next_rendezvous()
+    port = info.bootstrap_store_info.master_port
+    found = {
+        line.laddr.ip
+        for line in psutil.Process().net_connections("inet")
+        if line.status == psutil.CONN_LISTEN and line.laddr.port == port
+    }
+    assert found == {LOOPBACK}
+    assert (info.rank, info.world_size) == (0, 1)
+    info.store.set("a", "b")
+    assert info.store.get("a") == b"b"
+
+
+def test_what_ended_the_processes_of_one_machine(prepared, backbone, make_config, tmp_path):
+    job = Job(
+        config=make_config(),
+        prepared=prepared,
+        backbone=backbone,
+        folder=tmp_path,
+        teacher=None,
+        address=None,
+        scratch=tmp_path,
+    )
+
+    def said(exit_code: int) -> str:
+        return str(_explained(job, 1, ProcessFailure(1, 7, exit_code, "/no/such/file")))
+
+    assert "Training process 1 ended by itself (exit code 1)" in said(1)
+    write_first(tmp_path / FAULT, TrainingError("process 0 failed"))
+    assert said(1) == "process 0 failed"
+    assert "exit code -9" in said(-9)  # of which the other process saw a lost connection
+    write_first(tmp_path / PROBLEM, TrainingError("a loss that is no number"))
+    assert said(1) == said(-9) == "a loss that is no number"
+
+
+def test_an_agent_does_not_wait_for_one_that_is_gone():
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    place = Place(host=LOOPBACK, port=port, nodes=2, patience=9, silence=2)
+    store = open_store(place, listener)
+    agents = [
+        handler(Session(place=place, number=0, node=node)).next_rendezvous().store
+        for node in (0, 1)
+    ]
+    began = time.monotonic()
+    with pytest.raises(dist.DistStoreError):
+        barrier(agents[0], 2, "end", barrier_timeout=300)
+    assert time.monotonic() - began < 4
+    barrier(agents[1], 2, "end", barrier_timeout=300)  # the two share what they wrote
+    assert store.num_keys() > 0
