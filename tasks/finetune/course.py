@@ -57,6 +57,12 @@ class Course:
         return self.config.training.epochs * (self.config.strategy.soup or 1)
 
     @property
+    def mixes(self) -> bool:
+        """Tell whether there is more to do when a training is over."""
+        strategy = self.config.strategy
+        return strategy.soup is not None or strategy.wise_ft is not None
+
+    @property
     def scoring_batch(self) -> int:
         """How many images are scored at once."""
         return scoring_batch(self.config.evaluation.batch_size, self.device)

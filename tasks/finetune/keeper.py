@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tasks.errors import ConfigError, ResourceError, TrainingError
-from tasks.finetune.tree_file import DamagedError, Tree, read_tree, remove_tree, write_tree
+from tasks.finetune.tree_file import (
+    DamagedError,
+    Tree,
+    read_tree,
+    remove_tree,
+    tree_bytes,
+    write_tree,
+)
+from tasks.unfinished import CHECKPOINT as NAME
 
-NAME = "checkpoint"
-SPARED = 20.0  # times what a checkpoint took pass before the next: at most a twentieth of the time
+SPARED = 20.0  # times what a checkpoint took pass before the next: about a twentieth of the time
+GUESSED = 200e6  # bytes/s that a disk is taken to write before a checkpoint has been timed
 # what changes the result where it changes; what else does is in the config's digest
 _DECIDES = ("data", "backbone", "teacher", "device", "precision")
 
@@ -27,7 +36,9 @@ class Keeper:
 
     def __init__(self, folder: Path, belongs: dict[str, str]) -> None:
         self._folder, self._belongs = folder, belongs
-        self._ready = 0.0  # when the next may be written; s of ``time.monotonic``
+        self._began = time.monotonic()
+        self._ready: float | None = None  # when the next may be written; as ``_began``
+        self._said = False  # that there is no room
         self._found = self._read()
 
     def take(self) -> Tree | None:
@@ -36,28 +47,44 @@ class Keeper:
         return found
 
     def offer(self, snapshot: Callable[[], Tree]) -> None:
-        """Write a checkpoint, unless the last was too short a time ago for what it took.
+        """Write a checkpoint, unless too little was trained since the last for what it took.
 
-        One takes several times the room of the weights. Where the disk has not that much, it is
-        said, and the training goes on without.
+        Before the first, for what it is likely to take. One has several times the room of the
+        weights, which must be free twice: a disk that it filled would take no trained model. Where
+        that is not so, it is said, and the training goes on without.
         """
         start = time.monotonic()
+        if self._ready is not None and start < self._ready:
+            return
+        tree = {"belongs": self._belongs, "state": snapshot()}
+        size = tree_bytes(tree)
+        if self._ready is None:
+            self._ready = self._began + SPARED * size / GUESSED
         if start < self._ready:
             return
+        free = shutil.disk_usage(self._folder).free
+        if free < 2 * size:
+            self._warn(f"it takes {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free")
+            return
         try:
-            write_tree(self._folder, NAME, {"belongs": self._belongs, "state": snapshot()})
+            write_tree(self._folder, NAME, tree)
         except ResourceError as error:
-            problem = str(error).partition("\n")[0]
-            log.warning("a stopped run would go on from an earlier epoch: %s", problem)
+            self._warn(str(error).partition("\n")[0])
         now = time.monotonic()
         self._ready = now + SPARED * (now - start)
+
+    def _warn(self, problem: str) -> None:
+        if not self._said:
+            log.warning("a stopped run would go on from an earlier epoch, if from any: %s", problem)
+        self._said = True
 
     def _read(self) -> Tree | None:
         try:
             found = read_tree(self._folder, NAME)
         except DamagedError as error:
             raise TrainingError(
-                f"The checkpoint {error} is damaged.\nRun again without --resume."
+                f"The checkpoint {error} is damaged, or cannot be read.\n"
+                "Run again without --resume."
             ) from error
         if found is None:
             return None
@@ -79,11 +106,6 @@ class Keeper:
                 before,
                 self._belongs["threads"],
             )
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Say whether a training can go on from ``folder``."""
-    return (folder / f"{NAME}.json").is_file()
 
 
 def forget_checkpoint(folder: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tasks.errors import TrainingError
+from tasks.errors import DivergedError
 from tasks.finetune.checkpoint import restore_motion, restore_weights, snapshot
 from tasks.finetune.chosen import Chosen
 from tasks.finetune.compiling import Forward
@@ -51,7 +51,7 @@ class Stage:
 def train_once(course: Course, recipe: TrainingConfig, seed: int) -> Training:
     """Train through all phases; ``seed`` decides the order of images and their augmentation.
 
-    Goes on at ``course.point``, where there is one. Raises ``TrainingError`` when the loss is no
+    Goes on at ``course.point``, where there is one. Raises ``DivergedError`` when the loss is no
     longer finite.
     """
     training = start_training(course, recipe, seed)
@@ -128,7 +128,7 @@ def _run_phase(training: Training, stage: Stage, point: Tree | None) -> None:
         record = _record(course, rate, sums, validated, time.perf_counter() - start)
         training.chosen.offer(training.state, record)
         course.add(record)
-        if course.keeper is not None:
+        if course.keeper is not None and not _is_over(training, stage, epoch):
             place = (training, stage.motion, feed, stage.number, epoch + 1)
             course.keeper.offer(partial(snapshot, *place))
         if _is_stuck(training, stage.last):
@@ -168,20 +168,29 @@ def _validate(training: Training, feed: Feed) -> tuple[float, float]:
         found = [scores.accuracy, scores.log_loss]
     accuracy, log_loss = of_first(found, training.course.device)
     if not math.isfinite(log_loss):  # the last step can break the weights unseen
-        raise TrainingError(
+        raise DivergedError(
             "The network's outputs are no longer finite numbers after an epoch.\n"
             f"Lower training.learning_rate (now {training.recipe.learning_rate:g})."
         )
     return accuracy, log_loss
 
 
+def _is_over(training: Training, stage: Stage, epoch: int) -> bool:
+    """Tell whether the job is done after ``epoch``: its weights are about to be written."""
+    ends = epoch + 1 == stage.phase.epochs or _lost_patience(training)
+    return stage.last and ends and not training.course.mixes
+
+
+def _lost_patience(training: Training) -> bool:
+    patience = training.recipe.early_stopping
+    return patience is not None and training.chosen.since >= patience
+
+
 def _is_stuck(training: Training, last: bool) -> bool:
     """Tell whether early stopping ends the training here; phases before the last are run whole."""
-    patience = training.recipe.early_stopping
-    if patience is None or not last:
-        return False
-    stuck = training.chosen.since >= patience
+    stuck = last and _lost_patience(training)
     if stuck:
+        patience = training.recipe.early_stopping
         training.course.note(f"stopped early: {patience} epochs without a better one")
     return stuck
 

@@ -27,7 +27,7 @@ _TENSOR, _TUPLE, _PAIRS = "$tensor", "$tuple", "$pairs"
 
 
 class DamagedError(Exception):
-    """The files are not those that were written."""
+    """The files are not those that were written, or cannot be read."""
 
 
 def write_tree(folder: Path, name: str, tree: Tree) -> None:
@@ -53,6 +53,15 @@ def write_tree(folder: Path, name: str, tree: Tree) -> None:
     _remove_others(folder, name, file)
 
 
+def tree_bytes(tree: Tree) -> int:
+    """Return how many bytes the tensors of ``tree`` take."""
+    if isinstance(tree, Tensor):
+        return tree.nbytes
+    if isinstance(tree, dict):
+        return sum(map(tree_bytes, tree.values()))
+    return sum(map(tree_bytes, tree)) if isinstance(tree, list | tuple) else 0
+
+
 def read_tree(folder: Path, name: str) -> Tree | None:
     """Return what was written last, None where nothing was; raises ``DamagedError``."""
     from safetensors import SafetensorError
@@ -61,7 +70,10 @@ def read_tree(folder: Path, name: str) -> Tree | None:
     path = folder / f"{name}.json"
     if not path.exists():
         return None
-    digest, _, body = path.read_bytes().partition(b"\n")
+    try:
+        digest, _, body = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise DamagedError(path) from error
     if sha256_bytes(body).encode() != digest:
         raise DamagedError(path)
     found = json.loads(body)
@@ -70,7 +82,7 @@ def read_tree(folder: Path, name: str) -> Tree | None:
         if sha256_file(file) != found["tensors"]:
             raise DamagedError(file)
         return _tree(found["tree"], load_file(file))
-    except (FileNotFoundError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise DamagedError(file) from error
 
 

@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -264,6 +265,7 @@ def test_a_run_that_is_stopped(workspace: Path, prefect_url: str, number: int, c
     process = _start([*command, "training.epochs=100000", f"name=stopped-{code}"], environment)
     try:
         lines = _read_until(process, "epoch 2/")
+        _wait_for(f"mlruns/runs/stopped-{code}-*/.unfinished/checkpoint.json")
         process.send_signal(number)
         rest = process.communicate(timeout=60)[1]
     finally:
@@ -288,6 +290,14 @@ def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[
         text=True,
         env=os.environ | environment,
     )
+
+
+def _wait_for(pattern: str) -> None:
+    """Wait until there is such a file; the first checkpoint takes a second or so of training."""
+    deadline = time.monotonic() + 60
+    while not list(Path().glob(pattern)):
+        assert time.monotonic() < deadline, pattern
+        time.sleep(0.05)
 
 
 def _read_until(process: subprocess.Popen[str], words: str) -> list[str]:

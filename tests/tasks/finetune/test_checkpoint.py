@@ -6,6 +6,7 @@ import json
 import resource
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,10 +39,15 @@ class Stopper:
         self.seen.append(record.epoch)
 
 
+@pytest.fixture(autouse=True)
+def every_epoch(monkeypatch):
+    """Write a checkpoint whatever it takes: these epochs take less."""
+    monkeypatch.setattr(keeper_module, "SPARED", 0.0)
+
+
 @pytest.fixture
-def runs(prepared, backbone, make_config, tmp_path: Path, monkeypatch):
+def runs(prepared, backbone, make_config, tmp_path: Path):
     """Return what trains a config whole, and stopped after each epoch of ``stops`` in turn."""
-    monkeypatch.setattr(keeper_module, "SPARED", 0.0)  # a checkpoint every epoch
 
     def run(stops: tuple[int, ...], teacher=None, **sections):
         strategy = sections.pop("strategy")
@@ -166,10 +172,7 @@ def test_a_checkpoint_of_other_images_is_refused(prepared, backbone, make_config
         finetune(config, other, backbone, tmp_path / "run", Stopper(), None, kept)
 
 
-def test_one_checkpoint_is_left_and_nothing_half_written(
-    prepared, backbone, make_config, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(keeper_module, "SPARED", 0.0)
+def test_one_checkpoint_is_left_and_nothing_half_written(prepared, backbone, make_config, tmp_path):
     kept = tmp_path / "run" / ".unfinished"
     kept.mkdir(parents=True)
     config = make_config(training={"epochs": 3})
@@ -180,22 +183,46 @@ def test_one_checkpoint_is_left_and_nothing_half_written(
     assert not list(kept.iterdir())
 
 
+BELONGS = dict.fromkeys(("data", "backbone", "teacher", "device", "precision", "threads"), "a")
+
+
 def test_a_checkpoint_waits_until_it_is_worth_its_time(tmp_path, monkeypatch):
-    clock = iter([0.0, 2.0, 41.9, 42.0, 43.0])  # of 2 s: 40 s pass
+    """10 MB are taken to last 0.05 s, so 1 s passes first; it lasts 2 s, so then 40 s."""
+    clock = iter([0.0, 0.9, 1.1, 3.1, 43.0, 43.2, 44.0])
+    monkeypatch.setattr(keeper_module, "SPARED", 20.0)
     monkeypatch.setattr(keeper_module.time, "monotonic", lambda: next(clock))
-    belongs = dict.fromkeys(("data", "backbone", "teacher", "device", "precision", "threads"), "a")
-    taken = []
-    keeper = keeper_module.Keeper(tmp_path, belongs)
-    for epoch in range(3):
-        keeper.offer(lambda epoch=epoch: taken.append(epoch) or {"epoch": epoch})
-    assert taken == [0, 2]
-    assert keeper_module.Keeper(tmp_path, belongs).take() == {"epoch": 2}
+    monkeypatch.setattr(keeper_module, "write_tree", lambda *given: written.append(given[2]))
+    written, weights = [], torch.zeros(10_000_000, dtype=torch.uint8)
+    keeper = keeper_module.Keeper(tmp_path, BELONGS)
+    for epoch in range(4):
+        keeper.offer(lambda epoch=epoch: {"epoch": epoch, "weights": weights})
+    assert [tree["state"]["epoch"] for tree in written] == [1, 3]
+
+
+def test_a_checkpoint_leaves_as_much_room_as_it_takes(tmp_path, monkeypatch, caplog):
+    """Else the trained model, or MLflow's database, would not find any."""
+    keeper = keeper_module.Keeper(tmp_path, BELONGS)
+    for free, there in ((7_999_999, False), (8_000_000, True)):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr(keeper_module.shutil, "disk_usage", lambda _, usage=usage: usage)
+        keeper.offer(lambda: {"weights": torch.zeros(1_000_000)})
+        assert (tmp_path / "checkpoint.json").exists() == there
+    assert caplog.text.count("it takes 4 MB, and 8 MB are free") == 1
+
+
+def test_no_checkpoint_is_written_that_nothing_could_need(
+    prepared, backbone, make_config, tmp_path
+):
+    kept = tmp_path / "run" / ".unfinished"
+    kept.mkdir(parents=True)
+    config = make_config(training={"epochs": 1})
+    finetune(config, prepared, backbone, tmp_path / "run", Stopper(), None, kept)
+    assert not list(kept.iterdir())
 
 
 def test_a_disk_without_room_for_a_checkpoint_ends_no_training(tmp_path, caplog):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    belongs = dict.fromkeys(("data", "backbone", "teacher", "device", "precision", "threads"), "a")
-    keeper = keeper_module.Keeper(tmp_path, belongs)
+    keeper = keeper_module.Keeper(tmp_path, BELONGS)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         keeper.offer(lambda: {"weights": torch.zeros(10_000)})

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tasks.config import DataConfig, RunConfig
 from tasks.errors import ConfigError, DataError
 from tasks.finetune import inputs as module
+from tasks.finetune import keeper
 from tasks.finetune.inputs import StreamInputs
 from tasks.finetune.losses import class_weights
 from tasks.finetune.lr_find import find_learning_rate
@@ -77,8 +78,9 @@ class StopAfter(Nobody):
 
 
 def test_a_training_on_a_stream_goes_on_as_if_it_had_not_been_stopped(
-    data, streamed, make_config, tmp_path
+    data, streamed, make_config, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(keeper, "SPARED", 0.0)
     training = {"epochs": 3, "augment": "crop_flip"}
     config = make_config(data=data.model_dump(), training=training)
     backbone = load_pretrained(config, streamed.classes, None, tmp_path / "cache")
@@ -88,6 +90,7 @@ def test_a_training_on_a_stream_goes_on_as_if_it_had_not_been_stopped(
     whole = finetune(config, streamed, backbone, folder, Nobody())
     with pytest.raises(Stop):
         finetune(config, streamed, backbone, folder, StopAfter(1), None, kept)
+    assert (kept / "checkpoint.json").is_file()
     torch.manual_seed(99)
     again = finetune(config, streamed, backbone, folder, Nobody(), None, kept)
     assert (again.sha256, again.epochs) == (whole.sha256, 3)
