@@ -35,6 +35,7 @@ from tasks.values import (
 )
 
 GIT_SECONDS = 10
+TIMES = ("seconds", "images_per_second")  # of an epoch: never twice the same
 CONTEXTS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -121,6 +122,12 @@ def finite_metrics(
     metrics = [Metric(k, v, timestamp, step) for k, v in values.items() if math.isfinite(v)]
     odd = [f"{k} is {v} at step {step}" for k, v in values.items() if not math.isfinite(v)]
     return metrics, odd
+
+
+def is_another(metric: Metric, before: Mapping[tuple[str, int], float]) -> bool:
+    """Say whether the value ``before``, by name and step, was another, but for what is timed."""
+    value = before.get((metric.key, metric.step), metric.value)
+    return metric.key not in TIMES and not math.isclose(value, metric.value)
 
 
 def final_values(model: FineTunedModel, report: EvaluationReport) -> dict[str, float]:

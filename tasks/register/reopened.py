@@ -13,6 +13,7 @@ from tasks.config import RunConfig
 from tasks.register.client import connect, tracking_errors
 from tasks.register.facts import run_tags
 from tasks.register.machine import system_metrics
+from tasks.register.processes import take_over
 from tasks.register.tracking import (
     RunTracker,
     closing,
@@ -47,7 +48,8 @@ def resumable_run(config: RunConfig, token: str, resumed: bool) -> Iterator[RunT
     tracker = RunTracker(client, config, run_id, found.info.experiment_id)
     with closing(client, run_id):
         with_retries(_take_up, client, found, tracker)
-        with_retries(write_opening_facts, client, run_id, config)  # or it was killed before it did
+        there = found.data.params  # none, where it was killed before it wrote them
+        with_retries(write_opening_facts, client, run_id, config, there)
         with system_metrics(run_id, again=True):
             yield tracker
 
@@ -64,11 +66,10 @@ def _take_up(client: MlflowClient, run: Run, tracker: RunTracker) -> None:
     """Let a run that was left, be it as it may, be running in this process."""
     run_id = run.info.run_id
     with tracking_errors("going on in the run"):
-        client.update_run(run_id, status="RUNNING")
         if ERROR in run.data.tags:
             client.delete_tag(run_id, ERROR)
         for key, value in run_tags().items():
             client.set_tag(run_id, key, value)
+        take_over(client, run_id)
         for name in (name for name in run.data.metrics if not name.startswith(SYSTEM)):
-            history = client.get_metric_history(run_id, name)
-            tracker.remember((name, metric.step) for metric in history)
+            tracker.remember(client.get_metric_history(run_id, name))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +28,7 @@ from tasks.register.facts import (
     final_values,
     finite_metrics,
     flat_params,
+    is_another,
     run_tags,
     training_values,
 )
@@ -57,7 +58,7 @@ class RunTracker:
         self._client = client
         self._config = config
         self._waiting: dict[tuple[str, int], Metric] = {}  # by name and step
-        self._sent: set[tuple[str, int]] = set()
+        self._sent: dict[tuple[str, int], float] = {}
 
     def step(self, progress: StepProgress) -> None:
         """Log nothing: a line a step is too much."""
@@ -117,13 +118,18 @@ class RunTracker:
         self._files(model.folder)
 
     def tag(self, key: str, value: str) -> None:
-        """Set a tag of the run."""
+        """Set a tag."""
         with tracking_errors("tagging the run"):
             self._client.set_tag(self.run_id, key, value)
 
-    def remember(self, sent: Iterable[tuple[str, int]]) -> None:
-        """Take these metrics, by name and step, for logged by an earlier process."""
-        self._sent |= set(sent)
+    def remember(self, sent: Iterable[Metric]) -> None:
+        """Take these metrics for logged by an earlier process: what is the same is not, again.
+
+        Where a figure is another, as of a training that began anew on a GPU, all of its step are:
+        MLflow keeps both points, and shows the later.
+        """
+        in_order = sorted(sent, key=lambda m: m.timestamp)
+        self._sent |= {(m.key, m.step): m.value for m in in_order}
 
     def _files(self, folder: Path) -> None:
         """Store what is in a run folder, but for what only a run that is not done needs."""
@@ -138,13 +144,14 @@ class RunTracker:
 
     def _metrics(self, values: Mapping[str, float], step: int) -> None:
         metrics, odd = finite_metrics(values, int(time.time() * 1000), step)
+        anew = any(is_another(metric, self._sent) for metric in metrics)
         for metric in metrics:
-            if (metric.key, metric.step) not in self._sent:
+            if anew or (metric.key, metric.step) not in self._sent:
                 self._waiting.setdefault((metric.key, metric.step), metric)
         tags = [RunTag("graft.not_finite", "; ".join(odd))] if odd else []
         with tracking_errors("logging metrics"):
             self._client.log_batch(self.run_id, metrics=[*self._waiting.values()], tags=tags)
-        self._sent |= self._waiting.keys()
+        self._sent |= {key: metric.value for key, metric in self._waiting.items()}
         self._waiting = {}
 
 
@@ -202,9 +209,14 @@ def find_experiment(client: MlflowClient, name: str) -> str:
     return str(found.experiment_id)
 
 
-def write_opening_facts(client: MlflowClient, run_id: str, config: RunConfig) -> None:
-    """Log config and environment; safe to call again."""
-    params = [Param(key, value) for key, value in flat_params(config).items()]
+def write_opening_facts(
+    client: MlflowClient, run_id: str, config: RunConfig, there: Collection[str] = ()
+) -> None:
+    """Log config and environment; safe to call again.
+
+    Parameters that are ``there`` stay: MLflow changes none, and ``output`` may be another by now.
+    """
+    params = [Param(key, text) for key, text in flat_params(config).items() if key not in there]
     with tracking_errors("logging the config"):
         client.log_batch(run_id, params=params)
         client.log_text(run_id, dump_config(public_config(config)), "config.yaml")
