@@ -12,6 +12,7 @@ from tasks.cleanupconfig import RunsRule
 from tasks.errors import ConfigError
 from tasks.leftovers import Item, days_since, is_free, look_at, moment, remove
 from tasks.studiojob import is_job, process_of, runs_of
+from tasks.unfinished import BEGUN, FOLDER, is_unfinished
 from tasks.use import is_held
 
 STUDIES = ("cells", "trials")  # folders of a comparison and a search
@@ -24,7 +25,9 @@ MARKS = (
     "rank.json",
     "drift.json",
     "reevaluation.json",
+    f"{FOLDER}/{BEGUN}",
 )
+UNFINISHED = 7.0  # days that a run which was broken off can be resumed
 
 
 def plan_runs(rule: RunsRule, needed: Mapping[str, str]) -> list[Item]:
@@ -32,25 +35,41 @@ def plan_runs(rule: RunsRule, needed: Mapping[str, str]) -> list[Item]:
 
     ``needed`` says by the digest of their weights which versions keep their folder, in words. Other
     folders, such as comparisons and searches, are not looked at. A job of the studio counts as the
-    runs in it.
+    runs in it. A run that was broken off takes no place among the newest, and has an age of its
+    own: its checkpoint is several times as large as a model.
     Raises ``ConfigError`` for a folder that holds something, but no run of graft's.
     """
     found = {path: look_at(path) for path in _runs(rule)}
     newest = sorted(found, key=lambda path: found[path].changed, reverse=True)
     items = []
-    for place, path in enumerate(newest):
-        tree = found[path]
+    place = 0
+    for path in newest:
+        tree, broken = found[path], is_unfinished(path)
         item = Item(
             kind="run",
             name=path.name,
             size=tree.size,
             last_use=moment(tree.changed),
             goes=True,
-            why=f"older than {rule.days:g} days",
+            why=_too_old(UNFINISHED if broken else rule.days, broken),
         )
-        why = _reason(rule, path, place, item, needed)
+        why = _pending(path, item, needed) if broken else _reason(rule, path, place, item, needed)
         items.append(item if why is None else item.kept(why))
+        place += not broken
     return items
+
+
+def _too_old(days: float, broken: bool) -> str:
+    return f"{'broken off and ' if broken else ''}older than {days:g} days"
+
+
+def _pending(path: Path, item: Item, needed: Mapping[str, str]) -> str | None:
+    """Return why the folder of a run that is not finished stays, if it does."""
+    if is_held(path):
+        return "in use"
+    if days_since(item.last_use) < UNFINISHED:
+        return f"broken off, and younger than {UNFINISHED:g} days"
+    return _needed(path, needed)
 
 
 def _runs(rule: RunsRule) -> list[Path]:

@@ -68,6 +68,23 @@ def test_the_newest_the_young_and_the_needed_stay(runs: Path):
     assert left == {f"digits-2026010{n}-120000" for n in (0, 1, 3)}
 
 
+def test_a_run_that_was_broken_off_takes_no_finished_ones_place(runs: Path):
+    for name, days in (("young-20260101-000000", 0.5), ("old-20260101-000000", 8.0)):
+        folder = make(runs, name, days)
+        (folder / ".unfinished").mkdir()
+        (folder / ".unfinished" / "begun.json").write_text("{}")
+        for path in (*folder.rglob("*"), folder):
+            os.utime(path, (time.time() - days * DAY,) * 2)
+    rule = RunsRule(folder=runs, keep=1, days=25)
+    told = {item.name: (item.goes, item.why) for item in plan_runs(rule, {})}
+    assert told["young-20260101-000000"] == (False, "broken off, and younger than 7 days")
+    assert told["old-20260101-000000"] == (True, "broken off and older than 7 days")
+    assert told["digits-20260100-120000"] == (False, "among the newest 1")
+    with in_use([runs / "young-20260101-000000"]):
+        busy = next(item for item in plan_runs(rule, {}) if item.name.startswith("young"))
+    assert busy.why == "in use"
+
+
 def test_a_change_deep_inside_makes_a_folder_young(runs: Path):
     (runs / "digits-20260104-120000" / "explained" / "a.png").write_bytes(b"new")
     items = plan_runs(RunsRule(folder=runs, keep=0, days=25), {})
