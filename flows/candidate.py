@@ -35,7 +35,7 @@ from tasks.register.task import register_model
 from tasks.register.tracking import RunTracker
 from tasks.register.warm_start import fetch_named, fetch_teacher
 from tasks.retry import with_retries
-from tasks.unfinished import Place, can_go_on, left_tidy
+from tasks.unfinished import Begun, Place, can_go_on, left_tidy
 from tasks.use import in_use
 from tasks.values import (
     EvaluationReport,
@@ -92,15 +92,17 @@ class _Watchers:
             watcher.epoch(record)
 
 
-def begin(config: RunConfig) -> Beginning:
+def begin(config: RunConfig, begun: Begun | None = None) -> Beginning:
     """Find teacher and registered weights; raises ``GraftError`` as those are looked for.
 
+    Those of the versions with which the run was ``begun``, whichever an alias names by now.
     ``ConfigError`` for a number of machines that the command was not started for.
     """
     check_nodes(config.training.nodes)
     cache = cache_folder(config.output.cache)
-    teacher = with_retries(fetch_teacher, config, cache)
-    registered = with_retries(fetch_named, config, cache)
+    weights, taught = (None, None) if begun is None else (begun.weights, begun.teacher)
+    teacher = with_retries(fetch_teacher, config, cache, taught)
+    registered = with_retries(fetch_named, config, cache, weights)
     spec = input_spec(config.model, config.preprocess, registered)
     return Beginning(config, registered, teacher, spec)
 
@@ -116,7 +118,8 @@ def trained(
     """Train, and yield the candidate; its run folder counts as in use until the block ends.
 
     ``place`` is the folder of a run that can be resumed, without which a new one is made. The
-    folder is removed when training fails; afterwards that is up to the block.
+    folder is removed when training fails, unless the run can go on in it; afterwards that is up to
+    the block.
     """
     config, cache = start.config, cache_folder(start.config.output.cache)
     prepared = pack_images(config, raw, start.input, cache)
@@ -129,7 +132,7 @@ def trained(
     source = f"{backbone.architecture} from {without_secrets(backbone.source)}"
     say("pretrained", source, f"{backbone.parameters:,} parameters")
     with ExitStack() as held:
-        with _folder(config) if place is None else _kept_place(place, tracker) as folder:
+        with _folder(config) if place is None else _kept_place(place) as folder:
             held.enter_context(in_use([folder]))
             model = None if place is None else place.model()
             if model is None:
@@ -139,6 +142,7 @@ def trained(
                 model = finetune_model(*given)
             if place is not None:
                 place.keep_model(model)
+                _track_earlier(place, tracker)
         yield Candidate(config, work, raw, prepared, model, tracker)
 
 
@@ -152,12 +156,27 @@ def _folder(config: RunConfig) -> Iterator[Path]:
 
 
 @contextmanager
-def _kept_place(place: Place, tracker: RunTracker) -> Iterator[Path]:
-    """Yield the folder of a run that can be resumed; track what epochs were not yet."""
+def _kept_place(place: Place) -> Iterator[Path]:
+    """Yield the folder of a run that can be resumed."""
     with left_tidy(place.folder):
-        for record in place.records():
-            tracker.epoch(record)
         yield place.folder
+
+
+def _track_earlier(place: Place, tracker: RunTracker) -> None:
+    """Track the epochs of earlier processes that were killed, or refused, before they did."""
+    for record in place.records() if place.resumed else ():
+        tracker.epoch(record)
+
+
+def decided(
+    config: RunConfig, place: Place, tracker: RunTracker
+) -> tuple[EvaluationReport, PromotionDecision] | None:
+    """Return what a run came to that was killed after its decision; None for any other."""
+    report = place.report() if place.resumed else None
+    if report is None:
+        return None
+    decision = with_retries(standing_decision, config, tracker.run_id)
+    return None if decision is None else (report, decision)
 
 
 def challenge(
@@ -166,16 +185,17 @@ def challenge(
     """Evaluate, register and let the gate decide; with a ``place`` only what is not done yet.
 
     On an error the run folder goes, but for two: when tracking fails after the evaluation, the
-    trained model is worth more than tidiness, and a run that was stopped can go on in its place.
+    trained model is worth more than tidiness, and a run with a place can go on there.
     """
     model = candidate.model
+    folder = model.folder if place is None else place.folder
     report = None if place is None else place.report()
     if report is None:
-        with left_tidy(model.folder):
+        with left_tidy(folder):
             report = _evaluated(candidate)
             if place is not None:
                 place.keep_report(report)
-    with _kept(model.folder):
+    with _kept(folder):
         with_retries(candidate.tracker.finished, model, report)
         decision = _register(candidate, report)
     return report, decision
@@ -191,16 +211,17 @@ def _evaluated(candidate: Candidate) -> EvaluationReport:
 def _kept(folder: Path) -> Iterator[None]:
     """Keep the run folder, whole by now, on an error, and say where it is when tracking fails.
 
-    A full disk takes it away, and a stop where no run can go on in it, as they do before.
+    A full disk takes it away, and a stop, where no run can go on in it, as they do before.
     """
     try:
         yield
     except TrackingError as error:
         problem = str(error).partition("\n")[0]
-        raise type(error)(f"{problem}\nThe trained model is kept in {folder}.") from error
+        how = " The same command with --resume goes on there." if can_go_on(folder) else ""
+        raise type(error)(f"{problem}\nThe trained model is kept in {folder}.{how}") from error
     except BaseException as error:
-        stopped = not isinstance(error, Exception) and not can_go_on(folder)
-        if isinstance(error, ResourceError) or stopped:
+        wanted = isinstance(error, Exception) and not isinstance(error, ResourceError)
+        if not wanted and not can_go_on(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 

@@ -41,6 +41,10 @@ class TrainingError(GraftError):
     exit_code = 5
 
 
+class DivergedError(TrainingError):
+    """The loss is no number any more: going on from what was trained before leads there again."""
+
+
 class EvaluationError(GraftError):
     """The model could not be scored, or the gate could not decide."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tasks.artifacts import new_folder, sha256_bytes, user_folder, write_atomic
+from tasks.artifacts import disk_errors, new_folder, sha256_bytes, user_folder, write_atomic
 from tasks.codedigest import code_digest
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
@@ -22,10 +24,12 @@ from tasks.public import public_config
 from tasks.unfinished import (
     BEGUN,
     FOLDER,
+    LOCK,
     Begun,
     Place,
-    alone_in,
     can_go_on,
+    is_unfinished,
+    remove_rest,
     sweep,
     write_begun,
 )
@@ -46,8 +50,11 @@ def place_of(config: RunConfig, resume: bool) -> Iterator[Place]:
     where there is nothing to resume, or something else than ``config`` says.
     """
     with ExitStack() as held:
-        place = _found(config) if resume else _made(config)
-        held.enter_context(alone_in(place.folder))
+        if resume:
+            place = _found(config, held)
+        else:
+            place = _made(config)
+            held.enter_context(_alone_in(place))
         held.enter_context(in_use([place.folder]))
         if resume:
             sweep(place.folder)
@@ -55,11 +62,58 @@ def place_of(config: RunConfig, resume: bool) -> Iterator[Place]:
         try:
             yield place
         except BaseException as error:
-            if not can_go_on(place.folder):
-                shutil.rmtree(place.folder, ignore_errors=True)
-            elif not isinstance(error, Exception):
-                error.add_note(WORDS)
+            _leave(place.folder, error)
             raise
+
+
+def _leave(folder: Path, error: BaseException) -> None:
+    """Remove a folder on an error, or, where the run can go on in it, say so."""
+    if not is_unfinished(folder):  # Ctrl-C came after the end: all of it is wanted
+        return
+    if not can_go_on(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    elif not isinstance(error, Exception):
+        error.add_note(WORDS)
+    elif str(folder) not in str(error):
+        log.warning("%s is kept: the same command with --resume goes on there", folder)
+
+
+@contextmanager
+def _alone_in(place: Place) -> Iterator[None]:
+    """Hold an unfinished run, and remove what it needs no more where it is finished in the block.
+
+    Raises ``ConfigError`` where another process holds it, or has finished it meanwhile.
+    """
+    path = place.inner / LOCK
+    try:
+        with disk_errors(str(path)):
+            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise ConfigError(_done(place.folder)) from error
+    try:
+        _lock(place, handle)
+        yield
+    finally:
+        os.close(handle)  # first: NFS keeps a file that is open, and the folder with it
+        if place.inner.exists() and not is_unfinished(place.folder):
+            remove_rest(place.folder)
+
+
+def _lock(place: Place, handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"The run in {place.folder} still goes on in another process.\n"
+            "Wait for it, or stop it first."
+        ) from error
+    now = _begun(place.inner / BEGUN)
+    if now is None or now.token != place.begun.token:  # it was read before the lock was had
+        raise ConfigError(_done(place.folder))
+
+
+def _done(folder: Path) -> str:
+    return f"The run in {folder} is finished: there is nothing to resume.\n{_LESS}"
 
 
 def _made(config: RunConfig) -> Place:
@@ -72,6 +126,7 @@ def _made(config: RunConfig) -> Place:
     name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with new_folder(user_folder(config.output.folder), name) as folder:
         (folder / FOLDER).mkdir()
+        (folder / FOLDER / LOCK).touch()  # before what it guards
         write_begun(folder, begun)
         write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
     return Place(folder, begun, resumed=False)
@@ -85,34 +140,56 @@ def _code(config: RunConfig) -> str:
     return code_digest("timm" if config.model.architecture.startswith("timm:") else "")
 
 
-def _found(config: RunConfig) -> Place:
-    """Return the newest unfinished run of ``config``."""
+def _found(config: RunConfig, held: ExitStack) -> Place:
+    """Return, and hold, the newest unfinished run of ``config`` that can be gone on with here."""
     root = user_folder(config.output.folder)
     found = [one for one in _unfinished(root) if one.begun.shown.get("name") == config.name]
     same = [place for place in found if place.begun.config == _digest(config)]
-    if not same:
-        raise ConfigError(_why_none(config, root, found))
-    place = same[0]
+    problems = []
+    for place in same:
+        try:
+            _compare_code(config, place)
+            held.enter_context(_alone_in(place))
+        except ConfigError as error:
+            problems.append(error)
+        else:
+            return place
+    raise problems[0] if problems else ConfigError(_why_none(config, root, found))
+
+
+def _compare_code(config: RunConfig, place: Place) -> None:
     if place.begun.code != _code(config):
         raise ConfigError(
             f"{place.folder} was begun with other code of graft, or another torch, than is here.\n"
             "Resume with the version that began it, or leave out --resume."
         )
-    return place
 
 
 def _unfinished(root: Path) -> list[Place]:
     """Return every unfinished run below ``root``, the newest first."""
+    _sweep_finished(root)
     paths = sorted(root.glob(f"*/{FOLDER}/{BEGUN}"), key=_changed, reverse=True)
-    places = []
-    for path in paths:
-        try:
-            begun = Begun.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            log.warning("%s is not read: %s", path, str(error).partition("\n")[0])
-        else:
-            places.append(Place(path.parent.parent, begun, resumed=True))
-    return places
+    read = [(path.parent.parent, _begun(path)) for path in paths]
+    return [Place(folder, begun, resumed=True) for folder, begun in read if begun is not None]
+
+
+def _begun(path: Path) -> Begun | None:
+    """Return what a run was begun with; None, and a warning, where that cannot be read."""
+    try:
+        return Begun.model_validate_json(path.read_bytes())
+    except FileNotFoundError:  # finished meanwhile
+        return None
+    except (OSError, ValidationError) as error:
+        log.warning("%s is not read: %s", path, str(error).partition("\n")[0])
+        return None
+
+
+def _sweep_finished(root: Path) -> None:
+    """Remove what is left in folders of runs that were killed between their end and its removal."""
+    for inner in root.glob(f"*/{FOLDER}"):
+        folder = inner.parent  # one without a report has just been made, and begins
+        if (folder / "report.json").is_file() and not is_unfinished(folder):
+            remove_rest(folder)
 
 
 def _changed(path: Path) -> float:
@@ -135,7 +212,7 @@ def _why_none(config: RunConfig, root: Path, others: list[Place]) -> str:
         )
     done = _finished(config, root)
     if done is not None:
-        return f"The run in {done} is finished: there is nothing to resume.\n{_LESS}"
+        return _done(done)
     return f"There is no unfinished run of this config in {root}.\n{_LESS}"
 
 
@@ -154,7 +231,10 @@ def _finished(config: RunConfig, root: Path) -> Path | None:
     """Return the newest folder of a finished run of ``config``, if there is one."""
     text = dump_config(public_config(config))
     for folder in sorted(root.glob(f"{config.name}-*"), reverse=True):
-        path = folder / "config.yaml"
-        if (folder / "report.json").is_file() and path.is_file() and path.read_text() == text:
+        try:
+            same = (folder / "config.yaml").read_text() == text
+        except (OSError, ValueError):  # it has none, or one that is not ours to read
+            continue
+        if same and (folder / "report.json").is_file():
             return folder
     return None

@@ -8,7 +8,6 @@ Who works on the run holds ``lock``, which the system lets go of when the proces
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,20 +16,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from tasks.artifacts import disk_errors, sha256_file, write_atomic
+from tasks.artifacts import sha256_file, write_atomic
 from tasks.config import Sha256
-from tasks.errors import ConfigError, TrainingError
-from tasks.finetune.keeper import forget_checkpoint, has_checkpoint
+from tasks.errors import ConfigError, DivergedError, TrainingError
 from tasks.finetune.progress import EpochRecord
-from tasks.values import EvaluationReport, FineTunedModel, Value
+from tasks.values import EvaluationReport, FineTunedModel, RegisteredModel, Value
 from tasks.work import Work
 
 FOLDER = ".unfinished"
 BEGUN, MODEL, REPORT, LOCK = "begun.json", "model.json", "report.json", "lock"
+CHECKPOINT = "checkpoint"  # .json and .safetensors, of ``tasks.finetune.keeper``
 
 log = logging.getLogger(__name__)
+
+Kept = TypeVar("Kept", FineTunedModel, EvaluationReport)
 
 
 class Begun(Value):
@@ -40,7 +41,9 @@ class Begun(Value):
     config: Sha256  # of every value but those of ``output``
     code: Sha256
     shown: dict[str, Any]  # the config as all may see it, to say what differs
-    work: Work | None = None  # known when the images are
+    work: Work | None = None  # known when the images are; so are the next two
+    weights: str | None = None  # the version that model.weights named then, as models:/NAME/VERSION
+    teacher: str | None = None  # the same of strategy.teacher
 
 
 @dataclass
@@ -56,10 +59,14 @@ class Place:
         """Return where what only the unfinished run needs is kept."""
         return self.folder / FOLDER
 
-    def agree(self, work: Work) -> None:
+    def agree(
+        self, work: Work, weights: RegisteredModel | None, teacher: RegisteredModel | None
+    ) -> None:
         """Note what the run comes from; raises ``ConfigError`` where it began as another."""
         if self.begun.work is None:
-            self.begun = self.begun.model_copy(update={"work": work})
+            named = {"weights": weights, "teacher": teacher}
+            versions = {key: one.uri for key, one in named.items() if one is not None}
+            self.begun = self.begun.model_copy(update={"work": work, **versions})
             write_begun(self.folder, self.begun)
             return
         for part in ("data", "config", "code"):
@@ -72,46 +79,72 @@ class Place:
 
     def model(self) -> FineTunedModel | None:
         """Return the trained model, if training was over; raises ``TrainingError``."""
-        path = self.inner / MODEL
-        if not path.exists():
+        model = self._read(MODEL, FineTunedModel)
+        if model is None:
             return None
-        model = FineTunedModel.model_validate_json(path.read_bytes())
         try:
             whole = sha256_file(model.weights) == model.sha256
-        except OSError:
-            whole = False
+        except OSError as error:
+            raise _unusable(model.weights, error) from error
         if not whole:
-            raise TrainingError(
-                f"{model.weights} is not what training wrote.\nRun again without --resume."
-            )
+            raise _unusable(model.weights, "it is not what training wrote")
         epoch = model.chosen_epoch
         log.info("the training was over: epoch %d is kept", epoch, extra={"room": "finetune"})
         return model
 
     def keep_model(self, model: FineTunedModel) -> None:
         """Note that training is over, which needs no checkpoint any more."""
+        from tasks.finetune.keeper import forget_checkpoint  # torch, which cleaning up needs not
+
         write_atomic(self.inner / MODEL, model.model_dump_json().encode())
         forget_checkpoint(self.inner)
 
     def report(self) -> EvaluationReport | None:
-        """Return the report, if evaluation was over."""
-        path = self.inner / REPORT
-        return EvaluationReport.model_validate_json(path.read_bytes()) if path.exists() else None
+        """Return the report, if evaluation was over; raises ``TrainingError``."""
+        return self._read(REPORT, EvaluationReport)
 
     def keep_report(self, report: EvaluationReport) -> None:
         """Note that evaluation is over."""
         write_atomic(self.inner / REPORT, report.model_dump_json().encode())
 
     def records(self) -> list[EpochRecord]:
-        """Return the epochs that earlier processes trained."""
+        """Return the epochs that are trained by now; raises ``TrainingError``."""
         path = self.folder / "history.jsonl"
-        lines = path.read_text().splitlines() if self.resumed and path.exists() else []
-        return [EpochRecord(**json.loads(line)) for line in lines]
+        try:
+            return [EpochRecord(**json.loads(line)) for line in path.read_text().splitlines()]
+        except (OSError, ValueError, TypeError) as error:
+            raise _unusable(path, error) from error
+
+    def _read(self, name: str, kind: type[Kept]) -> Kept | None:
+        """Return the value that a file holds, None where there is none.
+
+        Raises ``TrainingError`` for one that cannot be read, and for one that names files out of
+        the folder: they would be sent to MLflow.
+        """
+        path = self.inner / name
+        try:
+            value = kind.model_validate_json(path.read_bytes())
+            named = [given for _, given in value if isinstance(given, Path)]
+            inside = all(one.resolve().is_relative_to(self.folder.resolve()) for one in named)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RuntimeError) as error:  # the last: links in a circle
+            raise _unusable(path, error) from error
+        if not inside or value.folder != self.folder:
+            raise _unusable(path, f"it is of files that are not in {self.folder}")
+        return value
 
     def finish(self) -> None:
-        """Note that the run is done: nothing is left to resume."""
-        (self.inner / BEGUN).unlink()
-        shutil.rmtree(self.inner)
+        """Note that the run is done: nothing is left to resume. Who holds it removes the rest."""
+        try:
+            (self.inner / BEGUN).unlink()
+        except OSError as error:  # what the run has made stands all the same
+            log.warning("the run is done, but its folder still says that it is not: %s", error)
+
+
+def _unusable(path: Path, why: object) -> TrainingError:
+    words = " ".join(str(why).split())[:200].rstrip(".")
+    return TrainingError(f"{path} cannot be gone on from: {words}.\nRun again without --resume.")
 
 
 def write_begun(folder: Path, begun: Begun) -> None:
@@ -119,40 +152,30 @@ def write_begun(folder: Path, begun: Begun) -> None:
     write_atomic(folder / FOLDER / BEGUN, begun.model_dump_json().encode())
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Say whether the run in ``folder`` was begun, and is not done."""
+    return (folder / FOLDER / BEGUN).is_file()
+
+
 def can_go_on(folder: Path) -> bool:
     """Say whether a run in ``folder`` has come so far that going on is worth anything."""
     inner = folder / FOLDER
-    return (inner / BEGUN).is_file() and (has_checkpoint(inner) or (inner / MODEL).is_file())
+    far = any((inner / name).is_file() for name in (f"{CHECKPOINT}.json", MODEL))
+    return far and is_unfinished(folder)
 
 
 @contextmanager
 def left_tidy(folder: Path) -> Iterator[None]:
-    """Remove ``folder`` on any error in the block, but for a stop of a run that can go on."""
+    """Remove ``folder`` on any error in the block, unless a run can go on in it.
+
+    A training whose loss is no number cannot: the same values lead there again.
+    """
     try:
         yield
     except BaseException as error:
-        if isinstance(error, Exception) or not can_go_on(folder):
+        if isinstance(error, DivergedError) or not can_go_on(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold the unfinished run in ``folder``; raises ``ConfigError`` where another process does."""
-    path = folder / FOLDER / LOCK
-    with disk_errors(str(path)):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"The run in {folder} still goes on in another process.\n"
-                "Wait for it, or stop it first."
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def sweep(folder: Path) -> None:
@@ -164,3 +187,11 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def remove_rest(folder: Path) -> None:
+    """Remove what only the unfinished run in ``folder`` needed."""
+    inner = folder / FOLDER
+    shutil.rmtree(inner, ignore_errors=True)
+    if inner.exists():
+        log.warning("%s could not be removed; nothing needs it any more", inner)

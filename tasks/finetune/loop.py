@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from tasks.errors import TrainingError
+from tasks.errors import DivergedError, TrainingError
 from tasks.finetune.averaging import Ema
 from tasks.finetune.compiling import Forward
 from tasks.finetune.inputs import Epoch, Inputs, Share
@@ -111,7 +111,7 @@ def train_epoch(
 ) -> EpochSums:
     """Train on ``order`` once; ``after_batch`` gets (batch from 1, images done, seconds).
 
-    Raises ``TrainingError`` when the loss is no longer finite.
+    Raises ``DivergedError`` when the loss is no longer finite.
     """
     start = time.perf_counter()
     trainer.frozen.train_mode()
@@ -145,7 +145,7 @@ def _is_exact(trainer: Trainer) -> bool:
 
 def _check_finite(sums: Tensor, epoch: int, batch: int, recipe: TrainingConfig) -> None:
     if not torch.isfinite(sums[0]):
-        raise TrainingError(
+        raise DivergedError(
             f"The loss is no longer a finite number (epoch {epoch}, batch {batch}).\n"
             f"Lower training.learning_rate (now {recipe.learning_rate:g}) "
             "or set training.gradient_clip=1."

@@ -11,9 +11,12 @@ from tasks.values import RegisteredModel
 SCHEME = "models:/"
 
 
-def fetch_named(config: RunConfig, cache: Path) -> RegisteredModel | None:
+def fetch_named(
+    config: RunConfig, cache: Path, version: str | None = None
+) -> RegisteredModel | None:
     """Fetch the model that ``model.weights`` names, if it is one of the registry's.
 
+    ``version`` is what an alias there named when the run was begun, as models:/NAME/VERSION.
     Raises as ``tasks.register.registry.fetch``.
     """
     uri = config.model.weights or ""
@@ -21,12 +24,15 @@ def fetch_named(config: RunConfig, cache: Path) -> RegisteredModel | None:
         return None
     from tasks.register.registry import fetch  # MLflow takes seconds to import
 
-    return fetch(uri, cache)
+    return fetch(version or uri, cache)
 
 
-def fetch_teacher(config: RunConfig, cache: Path) -> RegisteredModel | None:
+def fetch_teacher(
+    config: RunConfig, cache: Path, version: str | None = None
+) -> RegisteredModel | None:
     """Fetch the model that ``strategy.teacher`` names, if the run has a teacher.
 
+    ``version`` is as in ``fetch_named``.
     Raises ``ConfigError`` for a name that is none of the registry's and for a teacher that gives an
     image one label where the data gives it any number, or the other way round; and as
     ``tasks.register.registry.fetch``.
@@ -41,7 +47,7 @@ def fetch_teacher(config: RunConfig, cache: Path) -> RegisteredModel | None:
         )
     from tasks.register.registry import fetch
 
-    teacher = fetch(uri, cache)
+    teacher = fetch(version or uri, cache)
     if teacher.multi_label != config.data.multi_label:
         raise ConfigError(
             f"strategy.teacher={uri} has multi_label={str(teacher.multi_label).lower()}, the data "

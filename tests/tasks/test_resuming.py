@@ -1,0 +1,127 @@
+"""Which folder a run is resumed in: of those that were begun with the same values."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tasks import resuming
+from tasks.config import OutputConfig, RunConfig
+from tasks.configfile import dump_config
+from tasks.errors import ConfigError
+from tasks.public import public_config
+from tasks.resuming import place_of
+from tasks.unfinished import FOLDER, MODEL
+
+
+@pytest.fixture
+def config(tmp_path: Path, make_config) -> RunConfig:
+    return make_config(output=OutputConfig(folder=tmp_path / "runs").model_dump())
+
+
+@pytest.fixture(autouse=True)
+def quick_code(monkeypatch):
+    monkeypatch.setattr(resuming, "code_digest", lambda _: "0" * 64)
+
+
+def broken_off(config: RunConfig, age: float = 0.0) -> Path:
+    """Leave a run that can go on, so many seconds old."""
+    with suppress(KeyboardInterrupt), place_of(config, False) as place:
+        (place.inner / MODEL).write_text("{}")
+        raise KeyboardInterrupt
+    begun = place.inner / "begun.json"
+    os.utime(begun, (begun.stat().st_mtime - age,) * 2)
+    return place.folder
+
+
+def resumed(config: RunConfig) -> Path:
+    with place_of(config, True) as place:
+        return place.folder
+
+
+def refused(config: RunConfig) -> str:
+    with pytest.raises(ConfigError) as caught, place_of(config, True):
+        pass
+    assert len(str(caught.value).splitlines()) == 2
+    return str(caught.value)
+
+
+def test_the_newest_that_is_free_and_of_this_code_is_taken(config, monkeypatch):
+    oldest, older = broken_off(config, 20.0), broken_off(config, 10.0)
+    assert resumed(config) == older
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming, "code_digest", lambda _: "1" * 64)
+        newest = broken_off(config)
+        assert resumed(config) == newest
+    assert resumed(config) == older
+    with place_of(config, True):
+        assert resumed(config) == oldest
+
+
+def test_what_holds_up_the_newest_is_said_where_none_is_free(config, monkeypatch):
+    older, newest = broken_off(config, 10.0), broken_off(config)
+    with place_of(config, True), place_of(config, True):
+        assert f"The run in {newest} still goes on" in refused(config)
+    monkeypatch.setattr(resuming, "code_digest", lambda _: "1" * 64)
+    assert f"{newest} was begun with other code" in refused(config)
+    assert older.is_dir()
+
+
+def test_a_run_that_was_finished_meanwhile_is_not_begun_again(config, monkeypatch):
+    """Between the look at the folders and the lock."""
+    broken_off(config)
+    (seen,) = resuming._unfinished(Path(config.output.folder))
+    monkeypatch.setattr(resuming, "_unfinished", lambda _: [seen])
+    with place_of(config, True) as place:
+        place.finish()
+        assert "still goes on" in refused(config)
+    assert not place.inner.exists()
+    assert "is finished" in refused(config)
+    other = seen.begun.model_copy(update={"token": "another"})
+    resuming.write_begun(place.folder, other)
+    (place.inner / "lock").touch()
+    assert "is finished" in refused(config)
+
+
+def test_a_stop_after_the_end_takes_nothing_away(config):
+    with suppress(KeyboardInterrupt), place_of(config, False) as place:
+        place.finish()
+        raise KeyboardInterrupt
+    assert [path.name for path in place.folder.iterdir()] == ["config.yaml"]
+
+
+def test_what_a_kill_in_the_last_moment_leaves_is_removed(config):
+    folder = broken_off(config)
+    (folder / "report.json").write_text("{}")
+    (folder / FOLDER / "begun.json").unlink()
+    fresh = folder.with_name("fresh-20260101-000000")
+    (fresh / FOLDER).mkdir(parents=True)  # of a run that begins just now
+    assert "is finished" in refused(config)
+    assert not (folder / FOLDER).exists()
+    assert (fresh / FOLDER).is_dir()
+
+
+def test_others_folders_that_cannot_be_read_are_passed_over(config):
+    folder = broken_off(config)
+    for name, content in ((f"{config.name}-a", b"\xff\xfe"), (f"{config.name}-z", b"x: y\n")):
+        other = folder.with_name(name)
+        other.mkdir()
+        (other / "config.yaml").write_bytes(content)
+        (other / "report.json").write_text("{}")
+    (folder.with_name("odd") / FOLDER).mkdir(parents=True)
+    (folder.with_name("odd") / FOLDER / "begun.json").write_bytes(b"\xff")
+    assert resumed(config) == folder
+    (folder / "config.yaml").write_text(dump_config(public_config(config)))
+    (folder / FOLDER / "begun.json").unlink()
+    (folder / "report.json").write_text("{}")
+    assert f"The run in {folder} is finished" in refused(config)
+
+
+def test_a_folder_that_cannot_be_emptied_costs_no_run(config, monkeypatch, caplog):
+    monkeypatch.setattr(resuming.shutil, "rmtree", lambda *_, **__: None)
+    with place_of(config, False) as place:
+        place.finish()
+    assert "could not be removed" in caplog.text
