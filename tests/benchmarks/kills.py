@@ -223,6 +223,8 @@ def _import_all(folder: Path) -> None:
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
     for name in IMPORTED:
         importlib.import_module(name)
+    # these epochs are over before a checkpoint is worth its time: the forked would begin anew
+    importlib.import_module("tasks.finetune.keeper").SPARED = 0.0
 
 
 def _rounds(given: argparse.Namespace) -> int:

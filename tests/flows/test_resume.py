@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tasks.artifacts import sha256_file
-from tasks.finetune import keeper
+from tasks.finetune import keeper, train
 from tasks.finetune import training as training_module
+from tasks.finetune.checkpoint import belongs
 from tasks.unfinished import FOLDER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -108,8 +109,47 @@ def test_a_run_goes_on_only_with_the_same_images_and_code(
     assert len(result.message.splitlines()) == 2
     assert (folder / FOLDER / "checkpoint.json").is_file()  # nothing is lost by being refused
     (tmp_path / "0.png").rename(photos / "red" / "0.png")
-    assert graft(*run, "--resume").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "belongs", lambda course: belongs(course) | {"device": "cuda"})
+        result = graft(*run, "--resume")
+    assert (result.code, "is of another device" in result.message) == (2, True)
+    assert f"{folder} is kept" in result.err or str(folder) in result.message
+    assert (folder / FOLDER / "checkpoint.json").is_file()
+    done = graft(*run, f"output.cache={tmp_path / 'cache'}", "--resume")  # output may differ
+    assert done.code == 0, done.err
     assert tracked("changed") == [("FINISHED", [1, 2])]
+
+
+def test_a_warm_start_goes_on_from_the_version_it_began_with(
+    workspace: Path, graft, stopping, registry_copy, monkeypatch
+):
+    """The alias moves on before it is resumed; then it is killed after its own decision."""
+    champion = registry_copy.get_model_version_by_alias("small", "champion")
+    run = ("run", "good.yaml", "name=warm", "strategy.kind=full", "training.epochs=2")
+    run = (*run, "model.weights=models:/small@champion")
+    stopping(2)
+    assert graft(*run).code == 130
+    other = json.loads(graft("run", "good.yaml", "name=other", "seed=9", "--json").out)["decision"]
+    assert other["version"] != champion.version
+    registry_copy.set_registered_model_alias("small", "champion", str(other["version"]))
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.transfer.publish", interrupted)
+        stopped = graft(*run, "--resume")
+    assert stopped.code == 130, stopped.err
+    (folder,) = folders("warm")
+    made = registry_copy.search_model_versions("name='small'")
+    (warm,) = [version for version in made if version.tags["graft.run"] == "warm"]
+    assert warm.tags["graft.backbone_sha256"] == champion.tags["graft.sha256"]
+    registry_copy.set_registered_model_alias("small", "champion", warm.version)
+    monkeypatch.setattr("flows.transfer.begin", interrupted)  # nothing is fetched any more
+    done = json.loads(graft(*run, "--resume", "--json").out)
+    assert done["decision"]["version"] == int(warm.version)
+    assert len(registry_copy.search_model_versions("name='small'")) == len(made)
+    assert not list(folder.rglob(".*"))
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_two_cannot_resume_one_run(workspace: Path, graft, stopping):

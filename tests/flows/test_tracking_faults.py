@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -106,11 +107,14 @@ def test_the_trained_model_is_kept_when_it_cannot_be_tracked(workspace: Path, gr
     (folder,) = folders(workspace, name)
     problem, where = result.message.splitlines()
     assert "refused by the test" in problem
-    assert where == f"The trained model is kept in {folder}."
+    kept = f"The trained model is kept in {folder}."
+    assert where == f"{kept} The same command with --resume goes on there."
     assert {"config.yaml", "history.jsonl", "model.safetensors", "report.json"} <= {
         path.name for path in folder.iterdir()
     }
     assert status(workspace, name) == [("FAILED",)]
+    assert graft("run", "good.yaml", f"name={name}", "--resume").code == 0
+    assert status(workspace, name) == [("FINISHED",)]
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -123,10 +127,13 @@ def test_nothing_is_kept_when_tracking_fails_before_the_training(workspace: Path
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_a_disk_that_is_full_after_the_evaluation_keeps_nothing(workspace: Path, graft):
+def test_a_disk_that_is_full_after_the_evaluation_costs_no_trained_model(workspace: Path, graft):
     with refusing(workspace, FACTS["figures"], "database or disk is full"):
         result = graft("run", "good.yaml", "name=full")
     assert result.code == 8, result.err
+    (folder,) = folders(workspace, "full")
+    assert f"{folder} is kept: the same command with --resume goes on there" in result.err
+    shutil.rmtree(folder)
 
 
 def test_pages_that_cannot_be_made_do_not_undo_the_run(workspace: Path, graft):
