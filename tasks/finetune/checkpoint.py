@@ -95,8 +95,8 @@ def restore_motion(training: Training, motion: Motion, feed: Feed, point: Tree) 
     training.chosen.restore(point["chosen"])
     if point["cached"] != (feed.cached is not None):
         log.warning(
-            "features were %s before the break and are %s now: the run ends with slightly other "
-            "weights than without it",
+            "features were %s before the break and are %s now: the run ends with other weights "
+            "than without it",
             *(("cached", "not") if point["cached"] else ("not cached", "cached")),
         )
     device = training.course.device

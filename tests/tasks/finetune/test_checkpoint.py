@@ -7,6 +7,7 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tasks.finetune import keeper as keeper_module
 from tasks.finetune import training as training_module
 from tasks.finetune.progress import EpochRecord
 from tasks.finetune.train import finetune
+from tasks.recipe import Kind
 from tasks.values import FineTunedModel, RegisteredModel
 
 
@@ -96,6 +98,7 @@ AUGMENTED = {"augment": "crop_flip", "policy": "trivial_augment", "mixup": 0.2}
 CASES = {
     "full": ({"kind": "full"}, {"epochs": 4, "schedule": "cosine", **AUGMENTED}, (1, 3)),
     "adamw": ({"kind": "full"}, {"epochs": 3, "optimizer": "adamw", "accumulate": 2}, (2,)),
+    "discriminative": ({"kind": "discriminative"}, {"epochs": 2}, (1,)),
     "lora": ({"kind": "lora", "lora_rank": 2}, {"epochs": 3, "optimizer": "adamw"}, (1,)),
     "one_cycle": ({"kind": "full"}, {"epochs": 3, "schedule": "one_cycle"}, (1,)),
     "partial": ({"kind": "partial", "frozen_stages": 1}, {"epochs": 3}, (2,)),
@@ -107,13 +110,18 @@ CASES = {
     "soup": ({"kind": "soup", "soup": 2}, {"epochs": 2}, (1, 2, 3)),
     "l2_sp": ({"kind": "l2_sp", "l2_sp": 0.01}, {"epochs": 3}, (1,)),
     "bfloat16": ({"kind": "full"}, {"epochs": 3, "precision": "bfloat16"}, (2,)),
-    "balanced": ({"kind": "full"}, {"epochs": 3, "balance": "sampler"}, (1,)),
+    "balanced": ({"kind": "scratch"}, {"epochs": 3, "balance": "sampler"}, (1,)),
     "views": (
         {"kind": "linear_probe"},
         {"epochs": 3, "augment": "flip", "feature_views": 2},
         (1, 2),
     ),
 }
+
+
+def test_no_strategy_is_left_out():
+    held = {strategy["kind"] for strategy, *_ in CASES.values()}
+    assert held | {"distill"} == set(get_args(Kind))  # that one has a test of its own
 
 
 @pytest.mark.parametrize("case", CASES)
