@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 from uuid import uuid4
 
 from prefect import flow
 
 from flows.artifacts import publish_study
+from flows.cells import RESULT
 from flows.console import ready_logs
 from flows.inputs import images_held
 from flows.schedule import Schedule
-from tasks.artifacts import disk_errors, user_folder
+from tasks.artifacts import disk_errors, user_folder, write_atomic
 from tasks.compareconfig import CompareConfig
 from tasks.errors import ConfigError
 from tasks.evaluate.comparison import (
@@ -31,6 +31,7 @@ from tasks.register.nested import open_comparison
 from tasks.retry import with_retries
 
 IDENTITY = 12  # hex digits of a comparison's digest in its folder's name
+NAME = ".comparison"  # a file with the name that the folder has in MLflow
 
 
 @flow(name="compare", flow_run_name="{config.name}", validate_parameters=True)
@@ -44,7 +45,11 @@ def compare(config: CompareConfig) -> Comparison:
     """
     ready_logs()
     root = user_folder(config.base.output.folder) / config.name
-    with images_held(), _alone(root) as name, open_comparison(config, name) as run:
+    with (
+        images_held(),
+        _alone(root) as name,
+        open_comparison(config, name, _whole_cells(root)) as run,
+    ):
         outcomes = Schedule(config, root / "cells", run).run()
         folder = root / config.identity[:IDENTITY]
         comparison = _put_together(config, folder, run.run_id, outcomes)
@@ -69,7 +74,7 @@ def _alone(root: Path) -> Iterator[str]:
     """
     with disk_errors(str(root)):
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("a+")
+        lock = (root / ".lock").open("a")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,20 +82,25 @@ def _alone(root: Path) -> Iterator[str]:
             raise ConfigError(
                 f"The comparison in {root} is running already.\nWait for it, or set another name."
             ) from error
-        with disk_errors(str(root)):
-            name = _name_in(lock)
-        yield name
+        yield _name_of(root)
 
 
-def _name_in(lock: TextIO) -> str:
-    """Return the name that the folder was given by whoever had the lock first."""
-    lock.seek(0)
-    name = lock.read().strip()
+def _name_of(root: Path) -> str:
+    """Return the name that the folder was given by whoever had the lock first.
+
+    It has a file of its own: a search of the same name takes the same lock, and empties that file.
+    """
+    path = root / NAME
+    with disk_errors(str(path)):
+        name = path.read_text().strip() if path.exists() else ""
     if not name:
         name = uuid4().hex
-        lock.write(name)
-        lock.flush()
+        write_atomic(path, name.encode())
     return name
+
+
+def _whole_cells(root: Path) -> frozenset[str]:
+    return frozenset(path.parent.name for path in root.glob(f"cells/*/{RESULT}"))
 
 
 def _put_together(

@@ -15,10 +15,12 @@ import typer
 from flows.answer import Answer, Cells, Rows
 from flows.arguments import Config, Json, Overrides
 from flows.printing import answer
-from tasks.artifacts import cache_folder
+from tasks.artifacts import cache_folder, user_folder
 from tasks.config import DataConfig, RunConfig
 from tasks.configfile import load_config
 from tasks.errors import ConfigError
+from tasks.public import without_secrets
+from tasks.secrets import MARK
 from tasks.words import printable
 
 if TYPE_CHECKING:
@@ -57,12 +59,33 @@ def _shards(
             "--output packs the config's images; --index reads shards that are there."
         )
     made = _index(config) if index else _write(config, output, images_a_shard)
-    words = _next_command(path, config, made.data["url"], made.data["index_sha256"])
+    settled = _settled(config, made.data["url"], made.data["index_sha256"])
+    words = _next_command(path, overrides, settled)
     return replace(made, facts=[*made.facts, ("train", words)])
 
 
-def _next_command(path: Path, config: RunConfig, url: str, sha256: str) -> str:
-    """Return the command that trains from the shards, whatever ``config`` says of the images.
+def _next_command(path: Path, overrides: Sequence[str], settled: Sequence[str]) -> str:
+    """Return the command that trains from the shards, with all else that was overridden here.
+
+    Of an address the query is left out, as wherever one is printed, unless it is a named secret.
+    """
+    named = {_parts(each)[0] for each in settled}
+    given = [_parts(each) for each in overrides]  # in their order: one may be a part of another
+    kept = [f"{key}={_shown(value)}" for key, value in given if key not in named]
+    return shlex.join(["graft", "run", str(path), *kept, *settled])
+
+
+def _parts(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.strip(), value
+
+
+def _shown(value: str) -> str:
+    return value if MARK in value else without_secrets(value)
+
+
+def _settled(config: RunConfig, url: str, sha256: str) -> list[str]:
+    """Return the overrides that name the shards, whatever ``config`` says of the images.
 
     What shards have settled goes back to its default, and a digest of the images to the index's.
     """
@@ -74,7 +97,7 @@ def _next_command(path: Path, config: RunConfig, url: str, sha256: str) -> str:
         usual = DataConfig.model_fields[name].default
         if getattr(config.data, name) != usual:
             given.append(f"data.{name}={json.dumps(usual)}")
-    return shlex.join(["graft", "run", str(path), *given])
+    return given
 
 
 def _index(config: RunConfig) -> Answer:
@@ -99,7 +122,7 @@ def _refuse_the_images_own(config: RunConfig, output: str) -> None:
     """Refuse to write among the images: the folder would be another one when it is read again."""
     from tasks.download.shard_address import folder_here
 
-    images = folder_here(config.data.path) if config.data.path else None
+    images = _images_folder(config.data.path) if config.data.path else None
     target = folder_here(output)
     # os.path: of a name that no disk can hold, Path.is_dir raises
     if images is None or target is None or not os.path.isdir(images):  # noqa: PTH112
@@ -109,6 +132,18 @@ def _refuse_the_images_own(config: RunConfig, output: str) -> None:
             f"--output {printable(output)} lies in data.path, among the images.\n"
             "Name a folder apart from them."
         )
+
+
+def _images_folder(path: str) -> Path | None:
+    """Return the folder of this machine that images are in: any path, of which shards take fewer.
+
+    A colon in it, as in ``photos:2020``, makes no address of it here.
+    """
+    from tasks.download.fetch import SCHEME, local_path
+    from tasks.download.shard_address import folder_here
+
+    named = None if SCHEME.match(path) else local_path(path, ConfigError)
+    return folder_here(path) if named is None else user_folder(named)
 
 
 def _answer(

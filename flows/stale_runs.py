@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -170,19 +171,14 @@ def _since(beats: Beats) -> str:
 
 
 def _stale_in_mlflow(client: SyncPrefectClient, say: Said) -> list[Stale]:
-    from tasks.register.open_runs import find_open
+    from tasks.register.open_runs import find_over
 
     try:
-        open_runs = find_open()
+        over = find_over(partial(_ended, client))
     except TrackingError as error:  # Prefect's half is worth telling without it
         say("status", f"MLflow's runs are not looked at: {str(error).partition(chr(10))[0]}")
         return []
-    found = []
-    for run in open_runs:
-        why = "its process is gone" if run.process_is_gone else _ended(client, run.flow_run)
-        if why is not None:
-            found.append(Stale(f"MLflow run {run.name}", why, run.flow_run, run.run_id))
-    return found
+    return [Stale(f"MLflow run {run.name}", why, run.flow_run, run.run_id) for run, why in over]
 
 
 def _ended(client: SyncPrefectClient, flow_run: str | None) -> str | None:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from threading import Lock
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -189,9 +190,10 @@ def _renumber(looked: Sequence[_Looked], names: list[str], classes: tuple[str, .
 def _prefixes(looked: Sequence[_Looked], split: SplitName) -> bytes:
     """Return the content of a split's file of digests, made without a second copy."""
     arrays = [each.numbers.prefixes for each in looked if each.shard.split == split]
-    content = bytearray(PREFIX_BYTES * sum(map(len, arrays)))
-    np.concatenate(arrays, out=np.frombuffer(content, ">u8"))
-    return cast(bytes, content)  # which would copy it; a bytearray is read as bytes are
+    content = BytesIO(bytes(PREFIX_BYTES * sum(map(len, arrays))))
+    with content.getbuffer() as room:
+        np.concatenate(arrays, out=np.frombuffer(room, ">u8"))
+    return content.getvalue()  # what it holds, not a copy; stores' drivers take bytes alone
 
 
 def _write(

@@ -37,7 +37,7 @@ from tasks.finetune.meeting import (
     open_store,
 )
 from tasks.finetune.roll import Roll
-from tasks.finetune.trouble import as_error, as_words, read_error
+from tasks.finetune.trouble import as_error, as_words, read_words, told_by
 from tasks.finetune.worker import DONE, FAULT, PROBLEM, Job, work
 from tasks.recipe import TrainingConfig
 
@@ -172,15 +172,27 @@ def _explained(job: Job, number: int, failure: ProcessFailure) -> GraftError:
     )
     if job.session is None:
         assert job.scratch is not None
-        fault = None if failure.exitcode < 0 else read_error(job.scratch / FAULT)
-        return read_error(job.scratch / PROBLEM) or fault or alone
+        problem, fault = (read_words(job.scratch / name) for name in (PROBLEM, FAULT))
+        words = problem or (None if _was_killed(number, failure, fault) else fault)
+        return as_error(words) if words else alone
     meeting = Meeting(job.session.place)
-    if failure.exitcode < 0:  # not the other machines' doing
+    if _was_killed(number, failure, meeting.hear(job.session.key(FAULT))):
         meeting.say_first(job.session.key(PROBLEM), as_words(alone))
     if job.session.node == 0:
         return _cause(meeting, job.session) or alone
     words = meeting.hear(job.session.key(PROBLEM)) or meeting.hear(job.session.key(FAULT))
     return as_error(words) if words else TrainingError("The first node has ended the training.")
+
+
+def _was_killed(number: int, failure: ProcessFailure, fault: str | None) -> bool:
+    """Tell whether a signal is why process ``number`` ended, and ``fault`` what came of that.
+
+    One that met a fault may abort when it leaves. SIGKILL comes from outside, mostly for want of
+    memory, and of a process that it ended the others have seen a lost connection.
+    """
+    if failure.exitcode >= 0:
+        return False
+    return failure.exitcode == -signal.SIGKILL or fault is None or told_by(fault) != number
 
 
 def _cause(meeting: Meeting, session: Session) -> GraftError | None:

@@ -18,11 +18,13 @@ class Relay:
     """Passes SIGTERM, SIGHUP and SIGINT on to the command, from the ``with`` block's main thread.
 
     None is lost: what comes while the command is being started, it gets then. What comes after its
-    end has only ``hurried`` to change. A signal that is ignored, as by nohup, stays so for both.
+    end, or where it could not be started, has only ``hurried`` to change. A signal that is ignored,
+    as by nohup, stays so for both.
     """
 
     def __init__(self) -> None:
         self.hurried = False  # somebody wanted the end after the command's own
+        self._starting = self._over = False
         self._running: subprocess.Popen[bytes] | None = None
         self._waiting: list[int] = []
         self._before: dict[int, Handler] = {}
@@ -49,20 +51,43 @@ class Relay:
 
         Raises ``OSError`` where there is no such program.
         """
-        running = subprocess.Popen(command, env=environment)  # noqa: S603 - the user's own command
-        self._running = running
-        for number in self._waiting:
-            running.send_signal(number)
-        code = running.wait()
+        try:
+            self._starting = not _has_child()
+            running = subprocess.Popen(command, env=environment)  # noqa: S603 - the user's own command
+            self._running = running
+            for number in self._waiting:
+                running.send_signal(number)
+            code = running.wait()
+        finally:
+            self._over = True
+            self.hurried |= self._running is None and bool(self._waiting)
         return code if code >= 0 else 128 - code
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        if self._running is None:
-            self._waiting.append(number)
-        elif self._running.returncode is not None:
+        running = self._running
+        if self._over or (running is not None and running.returncode is not None):
             self.hurried = True
-        elif number != signal.SIGINT or not _typed():
-            self._running.send_signal(number)
+        elif number == signal.SIGINT and self._is_there() and _typed():
+            return  # the terminal has told the command itself
+        elif running is None:
+            self._waiting.append(number)
+        else:
+            running.send_signal(number)
+
+    def _is_there(self) -> bool:
+        """Say whether the command is a process, maybe one that ``Popen`` has yet to return."""
+        return self._running is not None or (self._starting and _has_child())
+
+
+def _has_child() -> bool:
+    """Say whether this process has a child, and leave it to whoever waits for its end."""
+    if not hasattr(os, "waitid"):  # which a Mac has from Python 3.13 on
+        return True
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _typed() -> bool:

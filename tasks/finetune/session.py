@@ -58,7 +58,7 @@ def convened(job: Job, place: Place) -> Iterator[Job]:
         try:
             meeting.say(session.key(), words)
             _wait_for_all(meeting, session)
-            token.unlink()
+            token.unlink(missing_ok=True)  # another command's sweep may have removed it
             meeting.say(session.key(GO), YES)
             yield shared.model_copy(update={"session": session})
         finally:
@@ -100,9 +100,12 @@ def _token(cache: Path) -> Iterator[Path]:
 
 
 def _sweep(cache: Path) -> None:
-    """Remove the tokens of commands that were killed; whoever shares the cache may do so too."""
+    """Remove the tokens of commands that were killed; whoever shares the cache may do so too.
+
+    Those that are not this user's to remove stay.
+    """
     for path in cache.glob(f"{_MARK}*"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             if time.time() - path.stat().st_mtime > _MARK_SECONDS:
                 path.unlink()
 

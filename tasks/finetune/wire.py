@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,10 @@ from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 
 _BACKLOG = 16  # connections that wait until they are accepted; of one, the next has to try again
 _LAST_WORDS_SECONDS = 5.0
+_STRANGERS_SECONDS = (
+    20  # that who has not shown the key may say nothing; a sender takes milliseconds
+)
+_FULL_SECONDS = 0.1  # until a connection is taken again, where the process may open no more
 
 
 class Address(BaseModel):
@@ -72,7 +77,8 @@ class _Hearing:
 def relayed(watcher: Watcher) -> Iterator[Address]:
     """Listen for one sender and pass on what it says to ``watcher`` and to the log.
 
-    Who connects without the key is not heard, and keeps nobody out.
+    Who connects without the key is not heard, and keeps nobody out: the connection is closed after
+    a while.
     """
     hearing = _Hearing(watcher, secrets.token_bytes(16))
     with Listener(("localhost", 0), backlog=_BACKLOG) as listener:
@@ -93,7 +99,12 @@ def relayed(watcher: Watcher) -> Iterator[Address]:
 def _accept(listener: Listener, hearing: _Hearing) -> None:
     """Hear each who connects in a thread of its own: one that says nothing is waited for."""
     while True:
-        wire = listener.accept()
+        try:
+            wire = listener.accept()
+        except OSError:  # too many open files, or the block has ended
+            if hearing.ended.wait(_FULL_SECONDS):
+                return
+            continue
         if hearing.ended.is_set():
             wire.close()
             return
@@ -103,9 +114,11 @@ def _accept(listener: Listener, hearing: _Hearing) -> None:
 def _hear(wire: Connection[Any, Any], hearing: _Hearing) -> None:
     with wire:
         try:
+            _wait_at_most(wire, _STRANGERS_SECONDS)
             deliver_challenge(wire, hearing.key)  # as Listener does, which would wait for each
             hearing.began.set()
             answer_challenge(wire, hearing.key)
+            _wait_at_most(wire, 0)
         except (AuthenticationError, EOFError, OSError):  # anybody, who may be gone again
             return
         try:
@@ -114,6 +127,15 @@ def _hear(wire: Connection[Any, Any], hearing: _Hearing) -> None:
             return
         finally:
             hearing.ended.set()
+
+
+def _wait_at_most(wire: Connection[Any, Any], seconds: int) -> None:
+    """Have reading fail after so many seconds of silence; 0 for as long as it takes."""
+    line = socket.socket(fileno=wire.fileno())
+    try:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
+    finally:
+        line.detach()
 
 
 def _pass_on(wire: Connection[Any, Any], watcher: Watcher) -> None:

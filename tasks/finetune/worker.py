@@ -135,11 +135,11 @@ def _problem_told(job: Job) -> Iterator[None]:
 
 
 def _tell(job: Job, what: str, error: GraftError) -> None:
+    words = as_words(error, int(os.environ["RANK"]))
     if job.session is not None:
-        meeting = Meeting(job.session.place)
-        meeting.say_first(job.session.key(what), as_words(error))
+        Meeting(job.session.place).say_first(job.session.key(what), words)
     elif job.scratch is not None:
-        write_first(job.scratch / what, error)
+        write_first(job.scratch / what, words)
 
 
 def _of_node(error: GraftError, session: Session) -> GraftError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ COMPARISON = "graft.comparison"  # tag of the parent: which comparison it is
 FOLDER = "graft.folder"  # tag of the parent: in which folder
 CELL = "graft.cell"  # tag of a child: which cell it is
 PAGE = 500
+
+log = logging.getLogger(__name__)
 
 
 def child_tags(parent: str, cell: str) -> dict[str, str]:
@@ -57,17 +60,22 @@ class ComparisonRun:
 
 
 @contextmanager
-def open_comparison(config: CompareConfig, folder: str) -> Iterator[ComparisonRun]:
+def open_comparison(
+    config: CompareConfig, folder: str, cells: frozenset[str] = frozenset()
+) -> Iterator[ComparisonRun]:
     """Open the run of a comparison, the same one again when it is gone on with, and close it.
 
     ``folder`` is a word for the comparison's folder that no other one in the world has, and this
-    process works in it alone: others may run the same config on the same server. The run's status
-    tells how the block ended, as with ``open_run``. Cells' runs that nobody closed, since their
-    process was killed, are marked KILLED, at the end or at the next start. Raises
-    ``TrackingError``.
+    process works in it alone: others may run the same config on the same server. ``cells`` are
+    those that are whole there; by one of them a run is known that an earlier version of graft
+    began, which wrote no folder's name into it.
+
+    The run's status tells how the block ended, as with ``open_run``. Cells' runs that nobody
+    closed, since their process was killed, are marked KILLED, at the end or at the next start.
+    Raises ``TrackingError``.
     """
     client = connect()
-    experiment, run_id = with_retries(_open, client, config, folder)
+    experiment, run_id = with_retries(_open, client, config, folder, cells)
     with closing(client, run_id):
         with_retries(_write_facts, client, run_id, config)
         finished = with_retries(_finished_cells, client, experiment, run_id)
@@ -78,18 +86,41 @@ def open_comparison(config: CompareConfig, folder: str) -> Iterator[ComparisonRu
                 _finished_cells(client, experiment, run_id)
 
 
-def _open(client: MlflowClient, config: CompareConfig, folder: str) -> tuple[str, str]:
+def _open(
+    client: MlflowClient, config: CompareConfig, folder: str, cells: frozenset[str]
+) -> tuple[str, str]:
     with tracking_errors("opening the comparison's run"):
         experiment = find_experiment(client, config.base.tracking.experiment)
         same = runs_with(client, experiment, COMPARISON, config.identity)
         before = [run for run in same if run.data.tags.get(FOLDER) == folder]
+        if not before and cells:
+            before = _nameless(client, experiment, same, cells)
         if before:
             run_id = str(before[0].info.run_id)
+            client.set_tag(run_id, FOLDER, folder)
             take_over(client, run_id)
             return experiment, run_id
         tags = run_tags() | {COMPARISON: config.identity, FOLDER: folder}
         run = client.create_run(experiment, tags=tags, run_name=config.name)
         return experiment, str(run.info.run_id)
+
+
+def _nameless(
+    client: MlflowClient, experiment: str, same: Sequence[Run], cells: frozenset[str]
+) -> list[Run]:
+    """Return the runs without a folder's name that hold one of ``cells``.
+
+    Says so where none does, but another folder's: those cells come into a second run then.
+    """
+    known = [run for run in same if cells & _whole(_cells_of(client, experiment, run.info.run_id))]
+    found = [run for run in known if FOLDER not in run.data.tags]
+    if known and not found:
+        log.warning(
+            "the comparison begins a new run in MLflow: %s, of the same config, is another "
+            "folder's; cells that are finished here are written into the new one",
+            known[0].info.run_id,
+        )
+    return found
 
 
 def runs_with(client: MlflowClient, experiment: str, tag: str, value: str) -> list[Run]:
@@ -132,14 +163,20 @@ def _without_secrets(value: Any) -> Any:  # noqa: ANN401 - any value of a config
 
 def _finished_cells(client: MlflowClient, experiment: str, run_id: str) -> frozenset[str]:
     """Return the cells with a whole run, and close the runs that were left open."""
-    finished = set()
     with tracking_errors("reading the cells' runs"):
-        for run in runs_with(client, experiment, MLFLOW_PARENT_RUN_ID, run_id):
-            if run.info.status == "FINISHED":
-                finished.add(run.data.tags.get(CELL, ""))
-            elif run.info.status == "RUNNING":
+        runs = _cells_of(client, experiment, run_id)
+        for run in runs:
+            if run.info.status == "RUNNING":
                 client.set_terminated(run.info.run_id, "KILLED")
-    return frozenset(finished)
+    return _whole(runs)
+
+
+def _cells_of(client: MlflowClient, experiment: str, run_id: str) -> list[Run]:
+    return runs_with(client, experiment, MLFLOW_PARENT_RUN_ID, run_id)
+
+
+def _whole(runs: Iterable[Run]) -> frozenset[str]:
+    return frozenset(run.data.tags.get(CELL, "") for run in runs if run.info.status == "FINISHED")
 
 
 def _values(row: StrategyRow) -> dict[str, float]:

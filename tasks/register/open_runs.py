@@ -6,7 +6,8 @@ end is the run's end too, and the process, by which this machine alone can tell 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -26,38 +27,40 @@ class OpenRun:
     name: str
     flow_run: str | None
     process_is_gone: bool  # known so: False also where it cannot be known from here
+    search: str | None  # the run that it is a trial of, where that is open too
+
+
+def find_over(ended: Callable[[str | None], str | None]) -> list[tuple[OpenRun, str]]:
+    """Return the open runs that nobody works on any more, and of each why.
+
+    ``ended`` says of a flow run how it ended, None where it did not. A search's run bears the tags
+    of the process that joined it last. Where that is gone, another one's trial may be running in it
+    still: so it is over when no trial is left that is not, of another flow run than its own. Raises
+    ``TrackingError``.
+    """
+    runs = {run.run_id: run for run in find_open()}
+    over: dict[str, str] = {}
+    for run in runs.values():
+        why = "its process is gone" if run.process_is_gone else ended(run.flow_run)
+        if why is not None:
+            over[run.run_id] = why
+    for trial in runs.values():
+        if trial.search is None or trial.run_id in over:
+            continue
+        if trial.flow_run is None or trial.flow_run != runs[trial.search].flow_run:
+            over.pop(trial.search, None)
+    return [(runs[run_id], why) for run_id, why in over.items()]
 
 
 def find_open() -> list[OpenRun]:
-    """Return the runs of graft's that MLflow calls RUNNING; raises ``TrackingError``.
-
-    A search's run bears the tags of the process that joined it last. Where that is gone, another
-    one's trial may be running in it still: then neither process nor flow run say that it is over.
-    """
+    """Return the runs of graft's that MLflow calls RUNNING; raises ``TrackingError``."""
     client = connect(create=False)
     with tracking_errors("looking for open runs"):
         experiments = [one.experiment_id for one in client.search_experiments(ViewType.ACTIVE_ONLY)]
         found = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=LIMIT)
-    ours = {run.info.run_id: run for run in found if PROCESS_TAG in run.data.tags}
-    shared = _searches_gone_on_with(ours)
-    opened = [_open(run) for run in ours.values()]
-    return [
-        replace(run, flow_run=None, process_is_gone=False) if run.run_id in shared else run
-        for run in opened
-    ]
-
-
-def _searches_gone_on_with(ours: dict[str, Run]) -> set[str]:
-    """Return the searches with a trial of another process or flow run than they name."""
-    shared = set()
-    for trial in ours.values():
-        search = ours.get(trial.data.tags.get(MLFLOW_PARENT_RUN_ID, ""))
-        if search is not None and SEARCH in search.data.tags:
-            own, whole = _open(trial), _open(search)
-            same_flow_run = own.flow_run is not None and own.flow_run == whole.flow_run
-            if not own.process_is_gone and not same_flow_run:
-                shared.add(whole.run_id)
-    return shared
+    ours = [run for run in found if PROCESS_TAG in run.data.tags]
+    searches = {run.info.run_id for run in ours if SEARCH in run.data.tags}
+    return [_open(run, searches) for run in ours]
 
 
 def close_open(run_id: str, why: str) -> bool:
@@ -75,7 +78,8 @@ def close_open(run_id: str, why: str) -> bool:
     return True
 
 
-def _open(run: Run) -> OpenRun:
+def _open(run: Run, searches: set[str]) -> OpenRun:
     tags = run.data.tags
-    gone = is_gone(tags[PROCESS_TAG])
-    return OpenRun(run.info.run_id, run.info.run_name, tags.get(FLOW_RUN_TAG), gone)
+    gone, parent = is_gone(tags[PROCESS_TAG]), tags.get(MLFLOW_PARENT_RUN_ID)
+    search = parent if parent in searches else None
+    return OpenRun(run.info.run_id, run.info.run_name, tags.get(FLOW_RUN_TAG), gone, search)

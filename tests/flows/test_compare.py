@@ -155,8 +155,13 @@ def test_each_cell_is_a_task_run_and_the_report_an_artifact(compared: dict, pref
 
 @pytest.mark.usefixtures("workspace")
 def test_a_second_start_runs_what_is_new_alone(compared: dict, graft):
+    from flows.search_storage import locked
+
+    with locked(Path(compared["folder"]).parent / ".lock"):
+        pass  # as a search of the same name does
     again = graft("compare", "grid.yaml", "--json")
     assert again.code == 0, again.err
+    assert json.loads(again.out)["run_id"] == compared["run_id"]
     assert accuracies(json.loads(again.out)) == accuracies(compared)
     assert "4 of 4 cells were there already" in again.err
     more = graft("compare", "grid.yaml", "seeds=[0,1,2]")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.shards_cli import _next_command
+
 pytestmark = pytest.mark.usefixtures("unchanged")
 FROM = "data.kind=shards"
 
@@ -96,14 +98,39 @@ def test_the_next_command_works_as_it_is_printed(workspace: Path, tmp_path: Path
     settings["data"] |= {"val_fraction": 0.2, "sha256": sha256, "path": str(archive)}
     config, shards = tmp_path / "photo's.yaml", tmp_path / "photo's shards"
     config.write_text(yaml.safe_dump(settings))
-    result = graft("shards", str(config), "--output", str(shards))
+    typed = ("seed=3", "data.val_fraction=0.25", "data.checks.near_duplicates=off", "name=other")
+    result = graft("shards", str(config), "--output", str(shards), *typed)
     assert result.code == 0, result.err
     words = shlex.split(result.out.partition("\ntrain ")[2].splitlines()[0])
     assert words[:2] == ["graft", "run"]
     index = hashlib.sha256((shards / "graft-shards.json").read_bytes()).hexdigest()
     assert f"data.sha256={index}" in words
+    kept = [word for word in words if word in typed]
+    assert kept == ["seed=3", "data.checks.near_duplicates=off", "name=other"]
     result = graft("check", *words[2:])
     assert result.code == 0, result.err
+
+
+def test_no_query_that_was_typed_is_printed():
+    weights = "model.weights=https://x.org/a.pth?"
+    typed = [" model.sha256 =0", f"{weights}token=planted", weights + "${secret:S}", "data.path=x"]
+    said = _next_command(Path("c.yaml"), typed, ["data.path=s"])
+    kept = [*shlex.split(said)[3:]]
+    assert kept == ["model.sha256=0", f"{weights}…", weights + "${secret:S}", "data.path=s"]
+
+
+def test_images_may_lie_in_a_folder_with_a_colon(workspace: Path, tmp_path: Path, graft):
+    """Only of shards is it taken for an address, as ``pipe:`` is."""
+    images, target = workspace / "photos:2020", str(tmp_path / "shards")
+    shutil.copytree(workspace / "photos", images)
+    try:
+        given = ("shards", "good.yaml", "data.path=photos:2020", "--output")
+        result = graft(*given, target)
+        assert result.code == 0, result.err
+        result = graft(*given, "./photos:2020/x")
+        assert (result.code, "among the images" in result.message) == (2, True)
+    finally:
+        shutil.rmtree(images)
 
 
 def test_what_was_not_finished_is_not_indexed(shards: str, workspace: Path, graft):

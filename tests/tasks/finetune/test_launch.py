@@ -14,8 +14,8 @@ from torch.distributed.elastic.utils.store import barrier
 
 from tasks.errors import TrainingError
 from tasks.finetune.launch import _explained, _Settled
-from tasks.finetune.meeting import LOOPBACK, Place, Session, open_store
-from tasks.finetune.trouble import write_first
+from tasks.finetune.meeting import LOOPBACK, Meeting, Place, Session, open_store
+from tasks.finetune.trouble import as_words, write_first
 from tasks.finetune.worker import FAULT, PROBLEM, Job
 
 
@@ -52,11 +52,46 @@ def test_what_ended_the_processes_of_one_machine(prepared, backbone, make_config
         return str(_explained(job, 1, ProcessFailure(1, 7, exit_code, "/no/such/file")))
 
     assert "Training process 1 ended by itself (exit code 1)" in said(1)
-    write_first(tmp_path / FAULT, TrainingError("process 0 failed"))
+    write_first(tmp_path / FAULT, as_words(TrainingError("process 0 failed"), 0))
     assert said(1) == "process 0 failed"
-    assert "exit code -9" in said(-9)  # of which the other process saw a lost connection
-    write_first(tmp_path / PROBLEM, TrainingError("a loss that is no number"))
-    assert said(1) == said(-9) == "a loss that is no number"
+    for code in (-6, -9):  # of which the other process saw a lost connection
+        assert f"exit code {code}" in said(code)
+    (tmp_path / FAULT).unlink()
+    write_first(tmp_path / FAULT, as_words(TrainingError("process 1 failed"), 1))
+    assert said(-6) == "process 1 failed"  # and aborted as it left
+    assert "exit code -9" in said(-9)
+    write_first(tmp_path / PROBLEM, as_words(TrainingError("a loss that is no number"), 0))
+    assert said(1) == said(-6) == said(-9) == "a loss that is no number"
+
+
+def test_what_ended_the_processes_of_several_machines(prepared, backbone, make_config, tmp_path):
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    place = Place(host=LOOPBACK, port=port, nodes=2, patience=9, silence=2)
+    meeting = Meeting(place, open_store(place, listener))
+
+    def said(number: int, fault: str | None, exit_code: int) -> str:
+        session = Session(place=place, number=number, node=1)
+        job = Job(
+            config=make_config(),
+            prepared=prepared,
+            backbone=backbone,
+            folder=tmp_path,
+            teacher=None,
+            address=None,
+            scratch=None,
+            session=session,
+        )
+        if fault is not None:
+            meeting.say(session.key(FAULT), fault)
+        return str(_explained(job, 1, ProcessFailure(0, 7, exit_code, "/no/such/file")))
+
+    own, others = (as_words(TrainingError(f"process {n} failed"), n) for n in (1, 0))
+    assert said(0, own, -6) == "process 1 failed"
+    assert "exit code -9" in said(1, own, -9)
+    assert "exit code -6" in said(2, others, -6)
+    assert "exit code -6" in said(3, None, -6)
+    assert said(4, others, 1) == "process 0 failed"
 
 
 def test_an_agent_does_not_wait_for_one_that_is_gone():

@@ -138,7 +138,10 @@ def test_a_node_that_does_not_come(place, prepared, backbone, make_config, tmp_p
     left = tmp_path / "cache" / ".meeting-1"  # by a command that was killed
     left.parent.mkdir(exist_ok=True)
     left.write_text(left.name)
-    os.utime(left, (0, 0))
+    kept = left.with_name(".meeting-2")  # nobody may remove that as a file
+    kept.mkdir()
+    for path in (left, kept):
+        os.utime(path, (0, 0))
     with pytest.raises(ResourceError, match=r"Node 1 has not come(.|\n)*--nodes 2 --rank 1 --host"):
         finetune(config, prepared, from_there, tmp_path, Recorder())
     sent = Meeting(place).hear("job/0")
@@ -147,7 +150,7 @@ def test_a_node_that_does_not_come(place, prepared, backbone, make_config, tmp_p
     assert job["backbone"]["source"] == "https://x.org/a.pth?…"
     assert "https://x.org/a.zip" in sent
     assert "hunter2" not in sent
-    assert list((tmp_path / "cache").glob(".meeting-*")) == []
+    assert list((tmp_path / "cache").glob(".meeting-*")) == [kept]
 
 
 def test_a_command_that_was_started_for_other_nodes(

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import resource
 import socket
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 
+import pytest
+
+from tasks.finetune import wire
 from tasks.finetune.progress import StepProgress
 from tasks.finetune.wire import Sender, relayed
 
@@ -62,3 +69,46 @@ def test_nobody_is_waited_for_who_never_came():
     with relayed(Recorder()):
         pass
     assert time.monotonic() - began < 2
+
+
+def for_ever(do: Callable[[], None]) -> None:
+    while True:
+        do()
+
+
+def test_who_shows_no_key_is_cut_off_and_the_sender_is_not(monkeypatch):
+    monkeypatch.setattr(wire, "_STRANGERS_SECONDS", 1)
+    watcher = Recorder()
+    with relayed(watcher) as address:
+        sender = Sender(address)
+        with socket.create_connection((address.host, address.port)) as silent:
+            silent.sendall(b"\0")  # of four that say how long an answer is
+            silent.settimeout(10)
+            while silent.recv(4096):
+                pass
+        sender.step(step(1))  # after a longer silence than a stranger's
+        sender.close()
+    assert watcher.steps == [step(1)]
+
+
+def test_a_process_that_may_open_no_more_files_hears_who_comes_later():
+    watcher, before = Recorder(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    with relayed(watcher) as address, ExitStack() as strangers:
+
+        def come() -> None:
+            line = socket.create_connection((address.host, address.port))
+            strangers.enter_context(line)
+
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 4, before[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                for_ever(come)
+            time.sleep(0.2)  # while nobody can be taken
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        sender = Sender(address)
+        sender.step(step(1))
+        sender.close()
+    assert watcher.steps == [step(1)]

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from tasks.errors import ResourceError, TrainingError
 from tasks.finetune import worker
 from tasks.finetune.meeting import LOOPBACK, Meeting, Place, Session, open_store
-from tasks.finetune.trouble import as_words, read_error
+from tasks.finetune.trouble import as_error, as_words, read_words, told_by
 from tasks.finetune.worker import FAULT, PROBLEM, Job, _Look, work
 
 
@@ -50,7 +50,7 @@ def test_a_problem_is_told_before_the_others_are_left(job, error, name, words, m
     told = []
 
     def leave() -> None:  # which may take for ever
-        told.append(read_error(job.scratch / name))
+        told.append(read_words(job.scratch / name))
         destroy()
 
     def fail(*_: object) -> None:
@@ -61,7 +61,8 @@ def test_a_problem_is_told_before_the_others_are_left(job, error, name, words, m
     monkeypatch.setattr("tasks.finetune.train.finetune", fail)
     with pytest.raises(type(error)):
         work(job.model_dump_json())
-    assert [str(found).startswith(words) for found in told] == [True]
+    assert [told_by(found) for found in told] == [0]
+    assert str(as_error(told[0])).startswith(words)
     loopback = os.environ["GLOO_SOCKET_IFNAME"]
     assert loopback in {interface for _, interface in socket.if_nameindex()}
     assert os.environ["NCCL_SOCKET_IFNAME"] == f"={loopback}"

@@ -10,7 +10,7 @@ import pytest
 from tasks.compareconfig import CompareConfig
 from tasks.config import RunConfig
 from tasks.register.client import connect
-from tasks.register.nested import child_tags, open_comparison
+from tasks.register.nested import FOLDER, child_tags, open_comparison
 from tasks.register.processes import FLOW_RUN_TAG, PROCESS_TAG, process_tags
 from tasks.register.tracking import open_run
 
@@ -77,6 +77,31 @@ def test_who_goes_on_with_a_comparison_is_not_taken_for_who_was_killed(config: C
             FLOW_RUN_TAG: None,
             **process_tags(),
         }
+
+
+def test_a_run_that_no_folder_is_named_in_is_gone_on_with_where_its_cells_are(
+    config: CompareConfig, caplog: pytest.LogCaptureFixture
+):
+    """As earlier versions of graft began them."""
+
+    def told() -> list[str]:
+        return [r.getMessage() for r in caplog.records if r.name == "tasks.register.nested"]
+
+    cell: RunConfig = config.cells()[0].config
+    with open_comparison(config, "old") as old, open_run(cell, child_tags(old.run_id, "c")):
+        pass
+    connect().delete_tag(old.run_id, FOLDER)
+    for folder, cells in (("new", frozenset()), ("other", frozenset({"of another grid"}))):
+        with open_comparison(config, folder, cells) as run:
+            assert run.run_id != old.run_id
+    for _ in range(2):
+        with open_comparison(config, "here", frozenset({"c", "d"})) as run:
+            assert (run.run_id, run.finished) == (old.run_id, {"c"})
+    assert told() == []
+    with open_comparison(config, "copied", frozenset({"c"})) as run:
+        assert run.run_id != old.run_id
+    (said,) = told()
+    assert f"begins a new run in MLflow: {old.run_id}" in said
 
 
 def test_cells_are_nested_and_counted_once_they_are_whole(config: CompareConfig):

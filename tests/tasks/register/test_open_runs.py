@@ -7,7 +7,7 @@ import subprocess
 from mlflow import MlflowClient
 
 from tasks.register.nested import COMPARISON
-from tasks.register.open_runs import OpenRun, close_open, find_open
+from tasks.register.open_runs import close_open, find_over
 from tasks.register.processes import FLOW_RUN_TAG, PROCESS_TAG, process_tags
 from tasks.register.searches import SEARCH, trial_tags
 
@@ -25,25 +25,30 @@ def test_a_search_goes_on_while_another_process_has_a_trial_of_it(store: MlflowC
     def opened(tags: dict[str, str]) -> str:
         return str(store.create_run("0", tags=tags).info.run_id)
 
-    def found(run_id: str) -> OpenRun:
-        (one,) = (run for run in find_open() if run.run_id == run_id)
-        return one
+    def over(*ended: str) -> dict[str, str]:
+        found = find_over(lambda flow_run: "ended" if flow_run in ended else None)
+        return {run.run_id: why for run, why in found}
 
     gone, here = {PROCESS_TAG: ended_process()}, {PROCESS_TAG: process_tags()[PROCESS_TAG]}
-    joined = gone | {FLOW_RUN_TAG: "last"}
+    joined, lost = gone | {FLOW_RUN_TAG: "last"}, "its process is gone"
     search = opened(joined | {SEARCH: "s"})
-    assert found(search).process_is_gone
     of_the_gone = opened(joined | trial_tags(search, 1))
-    opened(here | {FLOW_RUN_TAG: "last"} | trial_tags(search, 2))  # ends with its flow run
-    assert found(search).process_is_gone
-    other = opened(here | trial_tags(search, 3))
-    assert (found(search).process_is_gone, found(search).flow_run) == (False, None)
-    assert found(of_the_gone).process_is_gone
-    store.set_terminated(other, "FINISHED")
-    assert (found(search).process_is_gone, found(search).flow_run) == (True, "last")
+    both = {search: lost, of_the_gone: lost}
+    assert over() == both
+    same = opened(here | {FLOW_RUN_TAG: "last"} | trial_tags(search, 2))
+    assert over() == both  # that one ends with the flow run of the search
+    assert over("last") == both | {same: "ended"}
+    other = opened(here | {FLOW_RUN_TAG: "other"} | trial_tags(search, 3))
+    assert over() == over("next") == {of_the_gone: lost}
+    assert over("other") == both | {other: "ended"}  # at once, not when it is asked again
+    typed = opened(here | trial_tags(search, 4))  # by hand, without a flow run that is known
+    assert over("other") == {of_the_gone: lost, other: "ended"}
+    for run_id in (other, typed):
+        store.set_terminated(run_id, "FINISHED")
+    assert over() == both
     comparison = opened(gone | {COMPARISON: "c"})  # of one process: what it left open is over
     opened(here | trial_tags(comparison, 1))
-    assert found(comparison).process_is_gone
+    assert over() == both | {comparison: lost}
 
 
 def ended_process() -> str:
