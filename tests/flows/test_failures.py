@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,15 @@ def test_a_task_that_runs_out_of_time_is_named(workspace: Path, graft, monkeypat
 
     soon = finetune_model.with_options(timeout_seconds=1)
     monkeypatch.setattr("flows.candidate.finetune_model", soon)
-    result = graft("run", "good.yaml", "training.epochs=100000")
+    monkeypatch.setattr("tasks.finetune.keeper.SPARED", 0.0)
+    result = graft("run", "good.yaml", "training.epochs=100000", "name=late")
     assert result.code == 8, result.err
     assert result.message.startswith("graft: finetune took longer than it may: ")
     assert "tasks/finetune/task.py" in result.message
     assert len(result.message.splitlines()) == 2
+    (folder,) = Path("mlruns/runs").glob("late-*")
+    assert f"{folder.resolve()} is kept: the same command with --resume" in result.err
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(
