@@ -15,6 +15,7 @@ import torch
 from tasks.artifacts import sha256_file
 from tasks.errors import ConfigError, TrainingError
 from tasks.finetune import keeper as keeper_module
+from tasks.finetune import mixing
 from tasks.finetune import training as training_module
 from tasks.finetune.progress import EpochRecord
 from tasks.finetune.train import finetune
@@ -128,6 +129,21 @@ def test_no_strategy_is_left_out():
 def test_the_weights_are_those_of_an_unbroken_training(case, runs):
     strategy, training, stops = CASES[case]
     assert_same(*runs(stops, strategy=strategy, training=training))
+
+
+def test_what_is_mixed_after_the_last_epoch_needs_no_epoch_again(runs, monkeypatch):
+    calls, before = [], mixing.wise_ft
+
+    def stopped_once(*given):
+        calls.append(given)
+        if len(calls) == 2:  # the first is the unbroken training's
+            raise Stop
+        return before(*given)
+
+    monkeypatch.setattr(mixing, "wise_ft", stopped_once)
+    strategy = {"kind": "wise_ft", "probe_epochs": 1, "wise_ft": 0.5}
+    assert_same(*runs((9,), strategy=strategy, training={"epochs": 3}))
+    assert len(calls) == 3
 
 
 def test_a_training_that_stops_early_does_so_at_the_same_epoch(runs):
