@@ -74,6 +74,11 @@ class Bench:
         return 2 if self.quick else 4
 
     @property
+    def machine_epochs(self) -> int:
+        """Return the epochs on several machines: more than it takes to start their processes."""
+        return 1 if self.quick else 6
+
+    @property
     def data(self) -> Path:
         """Return the folder of generated images, which later points find again."""
         return self.folder / "data"

@@ -82,8 +82,8 @@ def every_point() -> list[Point]:
         *(Point("backbones", "rank", n, 15 + 3 * n, rank) for n in (2, 4, 8)),
         Point("backbones", "cell", 1, 15, single),
         *(Point("backbones", "compare", n, 12 + 6 * n, compare) for n in (1, 2, 4, 8)),
-        *(Point("machines", "ray", n, 60, ray) for n in (1, 2)),
-        *(Point("machines", "nodes", n, 40, nodes) for n in (1, 2)),
+        *(Point("machines", "ray", n, 150, ray) for n in (1, 2)),
+        *(Point("machines", "nodes", n, 50, nodes) for n in (1, 2)),
         *(Point("images", "shards", n, seconds, shards) for n, seconds in streamed),
     ]
 

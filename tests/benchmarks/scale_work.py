@@ -57,7 +57,8 @@ def ray(bench: Bench, machines: int) -> Row:
     cells = bench.ray_cells
     with bench.scratch(f"ray-{machines}") as scratch:
         runner = {"kind": "ray", "address": None, "cpus": 1.0, "gpus": 0.0}
-        file = _grid(bench, scratch, range(cells), MORE_WORK, runner=runner, parallel=machines)
+        more = (*MORE_WORK, f"training.epochs={bench.machine_epochs}")
+        file = _grid(bench, scratch, range(cells), more, runner=runner, parallel=machines)
         cluster = ("-m", "tests.benchmarks.scale_cluster", "ray", str(machines))
         taken = bench.run(scratch, *cluster, *GRAFT, "compare", str(file), "--json")
         trained = _trained(json.loads(taken.output.splitlines()[-1]), cells)
@@ -69,8 +70,9 @@ def ray(bench: Bench, machines: int) -> Row:
 def nodes(bench: Bench, machines: int) -> Row:
     """Measure a training that so many nodes of one thread each share."""
     with bench.scratch(f"nodes-{machines}") as scratch:
-        more = (*_small(bench), *MORE_WORK, "training.threads=1", f"training.nodes={machines}")
-        job = ("-m", "tests.benchmarks.scale_job", BASE, *bench.overrides(scratch, *more))
+        more = (f"training.epochs={bench.machine_epochs}", "training.threads=1")
+        given = (*_small(bench), *MORE_WORK, *more, f"training.nodes={machines}")
+        job = ("-m", "tests.benchmarks.scale_job", BASE, *bench.overrides(scratch, *given))
         cluster = ("-m", "tests.benchmarks.scale_cluster", "nodes", str(machines))
         taken = bench.run(scratch, *cluster, *job)
         said = json.loads(taken.output)
