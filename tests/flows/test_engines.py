@@ -151,6 +151,11 @@ def at_work(name: str, strategies: tuple[str, ...], root: Path) -> list[psutil.P
     raise AssertionError(f"{strategies} did not all begin in {root}")
 
 
+def raylet(process: psutil.Process) -> psutil.Process:
+    """Return the process of Ray's that keeps the node of a cell's process."""
+    return next(each for each in process.parents() if each.name().startswith("raylet"))
+
+
 def task_states(url: str, flow_run: str) -> dict[str, str | None]:
     """Return the states that Prefect shows of a flow run's task runs."""
     from prefect.client.orchestration import get_client
@@ -245,20 +250,21 @@ def test_a_killed_process_and_a_lost_node_cost_no_finished_cell(
     config = write("killed", strategies=strategies)
     cells = workspace / "mlruns" / "runs" / "killed" / "cells"
     whole: dict[Path, int] = {}
-    raylets: set[int] = set()
+    nodes: dict[int, psutil.Process] = {}
 
     def break_things() -> None:
         processes = at_work("killed", ("slow", "late"), cells)
         whole.update({path: path.stat().st_mtime_ns for path in cells.glob("*/cell.json")})
-        raylets.update(process.ppid() for process in processes)
-        of_head = cluster.head_node.all_processes["raylet"][0].process.pid
-        next(one for one in processes if one.ppid() == of_head).kill()
+        nodes.update({raylet(process).pid: process for process in processes})
+        other = next(iter(cluster.worker_nodes)).all_processes["raylet"][0].process.pid
+        assert other in nodes, (other, nodes)
+        next(process for pid, process in nodes.items() if pid != other).kill()
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 
     with meanwhile(break_things):
         result = graft("compare", config, "--json")
     assert result.code == 0, result.err
-    assert len(raylets) == 2  # both nodes worked
+    assert len(nodes) == 2  # both worked
     assert [path.parent.name.split("-")[2] for path in whole] == ["full"]
     assert {path: path.stat().st_mtime_ns for path in whole} == whole
     assert set(digests(json.loads(result.out))) == {"full", "slow", "late"}

@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 GRAFT = Path(sys.executable).with_name("graft")
 
 
-Run = Callable[[str], dict]
+Run = Callable[..., dict]
 
 
 @pytest.fixture
 def run(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Return ``graft run`` as a user calls it; its accuracy is printed also when all is well."""
 
-    def call(config: str) -> dict:
-        report = graft_run(repository, tmp_path, config)
+    def call(config: str, *overrides: str) -> dict:
+        report = graft_run(repository, tmp_path, config, *overrides)
         with capsys.disabled():
             print(f"\n{config}: test accuracy {report['accuracy']:.2%} of {report['n']} images")
         return report
@@ -32,7 +32,7 @@ def run(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     return call
 
 
-def graft_run(repository: Path, folder: Path, config: str) -> dict:
+def graft_run(repository: Path, folder: Path, config: str, *overrides: str) -> dict:
     """Run ``graft run`` with everything it writes in ``folder``."""
     environment = {
         **os.environ,
@@ -41,7 +41,7 @@ def graft_run(repository: Path, folder: Path, config: str) -> dict:
         "PREFECT_HOME": str(folder / "prefect"),
     }
     done = subprocess.run(
-        [GRAFT, "run", f"configs/{config}", f"output.folder={folder}/runs", "--json"],
+        [GRAFT, "run", f"configs/{config}", *overrides, f"output.folder={folder}/runs", "--json"],
         cwd=repository,
         env=environment,
         capture_output=True,
@@ -83,8 +83,8 @@ def test_hymenoptera_with_squeezenet(run, shared):
 
 @pytest.mark.slow
 def test_cifar10_small_with_squeezenet(run, shared):
-    report = run("squeezenet_cifar10.yaml")
+    report = run("squeezenet_cifar10.yaml", "training.epochs=2")  # half of its epochs
     assert report["n"] == 1000
-    assert report["accuracy"] >= 0.75
+    assert report["accuracy"] >= 0.70  # of all four: docs/benchmarks.md
     # whole transfer: every tensor moved
     assert unmoved(report, shared / "weights" / "squeezenet1_0-imagenet.safetensors") == set()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from prefect.futures import PrefectFuture
 
 from flows.engines import Here
 from tasks.errors import ResourceError
+from tasks.register.client import connect
 
 SEARCH = {
     "name": "searched",
@@ -178,7 +179,14 @@ def test_a_second_start_trains_nothing_and_another_does_the_same(searched: dict,
     assert "study searched is of another config" in refused.message
 
 
-@pytest.mark.usefixtures("searched")
+@pytest.fixture
+def of_search(workspace: Path) -> Iterator[str]:
+    """Name a model that is there for one test: a second champion would stop others' predict."""
+    yield "of-search"
+    connect().delete_registered_model("of-search")
+
+
+@pytest.mark.usefixtures("searched", "of_search")
 def test_the_best_config_is_run_when_asked_for_and_a_secret_is_told_nowhere(
     workspace: Path, graft, write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -24,8 +24,9 @@ def test_runs_in_one_process_leave_nothing_open(
         assert graft("run", "good.yaml", "data.path=nowhere").code == 3
         rounds.append(measure(workspace, temporary))
     warm = rounds[1:]  # the first may open a pool that stays
-    assert {each.handles for each in warm} == {warm[0].handles}
-    assert {each.threads for each in warm} == {warm[0].threads}
+    # a pool of connections may take one more at any time; what is left open is one a round or more
+    for held in ("handles", "threads"):
+        assert getattr(warm[-1], held) - getattr(warm[0], held) < len(warm) - 1, warm
     assert warm[-1].temporary == warm[0].temporary == frozenset()
     assert warm[-1].cache == warm[0].cache
     assert warm[-1].left == warm[0].left

@@ -232,4 +232,5 @@ def test_from_an_archive_to_a_champion(page: Any, archive: Path, tmp_path: Path)
 
 def _step(page: Any, name: str) -> None:
     page.get_by_text(name, exact=True).click()
-    page.get_by_role("heading", name=name.partition(". ")[2]).or_(page.locator("iframe")).wait_for()
+    shown = page.get_by_role("heading", name=name.partition(". ")[2])
+    shown.or_(page.locator("iframe")).first.wait_for()
