@@ -10,14 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from flows.console import screen
 from flows.inputs import hold, pack_images, say
-from tasks.artifacts import cache_folder, new_folder, user_folder, write_atomic
+from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
-from tasks.configfile import dump_config
 from tasks.errors import GraftError, ResourceError, TrackingError
 from tasks.evaluate.task import evaluate_model
 from tasks.finetune.meeting import check_nodes
@@ -25,7 +23,7 @@ from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.task import finetune_model
 from tasks.pretrained.load import input_spec
 from tasks.pretrained.task import load_backbone
-from tasks.public import public_config, without_secrets
+from tasks.public import without_secrets
 from tasks.register.bounds import refuse_unknown_figures
 from tasks.register.promote import standing_decision
 from tasks.register.sameness import describe_work
@@ -34,6 +32,7 @@ from tasks.register.starts import clean_validation
 from tasks.register.task import register_model
 from tasks.register.tracking import RunTracker
 from tasks.register.warm_start import fetch_named, fetch_teacher
+from tasks.resuming import run_folder
 from tasks.retry import with_retries
 from tasks.unfinished import Begun, Place, can_go_on, left_tidy
 from tasks.use import in_use
@@ -132,7 +131,7 @@ def trained(
     source = f"{backbone.architecture} from {without_secrets(backbone.source)}"
     say("pretrained", source, f"{backbone.parameters:,} parameters")
     with ExitStack() as held:
-        with _folder(config) if place is None else _kept_place(place) as folder:
+        with run_folder(config) if place is None else left_tidy(place.folder) as folder:
             held.enter_context(in_use([folder]))
             model = None if place is None else place.model()
             if model is None:
@@ -144,22 +143,6 @@ def trained(
                 place.keep_model(model)
                 _track_earlier(place, tracker)
         yield Candidate(config, work, raw, prepared, model, tracker)
-
-
-@contextmanager
-def _folder(config: RunConfig) -> Iterator[Path]:
-    """Yield a new run folder with the config in it, which goes on any error."""
-    name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    with new_folder(user_folder(config.output.folder), name) as folder:
-        write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
-        yield folder
-
-
-@contextmanager
-def _kept_place(place: Place) -> Iterator[Path]:
-    """Yield the folder of a run that can be resumed."""
-    with left_tidy(place.folder):
-        yield place.folder
 
 
 def _track_earlier(place: Place, tracker: RunTracker) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from tasks.errors import ConfigError, ResourceError
 
@@ -78,18 +79,28 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     with disk_errors(str(path)):
         _make_folder(path.parent)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        with file_atomic(path) as file:
+            file.write(content)
+
+
+@contextmanager
+def file_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a neighbour of ``path`` that takes its place, on disk, when the block ends well.
+
+    Raises ``OSError``.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def _make_folder(folder: Path) -> None:

@@ -123,13 +123,20 @@ def _made(config: RunConfig) -> Place:
         code=_code(config),
         shown=public_config(config).model_dump(mode="json"),
     )
-    name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    with new_folder(user_folder(config.output.folder), name) as folder:
+    with run_folder(config) as folder:
         (folder / FOLDER).mkdir()
         (folder / FOLDER / LOCK).touch()  # before what it guards
         write_begun(folder, begun)
-        write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
     return Place(folder, begun, resumed=False)
+
+
+@contextmanager
+def run_folder(config: RunConfig) -> Iterator[Path]:
+    """Yield a new run folder with the config in it, which goes on any error."""
+    name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with new_folder(user_folder(config.output.folder), name) as folder:
+        write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
+        yield folder
 
 
 def _digest(config: RunConfig) -> str:

@@ -165,13 +165,13 @@ def can_go_on(folder: Path) -> bool:
 
 
 @contextmanager
-def left_tidy(folder: Path) -> Iterator[None]:
-    """Remove ``folder`` on any error in the block, unless a run can go on in it.
+def left_tidy(folder: Path) -> Iterator[Path]:
+    """Yield ``folder``, and remove it on any error in the block, unless a run can go on in it.
 
     A training whose loss is no number cannot: the same values lead there again.
     """
     try:
-        yield
+        yield folder
     except BaseException as error:
         if isinstance(error, DivergedError) or not can_go_on(folder):
             shutil.rmtree(folder, ignore_errors=True)

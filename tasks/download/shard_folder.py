@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from tasks.artifacts import FULL, disk_errors, sync_folder, write_atomic
+from tasks.artifacts import FULL, disk_errors, file_atomic, sync_folder, write_atomic
 from tasks.errors import ConfigError, DataError, GraftError, ResourceError, TransientDataError
 from tasks.retry import with_retries
 from tasks.words import printable
@@ -210,18 +208,10 @@ def _move(path: Path, target: Path) -> None:
     except OSError as fault:
         if fault.errno != errno.EXDEV:
             raise
-        handle, beside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
-        try:
-            with os.fdopen(handle, "wb") as copy, path.open("rb") as file:
-                shutil.copyfileobj(file, copy, 1 << 20)
-                copy.flush()
-                os.fsync(copy.fileno())
-            Path(beside).chmod(0o644)
-            Path(beside).replace(target)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
-    sync_folder(target.parent)
+        with file_atomic(target) as copy, path.open("rb") as file:
+            shutil.copyfileobj(file, copy, 1 << 20)
+    else:
+        sync_folder(target.parent)
 
 
 def _fault(where: str, fault: Exception, remote: bool) -> GraftError:
