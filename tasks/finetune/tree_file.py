@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.artifacts import disk_errors, sha256_bytes, sha256_file, write_atomic
+from tasks.artifacts import disk_errors, sha256_bytes, sha256_file, sync, write_atomic
 
 Tree = Any  # tensors, None, bool, int, float, str, and lists, tuples and dictionaries of them
 
@@ -43,7 +43,7 @@ def write_tree(folder: Path, name: str, tree: Tree) -> None:
             with _system_errors():
                 save_file(tensors, scratch)
             digest = sha256_file(Path(scratch))
-            _sync(Path(scratch))
+            sync(Path(scratch))
             file = Path(scratch).replace(folder / f"{name}-{digest[:16]}.safetensors")
         except BaseException:
             Path(scratch).unlink(missing_ok=True)
@@ -110,11 +110,6 @@ def _remove_others(folder: Path, name: str, kept: Path | None) -> None:
     for path in folder.glob(f"{name}-*.safetensors"):
         if path != kept:
             path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _plain(tree: Tree, tensors: dict[str, Tensor], stored: set[int]) -> Tree:

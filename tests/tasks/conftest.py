@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from tasks.artifacts import sha256_bytes
 from tasks.config import DataConfig, RunConfig
 from tasks.evaluate.score import Scores
+from tasks.finetune.worker import Job
 from tasks.index import ImageRecord, write_index
 from tasks.outputs import chosen
 from tasks.pretrained.load import load_pretrained
@@ -112,6 +113,24 @@ def make_config(tmp_path: Path) -> Callable[..., RunConfig]:
 def backbone(make_config: Callable[..., RunConfig], tmp_path: Path) -> Backbone:
     """Return graft_tiny with random weights."""
     return load_pretrained(make_config(), CLASSES, None, tmp_path / "cache")
+
+
+@pytest.fixture
+def make_job(
+    prepared: PreparedDataset,
+    backbone: Backbone,
+    make_config: Callable[..., RunConfig],
+    tmp_path: Path,
+) -> Callable[..., Job]:
+    """Return a function that makes the job of a training process, with changes."""
+    plain = {"folder": tmp_path, "teacher": None, "address": None, "scratch": tmp_path}
+
+    def make(training: dict[str, object] | None = None, **changes: object) -> Job:
+        config = make_config(training=training or {})
+        given = {"config": config, "prepared": prepared, "backbone": backbone}
+        return Job.model_validate(given | plain | changes)
+
+    return make
 
 
 def scores_of(probabilities: object, labels: object) -> Scores:

@@ -16,7 +16,7 @@ from tasks.errors import TrainingError
 from tasks.finetune.launch import _explained, _Settled
 from tasks.finetune.meeting import LOOPBACK, Meeting, Place, Session, open_store
 from tasks.finetune.trouble import as_words, write_first
-from tasks.finetune.worker import FAULT, PROBLEM, Job
+from tasks.finetune.worker import FAULT, PROBLEM
 
 
 def handler(session: Session | None) -> _Settled:
@@ -37,16 +37,8 @@ def test_one_machine_has_a_store_on_its_loopback_address_alone():
     assert info.store.get("a") == b"b"
 
 
-def test_what_ended_the_processes_of_one_machine(prepared, backbone, make_config, tmp_path):
-    job = Job(
-        config=make_config(),
-        prepared=prepared,
-        backbone=backbone,
-        folder=tmp_path,
-        teacher=None,
-        address=None,
-        scratch=tmp_path,
-    )
+def test_what_ended_the_processes_of_one_machine(make_job, tmp_path):
+    job = make_job()
 
     def said(exit_code: int) -> str:
         return str(_explained(job, 1, ProcessFailure(1, 7, exit_code, "/no/such/file")))
@@ -64,7 +56,7 @@ def test_what_ended_the_processes_of_one_machine(prepared, backbone, make_config
     assert said(1) == said(-6) == said(-9) == "a loss that is no number"
 
 
-def test_what_ended_the_processes_of_several_machines(prepared, backbone, make_config, tmp_path):
+def test_what_ended_the_processes_of_several_machines(make_job):
     listener = socket.create_server((LOOPBACK, 0))
     port = listener.getsockname()[1]
     place = Place(host=LOOPBACK, port=port, nodes=2, patience=9, silence=2)
@@ -72,16 +64,7 @@ def test_what_ended_the_processes_of_several_machines(prepared, backbone, make_c
 
     def said(number: int, fault: str | None, exit_code: int) -> str:
         session = Session(place=place, number=number, node=1)
-        job = Job(
-            config=make_config(),
-            prepared=prepared,
-            backbone=backbone,
-            folder=tmp_path,
-            teacher=None,
-            address=None,
-            scratch=None,
-            session=session,
-        )
+        job = make_job(scratch=None, session=session)
         if fault is not None:
             meeting.say(session.key(FAULT), fault)
         return str(_explained(job, 1, ProcessFailure(0, 7, exit_code, "/no/such/file")))

@@ -24,7 +24,6 @@ from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.finetune.session import READY, Call, attend
 from tasks.finetune.train import finetune
 from tasks.finetune.trouble import as_error
-from tasks.finetune.worker import Job
 from tasks.pretrained.load import load_pretrained
 
 NODE = [sys.executable, "-m", "tasks.finetune.node"]
@@ -169,17 +168,9 @@ def test_a_command_that_was_started_for_other_nodes(
 
 
 @pytest.fixture
-def called(place, prepared, backbone, make_config, tmp_path) -> Callable[..., GraftError]:
+def called(place, prepared, backbone, make_job) -> Callable[..., GraftError]:
     """Return what node 1 answers to a job after ``change`` of what the first node saw."""
-    job = Job(
-        config=make_config(training={"nodes": 2}),
-        prepared=prepared,
-        backbone=backbone,
-        folder=tmp_path,
-        teacher=None,
-        address=None,
-        scratch=None,
-    )
+    job = make_job({"nodes": 2}, scratch=None)
     first = sight(files_in(prepared, backbone), job.config.training)
     numbers = itertools.count()
 

@@ -18,7 +18,7 @@ from tasks.finetune.worker import FAULT, PROBLEM, Job, _Look, work
 
 
 @pytest.fixture
-def job(prepared, backbone, make_config, tmp_path, monkeypatch) -> Job:
+def job(make_job, monkeypatch) -> Job:
     """Return the job of a training of one process, which is this one."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         port = listener.getsockname()[1]
@@ -28,15 +28,7 @@ def job(prepared, backbone, make_config, tmp_path, monkeypatch) -> Job:
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         monkeypatch.setenv(name, "")  # so that what the process sets is undone
         monkeypatch.delenv(name)
-    return Job(
-        config=make_config(training={"device": "cpu"}),
-        prepared=prepared,
-        backbone=backbone,
-        folder=tmp_path,
-        teacher=None,
-        address=None,
-        scratch=tmp_path,
-    )
+    return make_job({"device": "cpu"})
 
 
 @pytest.mark.parametrize(
