@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tasks.artifacts import disk_errors, sha256_bytes, sha256_parts
 from tasks.config import DataConfig
 from tasks.download.shard_address import open_folder
@@ -23,8 +21,8 @@ from tasks.download.shard_select import Chosen, choose_images
 from tasks.download.shards import (
     INDEX_FILE,
     index_digest,
-    prefix_of,
     prefixes_file,
+    prefixes_of,
     read_shard_index,
 )
 from tasks.download.source import download
@@ -183,8 +181,7 @@ def _in_order(split: SplitName, records: list[ImageRecord], seed: int) -> list[I
 
 
 def _prefixes(records: Sequence[ImageRecord]) -> bytes:
-    prefixes = (prefix_of(record.sha256) for record in records)
-    return np.fromiter(prefixes, np.uint64, len(records)).astype(">u8").tobytes()
+    return prefixes_of(records).astype(">u8").tobytes()
 
 
 def _counts(chosen: Chosen, split: SplitName) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -46,6 +46,11 @@ def prefix_of(sha256: str) -> int:
     return int(sha256[: 2 * PREFIX_BYTES], 16)
 
 
+def prefixes_of(records: Sequence[ImageRecord]) -> Prefixes:
+    """Return the numbers (n,) that stand for images."""
+    return np.fromiter((prefix_of(r.sha256) for r in records), np.uint64, len(records))
+
+
 def read_prefixes(
     url: str, index: ShardIndex, split: SplitName = "train", timeout: float = 60.0
 ) -> Iterator[Prefixes]:
@@ -71,15 +76,20 @@ def shared_with_training(
 
     Reads eight bytes an image and no shard; raises as ``read_prefixes``.
     """
-    prefixes = np.fromiter((prefix_of(r.sha256) for r in records), np.uint64, len(records))
-    sought = np.append(np.unique(prefixes), np.uint64(0))  # a place behind the last
-    found = np.zeros(len(sought), bool)
-    for trained in read_prefixes(url, index, "train", timeout):
-        # not np.isin: it would sort all that is sought anew for every shard
-        at = np.searchsorted(sought[:-1], trained)
-        found[at[sought[at] == trained]] = True
-    also_n = np.isin(prefixes, sought[:-1][found[:-1]])
+    also_n = among(prefixes_of(records), read_prefixes(url, index, "train", timeout))
     return [record for record, also in zip(records, also_n, strict=True) if also]
+
+
+def among(prefixes: Prefixes, pieces: Iterable[Prefixes]) -> npt.NDArray[np.bool_]:
+    """Tell of each of ``prefixes`` (n,) whether it is in any of ``pieces``, taken one at a time."""
+    sought, places = np.unique(prefixes, return_inverse=True)
+    sought = np.append(sought, np.uint64(0))  # a place behind the last
+    found = np.zeros(len(sought), bool)
+    for piece in pieces:
+        # not np.isin: it would sort all that is sought anew for every piece
+        at = np.searchsorted(sought[:-1], piece)
+        found[at[sought[at] == piece]] = True
+    return found[places]
 
 
 def _up_to(read: Callable[[int], bytes], size: int) -> bytes:

@@ -11,7 +11,6 @@ from functools import cached_property, reduce
 from operator import or_
 from pathlib import Path
 
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
@@ -33,16 +32,7 @@ from tasks.register.client import tracking_errors
 from tasks.register.figures import figures
 from tasks.register.files import SHA256
 from tasks.register.gate import Contender, Unscorable, Verdict, decide, obstacle
-from tasks.register.learned import (
-    LEARNED,
-    LEARNED_FILE,
-    PARTLY,
-    Learned,
-    Prefixes,
-    count_seen,
-    from_bytes,
-    learned_images,
-)
+from tasks.register.learned import LEARNED, LEARNED_FILE, PARTLY, Learned, read_list
 from tasks.register.paired import enough_draws
 from tasks.register.registry import fetch_version
 from tasks.register.stored import download
@@ -132,6 +122,7 @@ def open_contest(
     prepared: PreparedDataset,
     report: EvaluationReport,
     model: RegisteredModel,
+    own: Learned,
     inherited: Learned,
 ) -> Contest:
     """Return the contest of the new version ``model``, whose start had learned from ``inherited``.
@@ -139,8 +130,9 @@ def open_contest(
     Test images that it learned from itself, which data.checks.exact_duplicates=warn lets pass, are
     counted apart from those that are behind its start or its teacher.
     """
-    records, own = read_index(prepared.test.index), learned_images(prepared)
-    before = Learned(np.setdiff1d(inherited.images, own), inherited.complete)
+    records = read_index(prepared.test.index)
+    own_n = own.seen(records)
+    others = [record for record, known in zip(records, own_n, strict=True) if not known]
     challenger = Contender(
         model.version,
         model.classes,
@@ -148,8 +140,8 @@ def open_contest(
         images=image_keys(prepared.test),
         figures=figures(report),
         test_digest=prepared.test.digest,
-        seen=before.seen_of(records),
-        own=count_seen(own, records),
+        seen=inherited.seen_of(others),
+        own=int(own_n.sum()),
     )
     return Contest(config, raw, prepared, model, challenger)
 
@@ -207,11 +199,11 @@ def learned_by(version: ModelVersion) -> Learned:
     if digest is None:
         return Learned(complete=False)
     with tempfile.TemporaryDirectory() as scratch:
-        content = download(version, LEARNED_FILE, Path(scratch), digest).read_bytes()
-    return Learned(from_bytes(content), complete=PARTLY not in version.tags)
+        file = download(version, LEARNED_FILE, Path(scratch), digest)
+        return read_list(file, complete=PARTLY not in version.tags)
 
 
-def read_learned(version: ModelVersion) -> Prefixes | None:
+def read_learned(version: ModelVersion) -> Learned | None:
     """Return what ``learned_by`` does; ``None`` where a version does not say all."""
     learned = learned_by(version)
-    return learned.images if learned.complete else None
+    return learned if learned.complete else None

@@ -16,7 +16,6 @@ from tasks.evaluate.scorer import Scorer, open_model
 from tasks.index import ImageRecord, digest_records, read_index
 from tasks.monitorconfig import NewImagesConfig, WatchConfig
 from tasks.preprocess.fresh import pack_fresh
-from tasks.register.learned import seen_images
 from tasks.register.watching import Watched, WatchRun
 from tasks.retry import with_retries
 from tasks.use import in_use
@@ -75,7 +74,7 @@ def packed(
 
 
 def _unseen(fresh: FreshImages, watched: Watched) -> FreshImages:
-    seen_n = seen_images(watched.learned.images, fresh.records)
+    seen_n = watched.learned.seen(fresh.records)
     kept = [record for record, seen in zip(fresh.records, seen_n, strict=True) if not seen]
     if not kept:
         raise DataError(

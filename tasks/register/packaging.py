@@ -22,6 +22,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from PIL import Image
 
 import tasks
+from tasks.artifacts import sha256_file
 from tasks.evaluate.reference import REFERENCE_FILE
 from tasks.preprocess.batches import PackedImages
 from tasks.pretrained.timm_networks import is_timm
@@ -37,7 +38,7 @@ from tasks.register.classifier import (
 from tasks.register.client import tracking_errors
 from tasks.register.facts import graft_version
 from tasks.register.files import list_files
-from tasks.register.learned import LEARNED_FILE
+from tasks.register.learned import LEARNED_FILE, Learned
 from tasks.values import Certainty, EvaluationReport, FineTunedModel, PackedSplit
 
 SCRIPT = Path(__file__).with_name("served_model.py")
@@ -60,11 +61,12 @@ log = logging.getLogger(__name__)
 
 
 class Logged(NamedTuple):
-    """A logged model: its id, its description, and the digest of the list of its files."""
+    """A logged model: its id, its description, and digests of the lists of its files and images."""
 
     model_id: str
     spec: ModelSpec
     files_digest: str
+    learned_digest: str | None  # None: it does not say what it learned from
 
 
 def log_model(
@@ -74,13 +76,12 @@ def log_model(
     report: EvaluationReport,
     examples: PackedSplit,
     label_separator: str,
-    learned: bytes | None = None,
+    learned: Learned | None = None,
 ) -> Logged:
     """Store ``model`` as an MLflow logged model of the run; return what a version says of it.
 
     ``report`` gives the temperature and the thresholds that it is served with. Of a multi-label
-    model ``label_separator`` joins the labels of an image. ``learned`` lists the images it learned
-    from (``tasks.register.learned``).
+    model ``label_separator`` joins the labels of an image. ``learned`` is what it learned from.
     A logged model is no version of a registered model yet. Raises ``TrackingError`` when MLflow
     refuses, and leaves no logged model behind then.
     """
@@ -100,11 +101,12 @@ def log_model(
             experiment_id, name="model", source_run_id=run_id, model_type="image-classifier"
         )
         try:
-            folder = Path(scratch) / "model"
+            folder, listed = Path(scratch) / "model", None
             facts = Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id)
             save_model(folder, facts, model.weights, spec, example_image(examples))
             if learned is not None:
-                (folder / LEARNED_FILE).write_bytes(learned)
+                learned.write(folder / LEARNED_FILE)
+                listed = sha256_file(folder / LEARNED_FILE)
             if report.reference is not None:
                 shutil.copyfile(report.folder / REFERENCE_FILE, folder / KEPT_REFERENCE)
             files_digest = list_files(folder)
@@ -114,7 +116,7 @@ def log_model(
         except BaseException:
             _forget(client, logged.model_id)
             raise
-    return Logged(logged.model_id, spec, files_digest)
+    return Logged(logged.model_id, spec, files_digest, listed)
 
 
 def certainty(report: EvaluationReport) -> Certainty:

@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from tasks.artifacts import cache_folder, sha256_bytes
+from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
 from tasks.errors import EvaluationError, TransientTrackingError
 from tasks.register.client import connect, tracking_errors
 from tasks.register.contest import Contest, inherited_images, open_contest
 from tasks.register.gate import Verdict
-from tasks.register.learned import LEARNED, PARTLY, Learned, learned_images, to_bytes
+from tasks.register.learned import PARTLY, Learned, learned_images
 from tasks.register.packaging import log_model
 from tasks.register.paired import Comparison
 from tasks.register.reasons import fitting
@@ -84,12 +83,12 @@ def register(
         if standing is not None:
             return standing
         take_back(client, config.promotion.model, run_id)
-    inherited = inherited_images(client, config, model)
-    tags = {} if work is None else work_tags(work)
-    with _new_version(client, config, prepared, model, report, run_id, inherited, tags) as version:
+    own, inherited = learned_images(prepared), inherited_images(client, config, model)
+    tags, learned = {} if work is None else work_tags(work), own | inherited
+    with _new_version(client, config, prepared, model, report, run_id, learned, tags) as version:
         with tracking_errors("reading the new version back"):
             challenger = fetch_version(version, cache_folder(config.output.cache))
-        contest = open_contest(config, raw, prepared, report, challenger, inherited)
+        contest = open_contest(config, raw, prepared, report, challenger, own, inherited)
         decision = _settle(client, contest, version, report, run_id)
     log.info("%s: %s", decision.uri, decision.reason)
     return decision
@@ -110,18 +109,16 @@ def _new_version(
     model: FineTunedModel,
     report: EvaluationReport,
     run_id: str,
-    inherited: Learned,
+    learned: Learned,
     more_tags: dict[str, str],
 ) -> Iterator[ModelVersion]:
     """Yield a version that is READY; take it back if the block fails."""
     name = config.promotion.model
-    learned = to_bytes(np.union1d(learned_images(prepared), inherited.images))
     with tracking_errors("storing the model"):
         separator = config.data.label_separator
         logged = log_model(client, run_id, model, report, prepared.val, separator, learned)
     tags = version_tags(config, logged, model, report) | more_tags
-    tags[LEARNED] = sha256_bytes(learned)
-    if not inherited.complete:
+    if not learned.complete:
         tags[PARTLY] = "true"
     draft = Draft(client, name, run_id)
     try:

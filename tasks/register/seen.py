@@ -9,7 +9,7 @@ from tasks.config import RunConfig
 from tasks.errors import GraftError
 from tasks.index import read_index
 from tasks.measures import Seen
-from tasks.register.learned import Learned, count_seen, learned_images
+from tasks.register.learned import Learned, learned_images
 from tasks.retry import with_retries
 from tasks.values import FineTunedModel, PackedSplit, PreparedDataset
 
@@ -22,7 +22,7 @@ def seen_by_run(config: RunConfig, prepared: PreparedDataset, model: FineTunedMo
     A registry that cannot say costs no trained model its report: the log says so, and the fact is
     incomplete. Weights of no version are taken to have learned from none of these images.
     """
-    learned = Learned(learned_images(prepared)) | _before(config, model)
+    learned = learned_images(prepared) | _before(config, model)
     return _count(learned, prepared.test)
 
 
@@ -32,7 +32,7 @@ def seen_by_version(uri: str, test: PackedSplit) -> Seen:
 
 
 def _count(learned: Learned, test: PackedSplit) -> Seen:
-    images = count_seen(learned.images, read_index(test.index))
+    images = learned.count_seen(read_index(test.index))
     return Seen(images=images, complete=learned.complete)
 
 

@@ -24,7 +24,7 @@ from tasks.register.client import connect, tracking_errors
 from tasks.register.contest import image_keys, read_learned
 from tasks.register.files import SHA256
 from tasks.register.gate import CLEAN_TEST, class_obstacle
-from tasks.register.learned import Prefixes, count_seen
+from tasks.register.learned import Learned
 from tasks.register.paired import compare, enough_draws
 from tasks.register.registry import fetch_version, find_champion
 from tasks.register.sameness import VALIDATION
@@ -42,7 +42,7 @@ class Champion:
     """A champion, and the images that it and the versions before it learned from."""
 
     model: RegisteredModel
-    learned: Prefixes | None  # None: it does not say
+    learned: Learned | None  # None: it does not say
     validation: str | None  # digest of the images that chose it, where none of them trained it
 
 
@@ -83,7 +83,7 @@ def start_obstacle(
         return f"The labels are not those of the champion {uri} {named}."
     if champion.learned is None:
         return f"The champion {uri} does not say which images it learned from."
-    seen = count_seen(champion.learned, read_index(prepared.test.index))
+    seen = champion.learned.count_seen(read_index(prepared.test.index))
     if seen:
         return (
             f"The champion {uri} learned from {seen:,} of the {prepared.test.n:,} test images of "
@@ -183,7 +183,7 @@ def _none_saw(client: MlflowClient, sha256: str, prepared: PreparedDataset, dige
         if version.tags.get(VALIDATION) == digest:
             continue
         learned = read_learned(version)
-        if learned is None or count_seen(learned, records):
+        if learned is None or learned.count_seen(records):
             return False
     return True
 
@@ -199,7 +199,7 @@ def _fresh(champion: Champion, prepared: PreparedDataset) -> npt.NDArray[np.bool
     if champion.validation == validation_digest(prepared):
         return np.ones(len(records), dtype=bool)
     assert champion.learned is not None  # or it is no start
-    return np.array([not count_seen(champion.learned, [r]) for r in records], dtype=bool)
+    return ~champion.learned.seen(records)
 
 
 def _scores(config: RunConfig, model: FineTunedModel, prepared: PreparedDataset) -> Scores:

@@ -21,6 +21,7 @@ from tasks.register.aliases import move_champion, name_challenger, take_aliases_
 from tasks.register.client import named_store, tracking_errors
 from tasks.register.files import FILES, SHA256, SPEC_SHA256
 from tasks.register.history import Kind
+from tasks.register.learned import LEARNED
 from tasks.register.packaging import REFERENCE, Logged
 from tasks.register.verify import verify_version
 from tasks.values import EvaluationReport, FineTunedModel, PromotionDecision
@@ -53,6 +54,7 @@ def version_tags(
         **({"graft.teacher_sha256": model.teacher_sha256} if model.teacher_sha256 else {}),
         "graft.data_digest": model.data_digest,
         TEST_DIGEST: report.test_digest,
+        **({LEARNED: logged.learned_digest} if logged.learned_digest else {}),
         **({REFERENCE: report.reference} if report.reference else {}),
         **({"graft.multi_label": "true"} if spec.multi_label else {}),
     }

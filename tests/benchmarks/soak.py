@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import io
 import os
@@ -25,6 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 import psutil
+
+from tasks.preprocess.stream import return_fragments
 
 WARM = 0.3  # share of the rounds in which caches of libraries may fill
 # what may be left over from one round to the next, in the mean over the rounds after the warm ones
@@ -53,8 +54,7 @@ def measure(folder: Path, temporary: Path) -> Measured:
     it is no leak, and moves by megabytes a round.
     """
     gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+    return_fragments()
     process = psutil.Process()
     return Measured(
         process.memory_info().rss / (1 << 20),

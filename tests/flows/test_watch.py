@@ -279,11 +279,10 @@ def test_what_cannot_be_reevaluated_is_said(workspace, graft, reevaluate_yaml, i
 def test_images_it_has_learned_from_alone_say_nothing(
     workspace, graft, reevaluate_yaml, tmp_path, monkeypatch
 ):
-    from tasks.register import newimages
+    from tasks.register.learned import Learned
 
     shutil.copytree(workspace / "photos", tmp_path / "new")
     (tmp_path / "new" / "blue" / "0.png").unlink()
-    seen = newimages.seen_images
-    monkeypatch.setattr(newimages, "seen_images", lambda *given: np.ones_like(seen(*given)))
+    monkeypatch.setattr(Learned, "seen", lambda _, records: np.ones(len(records), bool))
     result = graft("reevaluate", reevaluate_yaml)
     assert (result.code, "has learned from every one" in result.message) == (3, True), result.err

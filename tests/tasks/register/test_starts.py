@@ -7,7 +7,7 @@ import pytest
 
 from tasks.evaluate.evaluate import score_weights
 from tasks.index import read_index
-from tasks.register.learned import LEARNED, learned_images
+from tasks.register.learned import LEARNED, Learned, learned_images
 from tasks.register.starts import (
     Champion,
     choice_words,
@@ -64,7 +64,7 @@ def test_images_that_trained_the_champion_have_no_say(strong, weak):
     # other images chose the champion: of today's it learned from all but four
     records = read_index(strong.prepared.val.index)
     learned = np.array([int(r.sha256[:16], 16) for r in records[:-4]], dtype=np.uint64)
-    other = Champion(champion(strong).model, learned, "0" * 64)
+    other = Champion(champion(strong).model, Learned((learned,)), "0" * 64)
     choice = choose_start(strong.config, other, *pair)
     ours, theirs = right(strong)[-4:], right(weak)[-4:]
     assert choice.n == 4
@@ -93,8 +93,8 @@ def test_what_rules_the_champion_out_is_named(strong):
     unknown = Champion(champion(strong).model, None, None)
     assert "does not say which images" in start_obstacle(config, unknown, prepared)
     digests = [r.sha256 for r in read_index(prepared.test.index)][:2]
-    seen = np.sort(np.array([int(d[:16], 16) for d in digests], dtype=np.uint64))
-    tainted = Champion(unknown.model, seen, None)
+    seen = np.array([int(d[:16], 16) for d in digests], dtype=np.uint64)
+    tainted = Champion(unknown.model, Learned((seen,)), None)
     assert "learned from 2 of the 90 test images" in start_obstacle(config, tainted, prepared)
 
 
