@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +18,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IMPORT_PATH = tuple(sys.path)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which -p no:xdist leaves out
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out files in the order of tests/order.py where --dist loadfile asks for files."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.order import LongFilesFirst
+
+    return LongFilesFirst(config, log)
 
 
 def pytest_runtest_setup() -> None:

@@ -1,0 +1,53 @@
+"""Which worker takes which tests, and when: file by file, the long files of few tests first.
+
+pytest-xdist hands out files by their number of tests, the many first. A file of three tests that
+last minutes would come last, and one worker alone would run it while the other has nothing to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xdist.scheduler import LoadFileScheduling
+
+TESTS = Path(__file__).parent
+DEPLOYMENTS = "tests/flows/deployments"
+SITE = "site"  # files that use the fixture of this name: one server and worker for all of them
+ON_SITE = {
+    f"{DEPLOYMENTS}/test_{name}.py"
+    for name in ("kubernetes", "operate", "retrain", "transfer", "watch")
+}
+# those of fewer than ten tests that last longer than 20 s
+LONG = (
+    "tests/flows/test_real_input.py",
+    f"{DEPLOYMENTS}/test_compose.py",
+    "tests/tasks/register/test_task.py",
+    "tests/flows/test_compare.py",
+    "tests/flows/test_server.py",
+    "tests/flows/test_resume.py",
+    "tests/flows/test_failures.py",
+    "tests/tasks/register/test_locks.py",
+    "tests/flows/test_soak.py",
+    f"{DEPLOYMENTS}/test_auth.py",
+    "tests/flows/test_pages.py",
+    "tests/tasks/register/test_journal.py",
+    "tests/tasks/register/test_auth.py",
+    "tests/tasks/register/test_serving.py",
+)
+for file in (*ON_SITE, *LONG):
+    assert (TESTS.parent / file).is_file(), f"{file} is gone: take it out of {__file__}"
+
+
+class LongFilesFirst(LoadFileScheduling):
+    """Hand out whole files: those on the site together and first, then the long ones."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return SITE if file in ON_SITE else file
+
+    def _assign_work_unit(self, node: Any) -> None:
+        first = next((unit for unit in (SITE, *LONG) if unit in self.workqueue), None)
+        if first is not None:
+            self.workqueue.move_to_end(first, last=False)
+        super()._assign_work_unit(node)
