@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sqlite3
@@ -18,6 +17,7 @@ from PIL import Image
 
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
+from tests.flows.digests import digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -95,7 +95,7 @@ def _snapshot(workspace: Path) -> dict[str, object]:
         tables = ("model_versions", "registered_models", "registered_model_aliases")
         rows = {t: database.execute(f"select * from {t}").fetchall() for t in tables}
     files = {
-        str(path.relative_to(workspace)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(workspace)): digest(path)
         for folder in ("mlruns/runs", "photos")
         for path in sorted((workspace / folder).rglob("*"))
         if path.is_file()

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from tests.flows.digests import digest
+
 Make = Callable[[Path], list[str]]  # from an empty folder to the command's arguments
 
 DATABASE = "mlruns/mlflow.db"
@@ -109,7 +111,7 @@ def _state(path: Path) -> str:
         return f"link to {path.readlink()}"
     if path.is_dir():
         return "folder"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest(path)
 
 
 def _rows(path: Path, tables: str = ".") -> str:
