@@ -6,56 +6,34 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 import yaml
 
+from flows.deploying import _make_queue
+from flows.notify import block_of, make_automations
+from flows.stale_runs import DEFAULT, _set_period
 from tasks.download.fetch import fetch
 from tasks.errors import DataError
 from tests.flows.deployments.site import BIN, REPOSITORY, RUN_SECONDS, Site, until
 from tests.flows.deployments.vault import IN_BLOCK, IN_ENVIRONMENT, Vault
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 pytestmark = pytest.mark.slow
 
 CRON = "0 3 * * 1"
-HOOK = """
-from prefect.blocks.system import Secret
-from prefect.blocks.webhook import Webhook
-import sys
-Webhook(url=sys.argv[1]).save("team")
-Secret(value=sys.argv[2]).save("photo-key")
-"""
-NOTIFY_AGAIN = """
-from flows.notify import block_of, make_automations
-from prefect.client.orchestration import get_client
-with get_client(sync_client=True) as client:
-    make_automations(client, block_of(client, "webhook/team"))
-"""
-ONE_AT_A_TIME = """
-from flows.deploying import _make_queue
-from prefect.client.orchestration import get_client
-with get_client(sync_client=True) as client:
-    assert _make_queue(client, "graft", "gpu", 1, 1) == 1
-"""
-OF_NO_DEPLOYMENT = """
-from flows.stale_runs import DEFAULT, _set_period
-from prefect.client.orchestration import get_client
-import sys
-with get_client(sync_client=True) as client:
-    run = client.read_flow_run(sys.argv[1])
-    assert run.deployment_id is not None
-    assert _set_period(client, run) == DEFAULT
-"""
 OLD_SCHEMA = {
     "type": "object",
     "properties": {
@@ -67,11 +45,6 @@ OLD_SCHEMA = {
     },
 }
 YEARLY = {"cron": "0 0 1 1 *", "timezone": "UTC"}
-ALERT = """
-from prefect.events import emit_event
-resource = {"prefect.resource.id": "graft.model.digits", "prefect.resource.name": "digits"}
-emit_event("graft.alert.drop", resource=resource, payload={"reason": "accuracy fell to 80%"})
-"""
 
 
 @dataclass
@@ -110,9 +83,14 @@ def hook() -> Iterator[Hook]:
     httpd.server_close()
 
 
-def python(site: Site, code: str, *arguments: str) -> None:
-    command = [sys.executable, "-c", code, *arguments]
-    subprocess.run(command, env=site.environment, cwd=REPOSITORY, check=True, timeout=120)
+@contextmanager
+def client_of(site: Site) -> Iterator[SyncPrefectClient]:
+    """Give what graft's functions speak to the site's server with."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: site.url}), get_client(sync_client=True) as client:
+        yield client
 
 
 def graft(site: Site, *arguments: str) -> dict[str, Any]:
@@ -133,7 +111,12 @@ def found(site: Site, name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def deployed_again(site: Site, hook: Hook) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Schedule a config and deploy once more; return both answers and what there was before."""
-    python(site, HOOK, f"http://127.0.0.1:{hook.port}/", IN_BLOCK)
+    from prefect.blocks.system import Secret
+    from prefect.blocks.webhook import Webhook
+
+    with client_of(site):
+        Webhook(url=f"http://127.0.0.1:{hook.port}/").save("team")
+        Secret(value=IN_BLOCK).save("photo-key")
     _made_by_an_earlier_graft(site, "old", {"name": "old"})
     _made_by_an_earlier_graft(site, "older", {"name": "older", "gone": 1})
     cleanup = found(site, "cleanup/cleanup")
@@ -175,8 +158,9 @@ def test_deploying_again_changes_nothing_but_what_is_asked_for(site: Site, deplo
         assert after[identity]["parameters"] == one["parameters"]
     limits = {q["name"]: q["concurrency_limit"] for q in site.ask("work_pools/graft/queues")}
     assert limits == {"default": None, "gpu": 2}  # as the fixture site made it
-    python(site, ONE_AT_A_TIME)
-    python(site, NOTIFY_AGAIN)
+    with client_of(site) as client:
+        assert _make_queue(client, "graft", "gpu", 1, 1) == 1
+        make_automations(client, block_of(client, "webhook/team"))
     every = (one["name"] for one in site.ask("automations"))  # a trigger of prefect.yaml's as well
     names = sorted(name for name in every if name.startswith("graft: "))
     assert names == sorted(again["automations"])
@@ -219,7 +203,10 @@ def test_a_run_goes_on_when_its_deployment_is_deleted(site: Site, deployed_again
     run = site.post("flow_runs/", running)["id"]
     site.send("DELETE", f"deployments/{old['id']}", None)
     assert _state(site, run) == "RUNNING"
-    python(site, OF_NO_DEPLOYMENT, run)
+    with client_of(site) as client:
+        orphan = client.read_flow_run(run)
+        assert orphan.deployment_id is not None
+        assert _set_period(client, orphan) == DEFAULT
     site.post(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
 
 
@@ -300,54 +287,45 @@ def _is(path: Path, name: str) -> bool:
     return path.name.startswith(name)
 
 
-def test_a_run_that_fails_on_a_worker_ends_as_it_would_here(
-    site: Site, hook: Hook, tmp_path: Path, deployed_again
-):
-    config = small(site, "failing", data={"kind": "folder", "path": str(tmp_path / "nowhere")})
-    done = site.attempt("submit", str(config), program="graft")
-    with pytest.raises(DataError) as here:
-        fetch(str(tmp_path / "nowhere"), None, tmp_path, 1.0, DataError)
-    said = f"graft: {here.value}".partition("starts at")[0]  # runs start in graft's folder
-    assert said + f"starts at {REPOSITORY}.\n" in done.stderr
-    assert done.returncode == DataError.exit_code
-    hook.wait_for("graft: a run failed", "failing: graft_tiny, full (transfer): Failed", "nowhere")
-
-
-def test_an_alert_is_passed_on(site: Site, hook: Hook, deployed_again):
-    python(site, ALERT)
-    hook.wait_for("graft: an alert", "digits: accuracy fell to 80%")
-
-
-def test_a_query_that_prefect_would_show_is_refused(site: Site):
-    data = {"kind": "folder", "path": "https://host/a.zip?sig=s3cr3t", "sha256": "0" * 64}
-    done = site.attempt("submit", str(small(site, "open", data=data)), program="graft")
-    assert (done.returncode, "s3cr3t" in done.stdout + done.stderr) == (2, False)
-    assert not any("s3cr3t" in json.dumps(run) for run in site.ask("flow_runs"))
-
-
 LONG = 100_000  # epochs
 
 
-def test_a_killed_run_is_marked_and_a_healthy_one_is_not(site: Site, deployed_again):
-    """Also: Ctrl-C leaves a run going, and the queue gpu has one run at a time."""
+@dataclass(frozen=True)
+class Left:
+    """Runs that nobody follows, and the command that looks at them."""
+
+    healthy: str
+    killed: str
+    taking_turns: list[str]
+    looking: subprocess.Popen[str]
+
+
+@pytest.fixture(scope="module")
+def left(site: Site, deployed_again) -> Iterator[Left]:
+    """Leave a healthy run and a killed one, and let graft look at both.
+
+    It looks for longer than a heartbeat takes, 53 s: tests that need none of this come meanwhile.
+    """
     healthy = _left_by_ctrl_c(site)
-    killed = _killed_with_its_worker(site)
     taking_turns = [_on_gpu_queue(site) for _ in range(2)]
+    killed = _killed_with_its_worker(site)
     # 1 s of silence is no sign of anything, and so both are looked at
-    answer = graft(site, "status", "--mark-stale", "--after", "1")
-    assert [line for line in answer["marked"] if killed in line and "CRASHED" in line]
-    assert [line for line in answer["marked"] if "KILLED: its process is gone" in line]
-    assert len(answer["marked"]) == 2, answer["marked"]
-    assert _state(site, killed) == "CRASHED"
-    assert _state(site, healthy) == "RUNNING"
-    runs = site.query("select name, status from runs where name in ('long', 'doomed')")
-    assert sorted(runs) == [("doomed", "KILLED"), ("long", "RUNNING")]
-    for run in taking_turns:
-        site.wait_until(run, "COMPLETED")
-    spans = sorted(_span(site, run) for run in taking_turns)
-    assert spans[0][1] <= spans[1][0]
-    site.call("flow-run", "cancel", healthy)
-    site.wait_until(healthy, "CANCELLED")
+    command = [BIN / "graft", "status", "--mark-stale", "--after", "1", "--json"]
+    with subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=site.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as looking:
+        yield Left(healthy, killed, taking_turns, looking)
+        looking.kill()
+
+
+def test_ctrl_c_leaves_a_run_going_and_a_killed_one_says_that_it_runs(site: Site, left: Left):
+    assert _state(site, left.healthy) == "RUNNING"
+    assert _state(site, left.killed) == "RUNNING"
 
 
 def _left_by_ctrl_c(site: Site) -> str:
@@ -378,7 +356,9 @@ def _left_by_ctrl_c(site: Site) -> str:
 
 def _killed_with_its_worker(site: Site) -> str:
     """Start a run on a worker of its own, kill both, and return the run, which says it runs."""
-    site.call("work-pool", "create", "doomed", "--type", "process")
+    template = site.send("GET", "work_pools/graft", None)["base_job_template"]
+    pool = {"name": "doomed", "type": "process", "base_job_template": template}
+    site.post("work_pools/", pool)
     long = found(site, "transfer/long")
     copied = ("flow_id", "entrypoint", "path", "pull_steps", "job_variables")
     config = long["parameters"]["config"] | {"name": "doomed"}
@@ -421,6 +401,51 @@ def _state(site: Site, run: str) -> str:
 def _span(site: Site, run: str) -> tuple[str, str]:
     one = _run(site, run)
     return one["start_time"], one["end_time"]
+
+
+def test_a_run_that_fails_on_a_worker_ends_as_it_would_here(
+    site: Site, hook: Hook, tmp_path: Path, deployed_again
+):
+    config = small(site, "failing", data={"kind": "folder", "path": str(tmp_path / "nowhere")})
+    done = site.attempt("submit", str(config), program="graft")
+    with pytest.raises(DataError) as here:
+        fetch(str(tmp_path / "nowhere"), None, tmp_path, 1.0, DataError)
+    said = f"graft: {here.value}".partition("starts at")[0]  # runs start in graft's folder
+    assert said + f"starts at {REPOSITORY}.\n" in done.stderr
+    assert done.returncode == DataError.exit_code
+    hook.wait_for("graft: a run failed", "failing: graft_tiny, full (transfer): Failed", "nowhere")
+
+
+def test_an_alert_is_passed_on(site: Site, hook: Hook, deployed_again):
+    site.emit("graft.alert.drop", "graft.model.digits", reason="accuracy fell to 80%")
+    hook.wait_for("graft: an alert", "digits: accuracy fell to 80%")
+
+
+def test_a_query_that_prefect_would_show_is_refused(site: Site):
+    data = {"kind": "folder", "path": "https://host/a.zip?sig=s3cr3t", "sha256": "0" * 64}
+    done = site.attempt("submit", str(small(site, "open", data=data)), program="graft")
+    assert (done.returncode, "s3cr3t" in done.stdout + done.stderr) == (2, False)
+    assert not any("s3cr3t" in json.dumps(run) for run in site.ask("flow_runs"))
+
+
+def test_a_killed_run_is_marked_and_a_healthy_one_is_not(site: Site, left: Left):
+    """Also: the queue gpu has one run at a time."""
+    said, errors = left.looking.communicate(timeout=RUN_SECONDS)
+    assert left.looking.returncode == 0, said + errors + site.logs()
+    marked = json.loads(said)["marked"]
+    assert [line for line in marked if left.killed in line and "CRASHED" in line]
+    assert [line for line in marked if "KILLED: its process is gone" in line]
+    assert len(marked) == 2, marked
+    assert _state(site, left.killed) == "CRASHED"
+    assert _state(site, left.healthy) == "RUNNING"
+    runs = site.query("select name, status from runs where name in ('long', 'doomed')")
+    assert sorted(runs) == [("doomed", "KILLED"), ("long", "RUNNING")]
+    site.call("flow-run", "cancel", left.healthy)
+    site.wait_until(left.healthy, "CANCELLED")
+    for run in left.taking_turns:
+        site.wait_until(run, "COMPLETED")
+    spans = sorted(_span(site, run) for run in left.taking_turns)
+    assert spans[0][1] <= spans[1][0]
 
 
 def test_status_knows_server_workers_and_runs(site: Site):

@@ -95,11 +95,11 @@ def test_a_worker_retrains_once_and_then_finds_nothing_to_do(site: Site, trained
 @pytest.mark.usefixtures("trained")
 def test_an_event_that_the_data_changed_starts_a_run(site: Site):
     # the deployment's own run would train 8 epochs: what the automation starts is not carried out
-    site.call("work-pool", "pause", "graft")
+    site.send("PATCH", "work_pools/graft", {"is_paused": True})
     try:
         before = {run["id"] for run in started(site)}
-        site.call("events", "emit", EVENT, "--resource-id", "graft.data.other")
-        site.call("events", "emit", EVENT, "--resource-id", RESOURCE)
+        site.emit(EVENT, "graft.data.other")
+        site.emit(EVENT, RESOURCE)
         deadline = time.monotonic() + 60
         new: list[dict[str, Any]] = []
         while not new and time.monotonic() < deadline:
@@ -108,9 +108,9 @@ def test_an_event_that_the_data_changed_starts_a_run(site: Site):
         (run,) = new  # and none for the other resource
         assert run["parameters"]["config"]["name"] == "digits"
         assert run["created_by"]["type"] == "AUTOMATION"
-        site.call("flow-run", "delete", run["id"])
+        site.send("DELETE", f"flow_runs/{run['id']}", None)
     finally:
-        site.call("work-pool", "resume", "graft")
+        site.send("PATCH", "work_pools/graft", {"is_paused": False})
 
 
 def started(site: Site) -> list[dict[str, Any]]:
