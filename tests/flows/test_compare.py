@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -229,7 +230,9 @@ def test_one_at_a_time_works_on_a_comparison(workspace: Path, graft, write):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_what_was_killed_goes_on(workspace: Path, compared: dict, graft, number: int):
+def test_what_was_killed_goes_on(
+    workspace: Path, compared: dict, graft, prefect_url: str, number: int
+):
     cells = Path(compared["folder"]).parent / "cells"
     before = {path: path.stat().st_mtime_ns for path in cells.glob("*/cell.json")}
     slow = {"full": {}, "slow": {"training.epochs": 50 + number}}
@@ -237,7 +240,8 @@ def test_what_was_killed_goes_on(workspace: Path, compared: dict, graft, number:
         yaml.safe_dump({**GRID, "strategies": slow, "seeds": [0]}, sort_keys=False)
     )
     command = [sys.executable, "-m", "flows.cli", "compare", "slow.yaml", "parallel=2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as started:
+    environment = os.environ | {"PREFECT_API_URL": prefect_url}  # a server of its own takes 7 s
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as started:
         wait_for(cells, "slow")
         started.send_signal(number)
         started.communicate(timeout=60)

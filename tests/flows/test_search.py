@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -248,14 +249,16 @@ def test_a_bad_trial_is_pruned_and_a_twin_is_not_trained(workspace: Path, graft,
 
 
 @pytest.mark.usefixtures("searched")
-def test_a_killed_process_loses_no_finished_trial(workspace: Path, graft, write):
+def test_a_killed_process_loses_no_finished_trial(workspace: Path, graft, write, prefect_url: str):
     """Two processes share the trials; one is killed in the middle of one, and the other ends."""
     space = {"training.learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
     training = SEARCH["base"]["training"] | {"epochs": 12}
     config = write("killed", base={**SEARCH["base"], "training": training}, space=space, trials=8)
     command = [sys.executable, "-m", "flows.cli", "search", config]
     found: dict = {}
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as other:
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    environment = os.environ | {"PREFECT_API_URL": prefect_url}  # a server of its own takes 7 s
+    with subprocess.Popen(command, **quiet, env=environment) as other:
         folder = workspace / "mlruns" / "runs" / "killed"
         wait_until(lambda: ended(folder) >= 1)
 

@@ -80,7 +80,14 @@ def test_a_choice_is_a_whole_config(tmp_path: Path, archive: Path):
         config_of(tmp_path, choice(archive, more=["training.epoch=3"]))
 
 
-def test_a_job_outlives_who_started_it_and_can_be_stopped(tmp_path: Path, archive: Path, workspace):
+@pytest.fixture
+def served(workspace: Path, prefect_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let jobs use a server that is there: one of their own takes 7 s."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect_url)
+
+
+@pytest.mark.usefixtures("served")
+def test_a_job_outlives_who_started_it_and_can_be_stopped(tmp_path: Path, archive: Path):
     config = config_of(tmp_path, choice(archive, epochs=1000))
     job = start(tmp_path, config)
     _wait(lambda: len(job.epochs()) > 0, job)
@@ -92,7 +99,8 @@ def test_a_job_outlives_who_started_it_and_can_be_stopped(tmp_path: Path, archiv
     assert not list((job.folder / "runs").glob("*"))
 
 
-def test_a_job_whose_process_is_gone_says_so(tmp_path: Path, archive: Path, workspace):
+@pytest.mark.usefixtures("served")
+def test_a_job_whose_process_is_gone_says_so(tmp_path: Path, archive: Path):
     job = start(tmp_path, config_of(tmp_path, choice(archive, epochs=1000)))
     number = json.loads((job.folder / "process.json").read_text())[0]
     os.killpg(number, signal.SIGKILL)

@@ -33,7 +33,7 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
 }
 BUSY_SECONDS = 60  # the server's sqlite is another's for so long at most
 RUN_SECONDS = 240
-LAST = "Finished in state"
+OF_FLOWS, LAST = "prefect.flow_runs", "Finished in state"  # how Prefect ends a flow run's log
 
 
 @dataclass
@@ -143,9 +143,14 @@ class Site:
         given = {"parameters": parameters}
         run_id = self.post(f"deployments/{identity}/create_flow_run", given)["id"]
         run = self.wait_until(run_id, "COMPLETED")
-        # what it logged comes in batches, some after its state
-        until(lambda: any(LAST in m for m in self.messages(run_id)), 60, self.logs)
+        # what it logged comes in batches, some of them after its state
+        until(lambda: self._has_said_all(run_id), 60, self.logs)
         return run
+
+    def _has_said_all(self, run_id: str) -> bool:
+        about = {"flow_run_id": {"any_": [run_id]}}
+        rows = self.ask("logs", logs=about, limit=20, sort="TIMESTAMP_DESC")
+        return any(r["name"] == OF_FLOWS and r["message"].startswith(LAST) for r in rows)
 
     def emit(self, event: str, resource: str, **payload: object) -> None:
         """Tell the server of an event, as Prefect's own clients do."""

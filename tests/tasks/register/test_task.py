@@ -25,7 +25,11 @@ def prefect_server() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_a_model_is_registered_when_the_server_is_there_again(tracking_server, server, strong):
+def test_a_model_is_registered_when_the_server_is_there_again(
+    tracking_server, server, strong, monkeypatch: pytest.MonkeyPatch
+):
+    # MLflow's own tries end after 14 s, not after 28: its server takes 12 s or so to be there again
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     from tasks.register.task import register_model
 
     parts = (strong.config, strong.raw, strong.prepared, strong.model, strong.report)
