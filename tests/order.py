@@ -18,15 +18,12 @@ ON_SITE = {
     f"{DEPLOYMENTS}/test_{name}.py"
     for name in ("kubernetes", "operate", "retrain", "transfer", "watch")
 }
-# those of fewer than ten tests that last longer than 20 s
+# those of fewer than ten tests that last longer than 20 s, and leave nothing for others to find
 LONG = (
     "tests/flows/test_real_input.py",
     f"{DEPLOYMENTS}/test_compose.py",
     "tests/tasks/register/test_task.py",
-    "tests/flows/test_compare.py",
     "tests/flows/test_server.py",
-    "tests/flows/test_resume.py",
-    "tests/flows/test_failures.py",
     "tests/tasks/register/test_locks.py",
     "tests/flows/test_soak.py",
     f"{DEPLOYMENTS}/test_auth.py",
