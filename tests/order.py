@@ -25,7 +25,6 @@ LONG = (
     "tests/tasks/register/test_task.py",
     "tests/flows/test_server.py",
     "tests/tasks/register/test_locks.py",
-    "tests/flows/test_soak.py",
     f"{DEPLOYMENTS}/test_auth.py",
     "tests/flows/test_pages.py",
     "tests/tasks/register/test_journal.py",
