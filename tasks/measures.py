@@ -150,6 +150,27 @@ class Speed(Measure):
     gflops: float  # multiply-adds of one image times two, over 1e9
 
 
+class Machine(Measure):
+    """The kind of machine that trained: numbers may round otherwise on another kind."""
+
+    device: str  # the GPU and what it can do, or the processor and its instructions
+    threads: int | None  # that compute; None on a GPU
+    processes: int  # that share a training
+    libraries: str  # torch, and on a GPU what it computes with
+
+
+class Repeatability(Measure):
+    """Whether the same config, data and code give the same weights on the same kind of machine."""
+
+    machine: Machine
+    reasons: tuple[str, ...] = ()  # what was not deterministic; nothing: the weights are the same
+
+    @property
+    def exact(self) -> bool:
+        """Tell whether nothing was found that could give other weights."""
+        return not self.reasons
+
+
 class ExplainedImage(Measure):
     """A test image that the model is surely wrong about, and what it looked at."""
 

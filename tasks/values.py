@@ -141,6 +141,7 @@ class FineTunedModel(Value):
     backbone_sha256: Sha256 | None
     teacher_sha256: Sha256 | None = None  # of a distillation's teacher
     notes: tuple[str, ...] = ()  # what training decided on its way
+    repeatable: measures.Repeatability | None = None  # None: of a graft that did not say
 
 
 class ClassReport(Value):
@@ -194,6 +195,7 @@ class EvaluationReport(Value):
     speed: measures.Speed | None = None
     explained: tuple[measures.ExplainedImage, ...] = ()
     seen: measures.Seen | None = None  # None: it was not looked up
+    repeatable: measures.Repeatability | None = None  # of the training; None: not of a new model
     reference: Sha256 | None = None  # digest of reference.safetensors in ``folder``
     predictions: Path  # predictions.parquet, a row an image
     report: Path  # report.json

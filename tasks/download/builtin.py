@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.artifacts import sha256_bytes, sha256_file
+from tasks.artifacts import sha256_bytes, sha256_file, sha256_parts
 from tasks.config import DataConfig
 from tasks.download.archives import extract
 from tasks.download.fetch import fetch
 from tasks.download.sealed import sealed
 from tasks.errors import ConfigError, DataError
+from tasks.formats import versions_of
 from tasks.words import printable
 
+FORMAT = "builtin-1"  # change it when the same images would be written as other files
 CIFAR10_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 CIFAR10_CLASSES = 10
@@ -38,8 +40,9 @@ def digits_folder(config: DataConfig, cache: Path) -> Path:
     images_nhw = np.rint(values.reshape(-1, 8, 8) * 255 / DIGITS_WHITE).astype(np.uint8)
     digest = sha256_bytes(images_nhw.tobytes() + labels.astype(np.uint8).tobytes())
     names = [str(label) for label in labels]
-    target = cache / "builtin" / f"digits-{digest}"
-    return sealed(target, lambda folder: _write_classes(folder, images_nhw, names))
+    return sealed(
+        _place(cache, "digits", digest), lambda folder: _write_classes(folder, images_nhw, names)
+    )
 
 
 def cifar10_folder(config: DataConfig, cache: Path) -> Path:
@@ -58,7 +61,12 @@ def cifar10_folder(config: DataConfig, cache: Path) -> Path:
     def write(folder: Path) -> None:
         _write_cifar10(_binary_release(extract(archive, digest, cache), archive), folder)
 
-    return sealed(cache / "builtin" / f"cifar10-{digest}", write)
+    return sealed(_place(cache, "cifar10", digest), write)
+
+
+def _place(cache: Path, name: str, digest: str) -> Path:
+    """Return the folder of the files that this Pillow writes; another's bytes may be others."""
+    return cache / "builtin" / f"{name}-{sha256_parts(FORMAT, versions_of('pillow'), digest)}"
 
 
 def _binary_release(unpacked: Path, archive: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 from tasks.artifacts import sha256_file, sha256_parts
@@ -11,8 +10,9 @@ from tasks.download.builtin import CIFAR10_SHA256
 from tasks.download.fetch import local_path
 from tasks.download.manifest import SUFFIXES
 from tasks.download.shard_source import index_content_digest
-from tasks.download.source import FORMAT
+from tasks.download.source import raw_format
 from tasks.errors import DataError, GraftError
+from tasks.formats import versions_of
 
 
 def content_digest(config: DataConfig) -> str | None:
@@ -23,7 +23,7 @@ def content_digest(config: DataConfig) -> str | None:
     itself says what is wrong.
     """
     if config.kind == "digits":
-        return f"scikit-learn {version('scikit-learn')}"
+        return versions_of("scikit-learn", "pillow")  # which writes the files
     if config.path is None:
         return config.sha256 or CIFAR10_SHA256
     if config.kind == "shards":
@@ -49,4 +49,4 @@ def _shards_digest(config: DataConfig) -> str | None:
 def download_key(config: DataConfig, cache: Path) -> str | None:
     """Return the key that a finished download is kept under; None: not to be kept."""
     digest = content_digest(config)
-    return digest and sha256_parts(FORMAT, digest, repr(config), str(cache))
+    return digest and sha256_parts(raw_format(), digest, repr(config), str(cache))

@@ -22,6 +22,7 @@ from tasks.download.listing import ListedImage, Listing, check_listing, classes_
 from tasks.download.manifest import SUFFIXES, find_manifest, read_manifest
 from tasks.download.shard_source import check_shard_settings, download_shards
 from tasks.errors import ConfigError, DataError
+from tasks.formats import fields_of
 from tasks.index import ImageRecord, digest_records, write_index
 from tasks.values import RawDataset
 from tasks.words import listed, printable
@@ -50,6 +51,11 @@ class Origin(NamedTuple):
     sealed: Path | None  # the folder in the cache, named by its content's digest; None: the user's
 
 
+def raw_format() -> str:
+    """Return what index and facts are written in."""
+    return ", ".join((FORMAT, fields_of(RawDataset), *ImageRecord._fields))
+
+
 def download(config: DataConfig, cache: Path) -> RawDataset:
     """Return the index of the images that ``config`` names, in ``cache/raw/<key>/index.csv``.
 
@@ -76,7 +82,7 @@ def _download(config: DataConfig, cache: Path) -> RawDataset:
     names = READ_BY + (READ_MULTI_LABEL_BY if config.multi_label else ())
     names += READ_SLICES_BY if config.slice_columns else ()
     settings = (repr(getattr(config, name)) for name in names)
-    key = sha256_parts(FORMAT, str(origin.path), *settings)
+    key = sha256_parts(raw_format(), str(origin.path), *settings)
     kept = _kept(cache / "raw" / key)
     return kept or _index(_read(origin, config), config, cache, key)
 
@@ -154,7 +160,7 @@ def _index(listing: Listing, config: DataConfig, cache: Path, key: str | None) -
     classes = classes_of(listing)
     records = hashed_records(listing, classes)
     digest = digest_records(classes, records)
-    folder = cache / "raw" / (key or sha256_parts(FORMAT, str(listing.root), digest))
+    folder = cache / "raw" / (key or sha256_parts(raw_format(), str(listing.root), digest))
     facts = RawDataset(
         kind=config.kind,
         root=listing.root,

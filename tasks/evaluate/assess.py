@@ -35,6 +35,7 @@ from tasks.measures import (
     Novelty,
     Rejection,
     ReliabilityBin,
+    Repeatability,
     Seen,
     Slice,
     SlicesLeftOut,
@@ -67,6 +68,7 @@ class Parts(TypedDict, total=False):
     explained: tuple[ExplainedImage, ...]
     reference: str | None
     seen: Seen | None
+    repeatable: Repeatability | None
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ def evaluate(
     if sample is not None:
         parts["reference"] = sample.write(folder)
     parts["seen"] = seen
+    if isinstance(model, FineTunedModel):
+        parts["repeatable"] = model.repeatable
     report = report_of(subject, scores, parts, folder)
     _write(config, prepared, model, report, scores)
     log.info("test accuracy %.2f%% on %d images", 100 * report.accuracy, report.n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks.config import RunConfig
+from tasks.evaluate.repeat_words import machine_words, repeat_words
 from tasks.evaluate.trust_words import served_words
 from tasks.public import public_config
 from tasks.values import (
@@ -46,9 +47,16 @@ def _trained(config: RunConfig, prepared: PreparedDataset, model: FineTunedModel
         ("validation accuracy", f"{model.val_accuracy:.2%}"),
         ("training", f"{model.seconds:.1f} s, {model.images_per_second:,.0f} images/s"),
         ("device", f"{model.device}, {model.precision}"),
+        *_repeated(model),
         ("data digest", model.data_digest),
         ("backbone digest", model.backbone_sha256 or "none: random weights"),
     ]
+
+
+def _repeated(model: FineTunedModel) -> Facts:
+    found = model.repeatable
+    machine = [] if found is None else [("machine", machine_words(found.machine))]
+    return [*machine, ("repeatable", repeat_words(found))]
 
 
 def _registered(prepared: PreparedDataset, model: RegisteredModel) -> Facts:

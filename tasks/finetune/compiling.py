@@ -44,12 +44,18 @@ class Forward:
     """
 
     def __init__(
-        self, model: nn.Module, recipe: TrainingConfig, device: torch.device, batches: int
+        self,
+        model: nn.Module,
+        recipe: TrainingConfig,
+        device: torch.device,
+        batches: int,
+        vary: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.model = model
         self._device = device
         self._left = batches
         self._recipe = recipe
+        self._vary = vary  # is told what may be otherwise another time
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._size = 0
         self._count = 0
@@ -59,6 +65,8 @@ class Forward:
         self._stage = _Stage.SETTLED
         if recipe.compile == "on":
             self._compiled = self._compile()
+            if device.type == "cuda":
+                vary("torch.compile may choose among kernels by timing them")
         elif recipe.compile == "auto" and device.type == "cuda" and world() == 1:
             self._stage = _Stage.WARMING
 
@@ -131,6 +139,7 @@ class Forward:
             self._settle(a_step)
 
     def _try_or_not(self) -> None:
+        self._vary("a clock decides by training.compile=auto what is compiled (set on or off)")
         left = self._left * self._plain_seconds
         if left < _WORTH_SECONDS:
             log.info("not compiled: %.0f s of training are left, too few to pay for it", left)

@@ -39,6 +39,7 @@ class Course:
     teacher: Teacher | None
     records: list[EpochRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # what was decided on the way
+    varying: list[str] = field(default_factory=list)  # what may be otherwise another time
     members: list[Outcome] = field(default_factory=list)  # a soup's trainings that are done
     keeper: Keeper | None = None  # of checkpoints; None: none are written
     point: Tree | None = None  # how far an earlier process came, until its training goes on
@@ -71,6 +72,11 @@ class Course:
         """Say what was decided and keep it for the report."""
         self.notes.append(text)
         log.info(text)
+
+    def vary(self, reason: str) -> None:
+        """Note what may give other weights another time; once, however often it is said."""
+        if reason not in self.varying:
+            self.varying.append(reason)
 
     def add(self, record: EpochRecord) -> None:
         """Write an epoch down and tell the watcher; the other processes only remember it."""

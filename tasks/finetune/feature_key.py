@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from itertools import chain
 
 import torch
-import torchvision
 from torch import nn
 
 from tasks.artifacts import sha256_parts
 from tasks.finetune.cut import Cut
+from tasks.finetune.feature_files import StoredFeatures
+from tasks.finetune.machine import this_machine
+from tasks.formats import fields_of, versions_of
 from tasks.recipe import TrainingConfig
 from tasks.values import PreparedDataset
 
-FORMAT = "graft features 1"
+FORMAT = "graft features 2"  # change it when the same key would give other numbers or files
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,19 @@ def prefix_digest(prefix: nn.Module) -> str:
 def cache_key(origin: str, request: FeatureRequest) -> str:
     """Digest all that decides the numbers: ``origin`` and the form that ``request`` asks for."""
     recipe, views = request.recipe, views_kept(request.recipe)
-    form = (str(request.precision), request.device.type, str(views), request.backbone_digest)
-    parts = (FORMAT, torch.__version__, torchvision.__version__, origin, *form)
+    form = (str(request.precision), str(views), request.backbone_digest)
+    # a cache that machines of two kinds share gives neither the other's rounding, which a batch of
+    # another size may have as well
+    machine = this_machine(request.device).model_dump_json(exclude={"processes"})
+    parts = (_format(), machine, origin, *form, str(request.evaluation_batch))
     if not recipe.augmented:
         return sha256_parts(*parts)
     settings = (recipe.augment, recipe.policy, str(recipe.random_erasing))
-    # the draws of one batch follow those of the batch before
-    drawn = (str(request.seed), str(request.evaluation_batch))
-    return sha256_parts(*parts, *settings, *drawn)
+    return sha256_parts(*parts, *settings, str(request.seed))
+
+
+def _format() -> str:
+    return ", ".join((FORMAT, fields_of(StoredFeatures), versions_of("torch", "torchvision")))
 
 
 def bytes_needed(

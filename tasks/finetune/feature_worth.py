@@ -1,4 +1,8 @@
-"""Whether it pays to keep a frozen part's features, by rules and not by the clock."""
+"""Whether it pays to keep a frozen part's features, by rules: not by a clock or by what is there.
+
+Training on features rounds otherwise than training on images, so the same run must decide the same.
+A disk that is too full is the one thing that may be otherwise another time: ``NoRoom``.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +27,28 @@ from tasks.values import PreparedDataset, StreamedSplit
 _CPU_THREAD, _APPLE, _GPU = 30, 2_000, 50_000
 
 
+class NoRoom(str):
+    """A reason not to cache that another disk, or the same one tomorrow, does not have."""
+
+
 def worth_caching(
     cut: Cut, prepared: PreparedDataset, recipe: TrainingConfig, epochs: int, folder: Path
 ) -> str | None:
     """Return None where caching pays for a phase of ``epochs`` epochs, else why it does not.
 
     It pays when the frozen part would run over the images more often than there are views to
-    compute; when the features take at most ``MOST`` and half of the free disk; and when to read
-    them is quicker than to compute them: for every byte by which they exceed the packed images,
-    more floating-point operations are saved than the device does while that byte is read. Where
-    the features of unaugmented images lie in ``folder`` already, it pays.
+    compute; when to read them is quicker than to compute them: for every byte by which they exceed
+    the packed images, more floating-point operations are saved than the device does while that
+    byte is read; and when the features take at most ``MOST`` and, unless they lie in ``folder``
+    already, half of the free disk.
     """
     reason = ruled_out(prepared, recipe)
-    if reason is not None or _are_there(cut, prepared, recipe, folder):
+    if reason is not None:
         return reason
     views = views_kept(recipe)
     if views >= epochs:
         return f"{epochs} epoch(s) run the frozen part no more often than {views} view(s) would"
-    return _too_large(cut, prepared, recipe, folder) or _quicker_computed(cut, prepared, recipe)
+    return _quicker_computed(cut, prepared, recipe) or _too_large(cut, prepared, recipe, folder)
 
 
 def ruled_out(prepared: PreparedDataset, recipe: TrainingConfig) -> str | None:
@@ -69,11 +77,13 @@ def _too_large(
     cut: Cut, prepared: PreparedDataset, recipe: TrainingConfig, folder: Path
 ) -> str | None:
     need = bytes_needed(cut, prepared, recipe, _precision(recipe))
-    most = min(MOST, free_bytes(folder) // 2)
-    if need <= most:
+    wanted = f"they would take {need / 1e9:.1f} GB, and"
+    if need > MOST:
+        return f"{wanted} {MOST / 1e9:.1f} GB all caches may take"
+    half = free_bytes(folder) // 2
+    if need <= half or _are_there(cut, prepared, recipe, folder):
         return None
-    limit = "all caches may take" if most == MOST else "is half of the free disk"
-    return f"they would take {need / 1e9:.1f} GB, and {most / 1e9:.1f} GB {limit}"
+    return NoRoom(f"{wanted} {half / 1e9:.1f} GB is half of the free disk")
 
 
 def _quicker_computed(cut: Cut, prepared: PreparedDataset, recipe: TrainingConfig) -> str | None:

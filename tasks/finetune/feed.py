@@ -15,7 +15,7 @@ from tasks.evaluate.score import Scores, score, score_batches
 from tasks.finetune.course import Course
 from tasks.finetune.cut import CannotCut, Cut, cut_network
 from tasks.finetune.device import memory_errors
-from tasks.finetune.feature_worth import ruled_out
+from tasks.finetune.feature_worth import NoRoom, ruled_out
 from tasks.finetune.features import (
     CachedFeatures,
     FeatureRequest,
@@ -131,6 +131,8 @@ def _cut(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -
     # it looks at the disk, which may have filled up since another process looked
     if not all(of_first([float(reason is None)] * 2, course.device)):
         log.info("features are not cached: %s", reason)
+        if isinstance(reason, NoRoom):
+            course.vary(f"features were not cached: {reason}")
         return None
     return cut
 

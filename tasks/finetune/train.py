@@ -18,6 +18,7 @@ from tasks.finetune.meeting import named_place
 from tasks.finetune.mixing import train
 from tasks.finetune.progress import Watcher
 from tasks.finetune.ranks import rank, world
+from tasks.finetune.repeatable import in_fixed_order, repeatability
 from tasks.values import Backbone, FineTunedModel, PreparedDataset, RegisteredModel
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _finetune(
     log.info("fine-tuning %s on %s", backbone.architecture, where)
     if checkpoints is not None:
         resume_course(course, Keeper(checkpoints, belongs(course)))
-    with memory_errors(config.training.batch_size, "training.batch_size"):
+    with memory_errors(config.training.batch_size, "training.batch_size"), in_fixed_order(course):
         outcome = train(course)
     model = _finish(course, outcome, course.seconds)
     return model if teacher is None else model.model_copy(update={"teacher_sha256": teacher.sha256})
@@ -102,4 +103,5 @@ def _finish(course: Course, outcome: Outcome, seconds: float) -> FineTunedModel:
         data_digest=course.prepared.digest,
         backbone_sha256=course.backbone.sha256,
         notes=tuple(course.notes),
+        repeatable=repeatability(course),
     )

@@ -146,7 +146,7 @@ def build_trainer(training: Training, feed: Feed, motion: Motion, phase: Phase) 
     optimizer, schedule = motion
     return Trainer(
         network=training.network,
-        forward=Forward(model, recipe, course.device, batches),
+        forward=Forward(model, recipe, course.device, batches, course.vary),
         frozen=training.frozen,
         optimizer=optimizer,
         schedule=schedule,

@@ -17,11 +17,13 @@ import numpy.typing as npt
 
 from tasks.artifacts import sha256_bytes, sha256_parts, write_atomic
 from tasks.errors import ResourceError
+from tasks.formats import fields_of, versions_of
 from tasks.index import ImageRecord, count_labels, write_index
 from tasks.preprocess.layouts import Layout, row_of
 from tasks.preprocess.near import perceptual_hash
 from tasks.preprocess.reading import Pixels, read_images
 from tasks.presence import CHANNELS, is_present
+from tasks.splitvalues import ShardIndex
 from tasks.values import (
     InputSpec,
     PackedSplit,
@@ -31,8 +33,9 @@ from tasks.values import (
     StreamedSplit,
 )
 
-FORMAT = "graft pack 3"
+FORMAT = "graft pack 3"  # change it when the same images would give other files
 MANIFEST = "prepared.json"
+_MAKERS = ("pillow", "numpy", "torch", "torchvision")  # of pixels, which may differ by version
 
 Labels = npt.NDArray[np.int64] | npt.NDArray[np.uint8]
 
@@ -46,6 +49,12 @@ class Decoded(NamedTuple):
     skipped: list[SkippedImage]
     hashes: dict[str, int]  # perceptual hash by path, where asked for
     digest: str  # SHA-256 of the file
+
+
+def pack_format() -> str:
+    """Return what a pack is written in and by: its files, its manifest, and what decodes images."""
+    fields = fields_of(PreparedDataset, ShardIndex)
+    return ", ".join((FORMAT, fields, *ImageRecord._fields, versions_of(*_MAKERS)))
 
 
 def check_space(

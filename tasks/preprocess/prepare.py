@@ -25,11 +25,11 @@ from tasks.preprocess.checks import (
 from tasks.preprocess.findings import refuse, said
 from tasks.preprocess.layouts import choose_layouts
 from tasks.preprocess.pack import (
-    FORMAT,
     Decoded,
     check_space,
     decode_split,
     load_prepared,
+    pack_format,
     pack_split,
     save_prepared,
 )
@@ -113,7 +113,7 @@ def _key(config: DataConfig, seed: int, raw: RawDataset, spec: InputSpec) -> str
     split = [f"{name} {fractions[name]!r} {seed}" for name in carved]
     # every setting of a check stands in its row, or in what is left
     policies = (config.on_bad_image, config.checks.model_dump_json())
-    return sha256_parts(FORMAT, raw.digest, spec.model_dump_json(), *policies, *split)
+    return sha256_parts(pack_format(), raw.digest, spec.model_dump_json(), *policies, *split)
 
 
 def _decode(

@@ -7,14 +7,14 @@ from prefect import task
 
 from tasks.artifacts import sha256_parts
 from tasks.config import DataConfig
-from tasks.preprocess.pack import FORMAT
+from tasks.preprocess.pack import pack_format
 from tasks.preprocess.prepare import prepare
 from tasks.values import InputSpec, PreparedDataset, RawDataset
 
 
 def _key(_context: object, given: dict[str, Any]) -> str:
     raw, others = given["raw"], [repr(given[name]) for name in ("config", "seed", "spec", "cache")]
-    return sha256_parts(FORMAT, raw.digest, repr((raw.ignored, raw.ignored_count)), *others)
+    return sha256_parts(pack_format(), raw.digest, repr((raw.ignored, raw.ignored_count)), *others)
 
 
 @task(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,10 @@ def timm_weights(architecture: str, source: str, cache: Path) -> Path:
     """Return the file of ``timm:TAG`` or ``timm:DEFAULT``, fetched through timm if not at hand.
 
     timm loads them from the Hugging Face hub, or that one's own cache, and renames their entries as
-    the network needs. What it then holds is kept in ``cache/downloads``, under a name that ends in
-    the first digits of its SHA-256. Raises ``WeightsError`` for a tag or a repository that is not
-    there, ``TransientWeightsError`` for a fault that may pass, ``ResourceError`` on a full disk.
+    the network needs. What it then holds is kept in ``cache/downloads``, under a name with the
+    version of timm, which may rename otherwise, and the first digits of its SHA-256. Raises
+    ``WeightsError`` for a tag or a repository that is not there, ``TransientWeightsError`` for a
+    fault that may pass, ``ResourceError`` on a full disk.
     """
     name = architecture.removeprefix(TIMM)
     facts = _published(architecture, source)
@@ -63,11 +65,12 @@ def timm_weights(architecture: str, source: str, cache: Path) -> Path:
             "Set model.weights to a file, or to null with strategy.kind=scratch."
         )
     tagged, folder = f"{name}.{facts.tag}", cache / "downloads"
-    for path in folder.glob(f"timm-{tagged}-*.safetensors"):
+    stem = f"timm-{tagged}-{metadata.version('timm')}"
+    for path in sorted(folder.glob(f"{stem}-*.safetensors")):
         if sha256_file(path).startswith(path.stem.rpartition("-")[2]):
             return path
     content = _fetch(tagged)
-    path = folder / f"timm-{tagged}-{sha256_bytes(content)[:16]}.safetensors"
+    path = folder / f"{stem}-{sha256_bytes(content)[:16]}.safetensors"
     write_atomic(path, content)
     log.info("fetched %s, licence %s", tagged, facts.license or "not stated")
     return path

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.utils.mlflow_tags import (
     MLFLOW_DATASET_CONTEXT,
     MLFLOW_GIT_COMMIT,
@@ -20,7 +20,11 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_SOURCE_TYPE,
     MLFLOW_USER,
 )
-from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE, MAX_PARAM_VAL_LENGTH
+from mlflow.utils.validation import (
+    MAX_DATASET_DIGEST_SIZE,
+    MAX_PARAM_VAL_LENGTH,
+    MAX_TAG_VAL_LENGTH,
+)
 
 from tasks.config import DataConfig, RunConfig
 from tasks.public import HIDDEN, public_config, without_secrets
@@ -160,6 +164,19 @@ def training_values(model: FineTunedModel) -> dict[str, float]:
         "parameters": model.parameters,
         "trainable_parameters": model.trainable_parameters,
     }
+
+
+def repeat_tags(model: FineTunedModel) -> list[RunTag]:
+    """Return what decides whether the run would give the same weights once more."""
+    found = model.repeatable
+    if found is None:
+        return []
+    words = "yes" if found.exact else f"no: {'; '.join(found.reasons)}"
+    machine = found.machine.model_dump_json()
+    return [
+        RunTag(key, value[:MAX_TAG_VAL_LENGTH])
+        for key, value in (("graft.repeatable", words), ("graft.machine", machine))
+    ]
 
 
 def dataset_inputs(config: RunConfig, prepared: PreparedDataset) -> list[DatasetInput]:

@@ -29,6 +29,7 @@ from tasks.register.facts import (
     finite_metrics,
     flat_params,
     is_another,
+    repeat_tags,
     run_tags,
     training_values,
 )
@@ -109,12 +110,12 @@ class RunTracker:
 
         Safe to call again after a fault: nothing is logged twice.
         """
-        self._metrics(final_values(model, report), model.chosen_epoch)
+        self._metrics(final_values(model, report), model.chosen_epoch, repeat_tags(model))
         self._files(model.folder)
 
     def trained(self, model: FineTunedModel) -> None:
         """Log what training came to, and its files: all there is where no test image is scored."""
-        self._metrics(training_values(model), model.chosen_epoch)
+        self._metrics(training_values(model), model.chosen_epoch, repeat_tags(model))
         self._files(model.folder)
 
     def tag(self, key: str, value: str) -> None:
@@ -142,13 +143,15 @@ class RunTracker:
                 else:
                     self._client.log_artifact(self.run_id, str(path))
 
-    def _metrics(self, values: Mapping[str, float], step: int) -> None:
+    def _metrics(
+        self, values: Mapping[str, float], step: int, about: Iterable[RunTag] = ()
+    ) -> None:
         metrics, odd = finite_metrics(values, int(time.time() * 1000), step)
         anew = any(is_another(metric, self._sent) for metric in metrics)
         for metric in metrics:
             if anew or (metric.key, metric.step) not in self._sent:
                 self._waiting.setdefault((metric.key, metric.step), metric)
-        tags = [RunTag("graft.not_finite", "; ".join(odd))] if odd else []
+        tags = [*about, *([RunTag("graft.not_finite", "; ".join(odd))] if odd else [])]
         with tracking_errors("logging metrics"):
             self._client.log_batch(self.run_id, metrics=[*self._waiting.values()], tags=tags)
         self._sent |= {key: metric.value for key, metric in self._waiting.items()}

@@ -21,6 +21,7 @@ from tasks.finetune.cut import Cut, cut_network
 from tasks.finetune.device import on_device
 from tasks.finetune.feature_disk import make_room
 from tasks.finetune.feature_key import cache_key, origin_digest
+from tasks.finetune.feature_worth import NoRoom
 from tasks.finetune.features import FeatureRequest, cache_features, worth_caching
 from tasks.finetune.strategy import FrozenPart
 from tasks.preprocess.augment import train_view
@@ -186,7 +187,7 @@ def test_a_second_call_computes_nothing(prepared, tiny, tmp_path):
     first = cache_features(tiny.cut, prepared, request_of(), tmp_path)
     assert len(ran) >= 5  # 61 and 30 images, 25 at a time
     del ran[:]
-    again = cache_features(tiny.cut, prepared, request_of(seed=1, batch=10), tmp_path)
+    again = cache_features(tiny.cut, prepared, request_of(seed=1), tmp_path)
     assert not ran
     assert torch.equal(rows_of(again.train, 61), rows_of(first.train, 61))
     assert len(list(tmp_path.glob("?" * 64))) == 1
@@ -252,6 +253,7 @@ def test_the_key_tells_apart_all_that_decides_the_numbers(prepared, tiny):
         key(**AUGMENTED),
         key(**AUGMENTED, seed=1),
         key(**AUGMENTED, batch=10),
+        key(batch=10),
         key(**AUGMENTED | {"feature_views": 3}),
         key(**AUGMENTED | {"augment": "crop"}),
         key(**AUGMENTED, policy="rand_augment"),
@@ -275,7 +277,7 @@ def test_the_key_is_the_same_where_the_numbers_are(prepared, tiny):
     same = [
         key(tiny.cut),
         key(Frozen("graft_tiny", 0.5, prepared).cut),
-        key(tiny.cut, seed=9, batch=3, learning_rate=0.5, epochs=3, feature_views=4),
+        key(tiny.cut, seed=9, learning_rate=0.5, epochs=3, feature_views=4),
     ]
     assert set(same) == {first}
 
@@ -414,13 +416,17 @@ def test_when_it_pays(settings, epochs, reason, prepared, tiny, tmp_path):
     assert (found is None) if reason is None else (reason in found)
 
 
-def test_one_epoch_pays_where_the_features_are_there(prepared, tmp_path):
+def test_what_lies_there_decides_only_that_the_disk_has_room_for_it(
+    prepared, tmp_path, monkeypatch
+):
     cut = Frozen("graft_tiny", 1.0, prepared).cut
     cache_features(cut, prepared, request_of(), tmp_path)
-    assert worth_caching(cut, prepared, recipe_of(), 1, tmp_path) is None
-    assert "1 epoch" in worth_caching(cut, prepared, recipe_of(precision="bfloat16"), 1, tmp_path)
+    assert "1 epoch" in worth_caching(cut, prepared, recipe_of(), 1, tmp_path)  # as without them
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 0))
+    assert worth_caching(cut, prepared, recipe_of(), 5, tmp_path) is None
     other = prepared.model_copy(update={"digest": "0" * 64})
-    assert "1 epoch" in worth_caching(cut, other, recipe_of(), 1, tmp_path)
+    for given in ((prepared, recipe_of(precision="bfloat16")), (other, recipe_of())):
+        assert isinstance(worth_caching(cut, *given, 5, tmp_path), NoRoom)
 
 
 def test_features_that_are_too_large_do_not_pay(prepared, tmp_path, monkeypatch):

@@ -261,7 +261,7 @@ def test_weights_come_from_the_hub_once_and_what_it_lacks_is_told(
     path = Path(paths[0])
     assert paths == [str(path)] * 3
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert path.name == f"timm-test_resnet.r160_in1k-{digest[:16]}.safetensors"
+    assert path.name == f"timm-test_resnet.r160_in1k-{timm.__version__}-{digest[:16]}.safetensors"
     expected, found = load_file(tmp_path / "model.safetensors"), load_file(path)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
