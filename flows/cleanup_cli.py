@@ -51,7 +51,7 @@ def _cleaned(result: CleanupResult) -> Answer:
     table = Cells("what", "name", "size", "age", "goes", "why")
     now = datetime.now(UTC)
     for item in result.items:
-        days = (now - item.last_use).total_seconds() / 86400
+        days = max(0.0, (now - item.last_use).total_seconds() / 86400)
         size = "" if item.size is None else f"{item.size / 1e6:,.1f} MB"
         goes = ("removed" if item.removed else "goes") if item.goes else ""
         table.add(item.kind, item.name, size, f"{days:,.1f} d", goes, item.why)

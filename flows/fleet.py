@@ -143,7 +143,7 @@ def _approvals(client: SyncPrefectClient) -> list[Row]:
 
 
 def _age(when: datetime | None) -> float | None:
-    return None if when is None else (datetime.now(UTC) - when).total_seconds()
+    return None if when is None else max(0.0, (datetime.now(UTC) - when).total_seconds())
 
 
 def _facts(data: Row) -> Rows:

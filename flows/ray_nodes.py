@@ -19,6 +19,7 @@ from tasks.errors import ConfigError, ResourceError
 from tasks.register.address import shown_address, tracking_uri
 from tasks.register.client import connect
 from tasks.runnerconfig import RunnerConfig
+from tasks.use import in_use, sweep_mark
 
 ANSWER_SECONDS = 180.0  # a machine's first process imports torch and MLflow, maybe from a network
 LONGEST_SECONDS = 31 * 24 * 3600.0  # that a command works: a cell has 30 days
@@ -50,8 +51,9 @@ def nodes_checked(runner: RunnerConfig, folders: Sequence[Path], tracked: bool) 
         for mark in marks:
             _tidy(mark.parent)
             write_atomic(mark, terms.token.encode())
-        _ask(nodes, terms)
-        yield terms
+        with in_use(marks):
+            _ask(nodes, terms)
+            yield terms
     finally:
         for mark in marks:
             mark.unlink(missing_ok=True)
@@ -62,7 +64,7 @@ def _tidy(folder: Path) -> None:
     for mark in folder.glob(f"{TOKEN}-*"):
         with suppress(FileNotFoundError):  # another command's tidying
             if time.time() - mark.stat().st_mtime > LONGEST_SECONDS:
-                mark.unlink()
+                sweep_mark(mark)
 
 
 def _terms(folders: Sequence[Path], tracked: bool, api: str) -> Terms:

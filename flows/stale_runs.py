@@ -34,6 +34,7 @@ DEFAULT = timedelta(seconds=180)  # Prefect's, where neither run nor deployment 
 MISSED = 2  # heartbeats, after which a run is looked at
 SLACK = timedelta(seconds=15)  # of a slow server
 LOOK_SECONDS = 2.0
+_EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 Said = Callable[[str, str], None]
 
@@ -56,8 +57,9 @@ class Stale:
 class Beats:
     """What is known of the heartbeats of a flow run."""
 
-    last: datetime
+    last: datetime  # by the clock of the run's machine
     period: timedelta
+    count: int
 
 
 Silent = tuple["FlowRun", Beats]
@@ -100,8 +102,8 @@ def _still_silent(client: SyncPrefectClient, found: list[Silent], say: Said) -> 
 
 
 def _came_back(client: SyncPrefectClient, run: FlowRun, before: Beats) -> bool:
-    now = _beats(client, run)
-    return now is not None and now.last > before.last
+    now = _beats(client, run)  # counted: the clock that dates them may have been set back
+    return now is not None and now.count > before.count
 
 
 def _is_running(client: SyncPrefectClient, run_id: UUID) -> bool:
@@ -138,13 +140,18 @@ def _beats(client: SyncPrefectClient, run: FlowRun) -> Beats | None:
     from prefect.events.filters import EventFilter
 
     wanted = EventFilter.model_validate(
-        {"event": {"name": [HEARTBEAT]}, "resource": {"id": [f"prefect.flow-run.{run.id}"]}}
+        {
+            "event": {"name": [HEARTBEAT]},
+            "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+            "occurred": {"since": _EARLIEST, "until": _LATEST},  # whatever its clock says
+        }
     )
-    times = [event.occurred for event in client.read_events(wanted, limit=2).events]
+    page = client.read_events(wanted, limit=2)
+    times = [event.occurred for event in page.events]
     if not times:
         return None
     between = times[0] - times[-1]  # nothing where there is one alone
-    return Beats(times[0], max(between, _set_period(client, run)))
+    return Beats(times[0], max(between, _set_period(client, run)), page.total)
 
 
 def _set_period(client: SyncPrefectClient, run: FlowRun) -> timedelta:

@@ -93,6 +93,8 @@ class Follower:
             fresh = self._tell_lines()
             self._tell_state(run)
             if run.state is not None and run.state.is_final():
+                if ended is None:
+                    self._newest = None  # once more from the start: a clock may have been set back
                 ended = time.monotonic() if ended is None or fresh else ended
                 if time.monotonic() - ended > STRAGGLING:
                     return run

@@ -133,14 +133,19 @@ def folder_atomic(target: Path) -> Iterator[Path]:
 
     On any error, Ctrl-C included, the scratch folder is removed and ``target`` is as it was. When
     another process made ``target`` meanwhile, theirs stays: content-addressed folders are equal.
+    The scratch folder counts as in use: whoever cleans up need not go by its age, which a clock that
+    is set tells wrongly.
     """
+    from tasks.use import in_use  # which writes nothing itself, and knows this module
+
     with disk_errors(str(target)):
         _make_folder(target.parent)
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
         try:
             scratch.chmod(0o755)
-            yield scratch
-            _publish(scratch, target)
+            with in_use([scratch]):
+                yield scratch
+                _publish(scratch, target)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise

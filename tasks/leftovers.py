@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +16,7 @@ from tasks.values import Value
 
 Kind = Literal["run", "job", "upload", "cache", "version"]
 DAY = 24 * 3600.0  # s
+_FIRST, _LAST = 0.0, 253_402_300_799.0  # s since 1970: what a damaged disk says may be no date
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,12 @@ def _inside(folder: str) -> Iterator[os.stat_result]:
 
 def moment(seconds: float) -> datetime:
     """Return a time of the file system as UTC."""
-    return datetime.fromtimestamp(seconds, UTC)
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)
+
+
+def last_use(path: Path) -> datetime:
+    """Return the latest change of anything in ``path``; raises ``FileNotFoundError``."""
+    return moment(look_at(path).changed)
 
 
 def days_since(when: datetime) -> float:
@@ -94,20 +100,21 @@ def is_free(path: Path) -> bool:
         return free
 
 
-def remove(path: Path, item: Item) -> Item:
+def remove(path: Path, item: Item, used: Callable[[Path], datetime]) -> Item:
     """Remove ``path`` unless it is in use, was used since it was looked at, or is gone.
 
-    A link is never followed: neither ``path`` itself nor one inside it. Raises ``ResourceError``
-    where the folder does not let go of it.
+    ``used`` tells when that was; by a clock that was set back, a later use may be of an
+    earlier time. A link is never followed: neither ``path`` itself nor one inside it. Raises
+    ``ResourceError`` where the folder does not let go of it.
     """
     with disk_errors(str(path)), alone(path) as free:
         if not free:
             return item.kept("in use")
         try:
-            facts = path.lstat()
+            now = used(path)
         except FileNotFoundError:
             return item.kept("gone meanwhile")
-        if moment(facts.st_mtime) > item.last_use:
+        if now != item.last_use:
             return item.kept("used meanwhile")
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

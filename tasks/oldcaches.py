@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import datetime
 from pathlib import Path
 
 from tasks.artifacts import cache_folder
 from tasks.cleanupconfig import CachesRule
 from tasks.errors import ConfigError
-from tasks.leftovers import DAY, Item, days_since, is_free, look_at, moment, remove
+from tasks.leftovers import DAY, Item, days_since, is_free, last_use, look_at, moment, remove
 
 SHA = r"[0-9a-f]{64}"
 KINDS = {  # folder: how its entries are named
@@ -98,14 +99,12 @@ def _is_ours(kind: str, name: str) -> bool:
 
 
 def _entry(path: Path, root: Path, rule: CachesRule) -> Item:
-    tree = look_at(path)
     whole = _is_whole(path.name)
     item = Item(
         kind="cache",
         name=path.relative_to(root).as_posix(),
-        size=tree.size,
-        # of an entry its own time, which each use sets; of what is being written all that is in it
-        last_use=moment(path.lstat().st_mtime if whole else tree.changed),
+        size=look_at(path).size,
+        last_use=_last_use(path),
         goes=True,
         why=f"not used for {rule.days:g} days" if whole else "left by a process that was killed",
     )
@@ -117,6 +116,14 @@ def _entry(path: Path, root: Path, rule: CachesRule) -> Item:
     return item if is_free(path) else item.kept("in use")
 
 
+def _last_use(path: Path) -> datetime:
+    """Return an entry's own time, which each use sets; of what is being written that of all in it.
+
+    Raises ``FileNotFoundError``.
+    """
+    return moment(path.lstat().st_mtime) if _is_whole(path.name) else last_use(path)
+
+
 def remove_cache(rule: CachesRule, item: Item) -> Item:
     """Remove the entry of ``item`` unless it was used meanwhile; raises ``ResourceError``."""
-    return remove(cache_folder(rule.folder) / item.name, item)
+    return remove(cache_folder(rule.folder) / item.name, item, _last_use)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.artifacts import user_folder
 from tasks.cleanupconfig import RunsRule
 from tasks.errors import ConfigError
-from tasks.leftovers import Item, days_since, is_free, look_at, moment, remove
+from tasks.leftovers import Item, days_since, is_free, last_use, look_at, moment, remove
 from tasks.studiojob import is_job, process_of, runs_of
 from tasks.unfinished import BEGUN, FOLDER, is_unfinished
 from tasks.use import is_held
@@ -135,9 +135,7 @@ def remove_run(rule: RunsRule, needed: Callable[[], Mapping[str, str]], item: It
     path = user_folder(rule.folder) / item.name
     if not _is_run(path):
         return item.kept("gone meanwhile")
-    if moment(look_at(path).changed) > item.last_use:
-        return item.kept("used meanwhile")
     if _goes_on(path):
         return item.kept("in use")
     version = _needed(path, needed())
-    return remove(path, item) if version is None else item.kept(f"{version}, by now")
+    return remove(path, item, last_use) if version is None else item.kept(f"{version}, by now")

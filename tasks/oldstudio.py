@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.artifacts import user_folder
 from tasks.cleanupconfig import RunsRule, StudioRule
-from tasks.leftovers import DAY, Item, days_since, is_free, look_at, moment, remove
+from tasks.leftovers import DAY, Item, days_since, is_free, last_use, look_at, remove
 from tasks.oldcaches import HOUR, SCRATCH
 from tasks.oldruns import plan_runs, remove_run
 
@@ -36,7 +36,7 @@ def remove_of_studio(rule: StudioRule, needed: Callable[[], Mapping[str, str]], 
     job = _named_by(rule, item.name, going=())
     if job is not None:
         return item.kept(f"the images of {job}")
-    return remove(user_folder(rule.folder) / "uploads" / item.name, item)
+    return remove(user_folder(rule.folder) / "uploads" / item.name, item, last_use)
 
 
 def _jobs(rule: StudioRule) -> RunsRule:
@@ -59,7 +59,7 @@ def _upload(path: Path, rule: StudioRule, going: Container[str]) -> Item:
         kind="upload",
         name=path.name,
         size=tree.size,
-        last_use=moment(tree.changed),
+        last_use=last_use(path),
         goes=True,
         why="no job names it" if whole else "left by a process that was killed",
     )

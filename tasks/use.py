@@ -70,6 +70,13 @@ def _held(entry: Path) -> Iterator[None]:
         _let_go(path, handle)
 
 
+def sweep_mark(mark: Path) -> None:
+    """Remove a file that says something of a running process, unless that one still uses it."""
+    with alone(mark) as free:
+        if free:
+            mark.unlink(missing_ok=True)
+
+
 @contextmanager
 def alone(entry: Path) -> Iterator[bool]:
     """Yield whether nobody uses ``entry``; then nobody begins to before the block ends."""

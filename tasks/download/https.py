@@ -27,6 +27,7 @@ from tasks.errors import (
     WeightsError,
 )
 from tasks.secrets import revealed
+from tasks.use import in_use
 
 PIECE = 1 << 20  # bytes read at a time
 # RFC 9110 section 15 and RFC 6585: the server says that a later try may go well
@@ -117,7 +118,7 @@ def _save(
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with in_use([Path(name)]), os.fdopen(handle, "wb") as file:
             found = _stream(response, file, address, error)
             os.fsync(file.fileno())
         if not found.startswith(sha256):

@@ -31,6 +31,7 @@ from tasks.index import ImageRecord, count_labels
 from tasks.preprocess.splits import SPLITS
 from tasks.retry import with_retries
 from tasks.splitvalues import Shard, ShardIndex, SplitName
+from tasks.use import in_use
 from tasks.words import printable
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,10 @@ def write_shards(
     chosen = choose_images(config, seed, raw)
     with disk_errors(str(cache)):
         cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache) as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache) as scratch,
+        in_use([Path(scratch)]),
+    ):
         index = _write(target, chosen, seed, raw.root, packing, Path(scratch))
     content = index.model_dump_json(indent=1).encode()
     target.finish(index, content)

@@ -8,12 +8,15 @@ import shutil
 import time
 from pathlib import Path
 
+from tasks.artifacts import disk_errors
 from tasks.errors import ResourceError
+from tasks.use import alone
 
 log = logging.getLogger(__name__)
 
 MOST = 20_000_000_000  # bytes of all caches together
-_ABANDONED = 24 * 3600.0  # s; a half-written cache of that age belongs to a process that was killed
+# s; a half-written cache of that age, and not in use, belongs to a process that was killed
+_ABANDONED = 24 * 3600.0
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -26,16 +29,16 @@ def free_bytes(folder: Path) -> int:
 def make_room(folder: Path, need: int) -> None:
     """Remove the caches in ``folder`` that were not used for longest, to keep within ``MOST``.
 
-    On POSIX a process that has mapped a cache keeps it. Raises ``ResourceError`` when the disk has
+    One that is being read or written stays. Raises ``ResourceError`` when the disk has
     not ``need`` bytes even then.
     """
     sizes = {path: _size(path) for path in _caches(folder)}
     for path in sorted(sizes, key=_last_use):
         if sum(sizes.values()) + need <= MOST:
             break
-        log.info("removing the cached features %s: not used for longest", path.name[:12])
-        shutil.rmtree(path, ignore_errors=True)
-        del sizes[path]
+        if _gone(path):
+            log.info("removed the cached features %s: not used for longest", path.name[:12])
+            del sizes[path]
     free = free_bytes(folder)
     if need > free:
         raise ResourceError(
@@ -51,8 +54,16 @@ def _caches(folder: Path) -> list[Path]:
     found = [path for path in folder.iterdir() if path.is_dir()]
     for path in found:
         if path.name.startswith(".") and time.time() - _last_use(path) > _ABANDONED:
-            shutil.rmtree(path, ignore_errors=True)
+            _gone(path)
     return [path for path in found if _KEY.fullmatch(path.name)]
+
+
+def _gone(path: Path) -> bool:
+    """Remove a cache unless somebody uses it; say whether it is gone."""
+    with disk_errors(str(path)), alone(path) as free:
+        if free:
+            shutil.rmtree(path, ignore_errors=True)
+    return free
 
 
 def _size(folder: Path) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +30,7 @@ from tasks.finetune.feature_pass import FeaturePass, evaluation_view, training_v
 from tasks.finetune.feature_worth import worth_caching
 from tasks.finetune.tracing import modes_kept
 from tasks.preprocess.batches import read_labels
+from tasks.use import in_use
 from tasks.values import PreparedDataset, StreamedSplit
 
 __all__ = ["CachedFeatures", "FeatureRequest", "PackedFeatures", "cache_features", "worth_caching"]
@@ -59,21 +58,20 @@ def cache_features(
     """
     origin = origin_digest(cut, prepared)
     target = folder / cache_key(origin, request)
-    stored = load_whole(target)
-    if stored is None:
-        if target.exists():
-            log.warning("the cached features in %s are damaged: making them anew", target)
-            shutil.rmtree(target)
-        make_room(folder, bytes_needed(cut, prepared, request.recipe, request.precision))
-        with folder_atomic(target) as scratch:
-            stored = _compute(cut, prepared, request, scratch, origin)
-    else:
-        log.info("features: %s images from the cache", f"{stored.train.n + stored.val.n:,}")
-        with suppress(FileNotFoundError):  # removed by another run, whose files stay mapped here
-            os.utime(target)  # used now, so removed last
-    return CachedFeatures(
-        PackedFeatures(target, "train", stored.train), PackedFeatures(target, "val", stored.val)
-    )
+    with in_use([target]):  # until its files are mapped, and so kept by the system
+        stored = load_whole(target)
+        if stored is None:
+            if target.exists():
+                log.warning("the cached features in %s are damaged: making them anew", target)
+                shutil.rmtree(target)
+            make_room(folder, bytes_needed(cut, prepared, request.recipe, request.precision))
+            with folder_atomic(target) as scratch:
+                stored = _compute(cut, prepared, request, scratch, origin)
+        else:
+            log.info("features: %s images from the cache", f"{stored.train.n + stored.val.n:,}")
+        return CachedFeatures(
+            PackedFeatures(target, "train", stored.train), PackedFeatures(target, "val", stored.val)
+        )
 
 
 def _compute(

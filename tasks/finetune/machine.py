@@ -50,5 +50,5 @@ def _model_name() -> str:
 def _libraries(on_gpu: bool) -> str:
     if not on_gpu:
         return f"torch {torch.__version__}"
-    cudnn = torch.backends.cudnn.version()
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # so in torch
     return f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {cudnn}"

@@ -33,20 +33,19 @@ _CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product; N
 def in_fixed_order(course: Course) -> Iterator[None]:
     """Have torch add in a fixed order in the block, and tell the course what it has no way for."""
     os.environ.setdefault(*_CUBLAS)
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-    )
+    settings: Any = torch.utils.deterministic  # has a property that torch's types do not know
+    on = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     # it finds faults in programs that read what they never wrote, and takes time
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    settings.fill_uninitialized_memory = False
     try:
         with _heard(course):
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = before[2]
+        torch.use_deterministic_algorithms(on, warn_only=warn_only)
+        settings.fill_uninitialized_memory = filled
 
 
 @contextmanager
@@ -56,10 +55,10 @@ def _heard(course: Course) -> Iterator[None]:
         shown = warnings.showwarning
         warnings.filterwarnings("always", message=_WARNED.pattern)
 
-        def hear(message: Warning | str, *where: Any) -> None:  # noqa: ANN401 - as warnings has it
+        def hear(message: Warning | str, *where: Any, **more: Any) -> None:  # noqa: ANN401 - as it is
             found = _WARNED.match(str(message))
             if found is None:
-                shown(message, *where)
+                shown(message, *where, **more)
             else:
                 course.vary(f"{found['name'] or 'cuBLAS'} adds in no fixed order on this device")
 

@@ -22,6 +22,7 @@ from tasks.finetune.roll import Roll, host_of, title
 from tasks.finetune.trouble import as_error, as_words
 from tasks.finetune.worker import DONE, OVER, Job
 from tasks.public import public_config, without_secrets
+from tasks.use import in_use, sweep_mark
 from tasks.values import Backbone
 
 READY, GO, YES, NO = "ready", "go", "yes", "no"
@@ -94,7 +95,8 @@ def _token(cache: Path) -> Iterator[Path]:
     path = cache / f"{_MARK}{uuid.uuid4().hex}"
     write_atomic(path, path.name.encode())
     try:
-        yield path
+        with in_use([path]):
+            yield path
     finally:
         path.unlink(missing_ok=True)
 
@@ -107,7 +109,7 @@ def _sweep(cache: Path) -> None:
     for path in cache.glob(f"{_MARK}*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _MARK_SECONDS:
-                path.unlink()
+                sweep_mark(path)
 
 
 def _wait_for_all(meeting: Meeting, session: Session) -> None:

@@ -26,6 +26,7 @@ from tasks.register.paired import enough_draws
 from tasks.register.registry import find_version
 from tasks.register.stored_exports import store_export
 from tasks.register.versions import TEST_DIGEST
+from tasks.use import in_use
 from tasks.values import Certainty, PreparedDataset, RegisteredModel, Value
 
 EXPORT_FILE = "export.json"
@@ -86,7 +87,11 @@ def export_version(
     with tracking_errors(f"reading {model.uri}"):
         version = find_version(client, model.uri)
     cache = cache_folder(config.output.cache)
-    with disk_errors(str(cache)), TemporaryDirectory(dir=cache, prefix=".export-") as scratch:
+    with (
+        disk_errors(str(cache)),
+        TemporaryDirectory(dir=cache, prefix=".export-") as scratch,
+        in_use([Path(scratch)]),
+    ):
         written = write_file(model, kind, Path(scratch), prepared.val, config.seed)
         scored = score_export(config, prepared, model, kind, written)
         named = {"size_mib": _mib(written.path), **figures(scored.report)}

@@ -21,6 +21,7 @@ from tasks.evaluate.comparison import Comparison, StrategyRow
 from tasks.public import public_config, without_secrets
 from tasks.register.client import connect, tracking_errors
 from tasks.register.facts import finite_metrics, run_tags
+from tasks.register.moments import end_run
 from tasks.register.processes import take_over
 from tasks.register.tracking import closing, find_experiment
 from tasks.retry import with_retries
@@ -167,7 +168,7 @@ def _finished_cells(client: MlflowClient, experiment: str, run_id: str) -> froze
         runs = _cells_of(client, experiment, run_id)
         for run in runs:
             if run.info.status == "RUNNING":
-                client.set_terminated(run.info.run_id, "KILLED")
+                end_run(client, run.info.run_id, "KILLED")
     return _whole(runs)
 
 

@@ -13,6 +13,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from tasks.register.client import connect, tracking_errors
+from tasks.register.moments import end_run
 from tasks.register.processes import FLOW_RUN_TAG, PROCESS_TAG, is_gone
 from tasks.register.searches import SEARCH
 
@@ -74,7 +75,7 @@ def close_open(run_id: str, why: str) -> bool:
         if client.get_run(run_id).info.status != "RUNNING":
             return False
         client.set_tag(run_id, "graft.error", why)
-        client.set_terminated(run_id, "KILLED")
+        end_run(client, run_id, "KILLED")
     return True
 
 

@@ -18,6 +18,7 @@ from tasks.configfile import dump_config
 from tasks.public import public_config
 from tasks.register.client import connect, tracking_errors
 from tasks.register.facts import finite_metrics, run_tags
+from tasks.register.moments import end_run
 from tasks.register.nested import runs_with
 from tasks.register.processes import take_over
 from tasks.register.registry import NOTHING_THERE
@@ -53,7 +54,7 @@ class SearchRun:
             for run in runs_with(self._client, self._experiment, MLFLOW_PARENT_RUN_ID, self.run_id):
                 if run.data.tags.get(TRIAL) in wanted and run.info.status == "RUNNING":
                     self._client.set_tag(run.info.run_id, "graft.error", why)
-                    self._client.set_terminated(run.info.run_id, "KILLED")
+                    end_run(self._client, run.info.run_id, "KILLED")
 
     def report(self, figures: Mapping[str, float], best: RunConfig, files: Sequence[Path]) -> None:
         """Log the figures of a search, its best config without secrets, and the report's files."""

@@ -17,6 +17,7 @@ from tasks.errors import TrackingError
 from tasks.register.client import named_store, tracking_uri
 from tasks.register.files import check_file, check_files
 from tasks.register.hosts import VARIABLE, refused_host
+from tasks.use import in_use
 
 IN_PLACE = ("", "file")  # schemes of an address that is a folder here
 
@@ -35,7 +36,10 @@ def checked_files(version: ModelVersion, scratch: Path | None = None) -> Iterato
             f"Version {version.version} of {version.name} is {version.status}, not ready.\n"
             "Wait until it is, or register the model again."
         )
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".version-") as room:
+    with (
+        tempfile.TemporaryDirectory(dir=scratch, prefix=".version-") as room,
+        in_use([Path(room)]),
+    ):
         here = _folder_here(version)
         folder = here or _downloaded(version, "", Path(room))
         check_files(version, folder, in_place=here is not None)

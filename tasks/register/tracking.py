@@ -6,7 +6,6 @@ So any thread or Prefect task that holds the tracker can write to the same run.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +33,7 @@ from tasks.register.facts import (
     training_values,
 )
 from tasks.register.machine import system_metrics
+from tasks.register.moments import end_run, now_after
 from tasks.retry import with_retries
 from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset
 
@@ -60,6 +60,7 @@ class RunTracker:
         self._config = config
         self._waiting: dict[tuple[str, int], Metric] = {}  # by name and step
         self._sent: dict[tuple[str, int], float] = {}
+        self._last = 0  # ms since 1970, of what was sent last
 
     def step(self, progress: StepProgress) -> None:
         """Log nothing: a line a step is too much."""
@@ -131,6 +132,7 @@ class RunTracker:
         """
         in_order = sorted(sent, key=lambda m: m.timestamp)
         self._sent |= {(m.key, m.step): m.value for m in in_order}
+        self._last = max([self._last, *(m.timestamp for m in in_order)])
 
     def _files(self, folder: Path) -> None:
         """Store what is in a run folder, but for what only a run that is not done needs."""
@@ -146,7 +148,8 @@ class RunTracker:
     def _metrics(
         self, values: Mapping[str, float], step: int, about: Iterable[RunTag] = ()
     ) -> None:
-        metrics, odd = finite_metrics(values, int(time.time() * 1000), step)
+        self._last = now_after(self._last)
+        metrics, odd = finite_metrics(values, self._last, step)
         anew = any(is_another(metric, self._sent) for metric in metrics)
         for metric in metrics:
             if anew or (metric.key, metric.step) not in self._sent:
@@ -246,4 +249,4 @@ def _abandon(client: MlflowClient, run_id: str, error: BaseException) -> None:
 
 def _close(client: MlflowClient, run_id: str, status: str) -> None:
     with tracking_errors("closing the run"):
-        client.set_terminated(run_id, status)
+        end_run(client, run_id, status)
