@@ -133,8 +133,8 @@ def folder_atomic(target: Path) -> Iterator[Path]:
 
     On any error, Ctrl-C included, the scratch folder is removed and ``target`` is as it was. When
     another process made ``target`` meanwhile, theirs stays: content-addressed folders are equal.
-    The scratch folder counts as in use: whoever cleans up need not go by its age, which a clock that
-    is set tells wrongly.
+    The scratch folder counts as in use: whoever cleans up need not go by its age alone, which a
+    clock that is set tells wrongly.
     """
     from tasks.use import in_use  # which writes nothing itself, and knows this module
 

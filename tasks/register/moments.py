@@ -1,4 +1,4 @@
-"""When something happened, as MLflow keeps it: in an order that a clock which is set cannot turn."""
+"""When something happened, as MLflow keeps it: in an order that no clock which is set can turn."""
 
 from __future__ import annotations
 

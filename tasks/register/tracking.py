@@ -111,12 +111,12 @@ class RunTracker:
 
         Safe to call again after a fault: nothing is logged twice.
         """
-        self._metrics(final_values(model, report), model.chosen_epoch, repeat_tags(model))
+        self._metrics(final_values(model, report), model.chosen_epoch, *repeat_tags(model))
         self._files(model.folder)
 
     def trained(self, model: FineTunedModel) -> None:
         """Log what training came to, and its files: all there is where no test image is scored."""
-        self._metrics(training_values(model), model.chosen_epoch, repeat_tags(model))
+        self._metrics(training_values(model), model.chosen_epoch, *repeat_tags(model))
         self._files(model.folder)
 
     def tag(self, key: str, value: str) -> None:
@@ -145,9 +145,7 @@ class RunTracker:
                 else:
                     self._client.log_artifact(self.run_id, str(path))
 
-    def _metrics(
-        self, values: Mapping[str, float], step: int, about: Iterable[RunTag] = ()
-    ) -> None:
+    def _metrics(self, values: Mapping[str, float], step: int, *about: RunTag) -> None:
         self._last = now_after(self._last)
         metrics, odd = finite_metrics(values, self._last, step)
         anew = any(is_another(metric, self._sent) for metric in metrics)

@@ -78,4 +78,4 @@ if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     last_first = reversed(CASES.items())
     models = {name: trained(case, given, Path(name)) for name, case in last_first}
-    print(json.dumps({name: model.sha256 for name, model in models.items()}))  # noqa: T201
+    print(json.dumps({name: model.sha256 for name, model in models.items()}))
