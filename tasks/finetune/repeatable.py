@@ -21,10 +21,11 @@ from tasks.finetune.machine import this_machine
 from tasks.finetune.ranks import world
 from tasks.measures import Repeatability
 
-# torch's own words, of an operation and of cuBLAS
+# torch's own words
 _WARNED = re.compile(
-    r"(?P<name>.+?) (?:does not have a deterministic implementation|defaults to a non-deterministic"
-    r"|is not deterministic)|(?P<blas>Deterministic behavior was enabled with either)"
+    r"Deterministic behavior was enabled with either"  # of cuBLAS, without its workspace
+    r"|(?P<name>.+?) (?:does not have a deterministic implementation"
+    r"|defaults to a non-deterministic|is not deterministic)"
 )
 _CUBLAS = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product; NVIDIA's own advice
 
