@@ -1,8 +1,8 @@
 """How far a training is, as a nest of tensors and plain values, and a training put back there.
 
-It is taken when an epoch is over. What the phases before have left is in the weights; what can be
+It is taken between two optimiser steps, or when an epoch is over. What the phases before have left is in the weights; what can be
 made again from config and pretrained weights (frozen parts, penalties, cached features) is made
-again. Everything else that decides the epochs to come is here.
+again. Everything else that decides the steps to come is here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tasks.finetune.chosen import Outcome
 from tasks.finetune.course import Course
 from tasks.finetune.feed import Feed
 from tasks.finetune.keeper import Keeper
+from tasks.finetune.lap import Lap, go_on_with
 from tasks.finetune.progress import EpochRecord
 from tasks.finetune.randomness import read_randomness, set_randomness
 from tasks.finetune.start import Training
@@ -28,8 +29,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def snapshot(training: Training, motion: Motion, feed: Feed, phase: int, epochs: int) -> Tree:
-    """Return how far a job is after so many ``epochs`` of its training's ``phase`` (from 1)."""
+def snapshot(
+    training: Training, motion: Motion, feed: Feed, phase: int, epochs: int, lap: Lap | None
+) -> Tree:
+    """Return how far a job is after so many ``epochs`` of its training's ``phase`` (from 1).
+
+    ``lap`` is the epoch after them, where that has begun.
+    """
     course = training.course
     optimizer, schedule = motion
     return {
@@ -39,6 +45,7 @@ def snapshot(training: Training, motion: Motion, feed: Feed, phase: int, epochs:
         "seconds": course.seconds,
         "phase": phase,
         "epochs": epochs,
+        "lap": None if lap is None else lap.as_tree(),
         "cached": feed.cached is not None,
         "network": training.network.state_dict(),
         "ema": None if training.ema is None else training.ema.as_tree(),
@@ -64,7 +71,11 @@ def resume_course(course: Course, keeper: Keeper) -> None:
     course.notes[:] = point["notes"]
     course.members[:] = [Outcome(**member) for member in point["members"]]
     course.seconds_before = point["seconds"]
-    log.info("going on after epoch %d of %d", len(course.records), course.epochs)
+    done, lap = len(course.records), point["lap"]
+    if lap is None:
+        log.info("going on after epoch %d of %d", done, course.epochs)
+    else:
+        log.info("going on in epoch %d of %d after batch %d", done + 1, course.epochs, lap["batches"])
 
 
 def belongs(course: Course) -> dict[str, str]:
@@ -87,8 +98,13 @@ def restore_weights(training: Training, point: Tree) -> None:
     training.probed = point["probed"]
 
 
-def restore_motion(training: Training, motion: Motion, feed: Feed, point: Tree) -> int:
-    """Put back the rest, dice last; return how many epochs of the phase are done."""
+def restore_motion(
+    training: Training, motion: Motion, feed: Feed, point: Tree
+) -> tuple[int, Lap | None]:
+    """Put back the rest, dice last.
+
+    Returns how many epochs of the phase are done, and the one that is under way.
+    """
     optimizer, schedule = motion
     optimizer.load_state_dict(point["optimizer"])
     schedule.load_state_dict(point["schedule"])
@@ -101,4 +117,6 @@ def restore_motion(training: Training, motion: Motion, feed: Feed, point: Tree) 
         )
     device = training.course.device
     set_randomness(point["random"], device, orders=training.orders, views=training.views)
-    return int(point["epochs"])
+    tree = point["lap"]
+    lap = None if tree is None else go_on_with(tree, training.orders, device)
+    return int(point["epochs"]), lap

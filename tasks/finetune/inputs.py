@@ -59,8 +59,8 @@ class Inputs(ABC, Generic[Epoch]):
         """Return the images of one epoch, of all processes, in a new random order."""
 
     @abstractmethod
-    def _own(self, order: Epoch, device: torch.device) -> Iterator[Batch]:
-        """Yield this process's part of every batch of ``order``."""
+    def _own(self, order: Epoch, device: torch.device, skip: int) -> Iterator[Batch]:
+        """Yield this process's part of every batch of ``order`` after the first ``skip``."""
 
     @property
     def batches_an_epoch(self) -> int:
@@ -72,10 +72,15 @@ class Inputs(ABC, Generic[Epoch]):
         """How many times an epoch moves the optimiser."""
         return -(-self.batches_an_epoch // self._recipe.accumulate)
 
-    def batches(self, order: Epoch, device: torch.device) -> Iterator[tuple[Batch, Share]]:
-        """Yield this process's part of every batch of ``order``, with its share in the step."""
+    def batches(
+        self, order: Epoch, device: torch.device, skip: int = 0
+    ) -> Iterator[tuple[Batch, Share]]:
+        """Yield this process's part of every batch of ``order``, with its share in the step.
+
+        But for the first ``skip`` batches.
+        """
         batches = -(-len(order) // self._recipe.batch_size)
-        for number, batch in enumerate(self._own(order, device), start=1):
+        for number, batch in enumerate(self._own(order, device, skip), start=skip + 1):
             last = number % self._recipe.accumulate == 0 or number == batches
             images = self._step_images(number, len(order))
             yield batch, Share(len(batch[1]) * world() / images, last)
@@ -109,10 +114,11 @@ class RowInputs(Inputs[Order]):
         rest = usable % size
         return usable - rest if world() > 1 and rest < 2 * world() else usable
 
-    def _own(self, order: Order, device: torch.device) -> Iterator[Batch]:
+    def _own(self, order: Order, device: torch.device, skip: int) -> Iterator[Batch]:
         size, own = self._recipe.batch_size, rank()
-        starts = range(0, len(order), size)
-        local = np.concatenate([order[start : start + size][own :: world()] for start in starts])
+        starts = range(skip * size, len(order), size)
+        parts = [order[start : start + size][own :: world()] for start in starts]
+        local = np.concatenate(parts) if parts else order[:0]
         return self._packed.batches(local, size // world(), device)
 
 
@@ -132,8 +138,9 @@ class StreamInputs(Inputs[StreamOrder]):
         """How many images an epoch uses: of a last batch each process needs two."""
         return self._stream.images_an_epoch(self._recipe.batch_size, world())
 
-    def _own(self, order: StreamOrder, device: torch.device) -> Iterator[Batch]:
-        return self._stream.batches(order, rank(), self._recipe.batch_size // world(), device)
+    def _own(self, order: StreamOrder, device: torch.device, skip: int) -> Iterator[Batch]:
+        size = self._recipe.batch_size // world()
+        return self._stream.batches(order, rank(), size, device, skip)
 
 
 def make_inputs(source: Packed | StreamedImages, recipe: TrainingConfig) -> Inputs[Any]:

@@ -21,6 +21,7 @@ from tasks.unfinished import CHECKPOINT as NAME
 
 SPARED = 20.0  # times what a checkpoint took pass before the next: about a twentieth of the time
 GUESSED = 200e6  # bytes/s that a disk is taken to write before a checkpoint has been timed
+WITHIN = 60.0  # s since the last one, at the least, until one is due in the middle of an epoch
 # what changes the result where it changes; what else does is in the config's digest
 _DECIDES = ("data", "backbone", "teacher", "device", "precision")
 
@@ -36,7 +37,7 @@ class Keeper:
 
     def __init__(self, folder: Path, belongs: dict[str, str]) -> None:
         self._folder, self._belongs = folder, belongs
-        self._began = time.monotonic()
+        self._began = self._last = time.monotonic()
         self._ready: float | None = None  # when the next may be written; as ``_began``
         self._said = False  # that there is no room
         self._found = self._read()
@@ -46,22 +47,38 @@ class Keeper:
         found, self._found = self._found, None
         return found
 
+    @property
+    def is_due_within(self) -> bool:
+        """Tell whether an epoch has gone on for so long that its end is not waited for."""
+        now = time.monotonic()
+        return now - self._last >= WITHIN and (self._ready is None or now >= self._ready)
+
     def offer(self, snapshot: Callable[[], Tree]) -> None:
         """Write a checkpoint, unless too little was trained since the last for what it took.
 
-        Before the first, for what it is likely to take. One has several times the room of the
-        weights, which must be free twice: a disk that it filled would take no trained model. Where
-        that is not so, it is said, and the training goes on without.
+        Before the first, for what it is likely to take.
         """
         start = time.monotonic()
         if self._ready is not None and start < self._ready:
             return
-        tree = {"belongs": self._belongs, "state": snapshot()}
-        size = tree_bytes(tree)
+        state = snapshot()
         if self._ready is None:
-            self._ready = self._began + SPARED * size / GUESSED
+            self._ready = self._began + SPARED * tree_bytes(state) / GUESSED
         if start < self._ready:
             return
+        self.write(state)
+        self._last = time.monotonic()
+        self._ready = self._last + SPARED * (self._last - start)
+
+    def write(self, state: Tree) -> None:
+        """Write a checkpoint.
+
+        One has several times the room of the weights, which must be free twice: a disk that it
+        filled would take no trained model. Where that is not so, it is said, and the one before
+        stays.
+        """
+        tree = {"belongs": self._belongs, "state": state}
+        size = tree_bytes(tree)
         free = shutil.disk_usage(self._folder).free
         if free < 2 * size:
             self._warn(f"it takes {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free")
@@ -70,12 +87,10 @@ class Keeper:
             write_tree(self._folder, NAME, tree)
         except ResourceError as error:
             self._warn(str(error).partition("\n")[0])
-        now = time.monotonic()
-        self._ready = now + SPARED * (now - start)
 
     def _warn(self, problem: str) -> None:
         if not self._said:
-            log.warning("a stopped run would go on from an earlier epoch, if from any: %s", problem)
+            log.warning("a stopped run would go on from an earlier checkpoint, if from any: %s", problem)
         self._said = True
 
     def _read(self) -> Tree | None:

@@ -17,6 +17,7 @@ from tasks.errors import DivergedError, TrainingError
 from tasks.finetune.averaging import Ema
 from tasks.finetune.compiling import Forward
 from tasks.finetune.inputs import Epoch, Inputs, Share
+from tasks.finetune.lap import Lap
 from tasks.finetune.objective import Objective
 from tasks.finetune.ranks import summed, world
 from tasks.finetune.strategy import FrozenPart
@@ -108,39 +109,38 @@ def train_epoch(
     order: Epoch,
     epoch: int,
     after_batch: Callable[[int, int, float], None],
+    lap: Lap,
+    after_step: Callable[[Lap], None],
 ) -> EpochSums:
-    """Train on ``order`` once; ``after_batch`` gets (batch from 1, images done, seconds).
+    """Train on what of ``order`` is left after ``lap``, which keeps count.
 
+    ``after_batch`` gets (batch from 1, images done, seconds); ``after_step`` is called between two
+    moves of the optimiser, where ``lap`` and the trainer's parts are all there is of the epoch.
     Raises ``DivergedError`` when the loss is no longer finite.
     """
-    start = time.perf_counter()
+    start = time.perf_counter() - lap.seconds
     trainer.frozen.train_mode()
     trainer.forward.begin_epoch()
-    sums = torch.zeros(
-        2, device=trainer.device, dtype=torch.float64 if _is_exact(trainer) else None
-    )
     every = 1 if trainer.device.type == "cpu" else _CHECK_EVERY_STEPS
-    done = number = 0
-    for batch, share in inputs.batches(order, trainer.device):
+    for batch, share in inputs.batches(order, trainer.device, lap.batches):
         loss, right = trainer.step(batch, share)
-        sums += torch.stack((loss.to(sums.dtype), right.to(sums.dtype)))
-        done += len(batch[1]) * world()
-        number += 1
-        if number % every == 0:
-            _check_finite(sums, epoch, number, trainer.recipe)
-        after_batch(number, done, time.perf_counter() - start)
-    sums = summed(sums)
-    _check_finite(sums, epoch, number, trainer.recipe)
+        lap.sums += torch.stack((loss.to(lap.sums.dtype), right.to(lap.sums.dtype)))
+        lap.images += len(batch[1]) * world()
+        lap.batches += 1
+        if lap.batches % every == 0:
+            _check_finite(lap.sums, epoch, lap.batches, trainer.recipe)
+        lap.seconds = time.perf_counter() - start
+        after_batch(lap.batches, lap.images, lap.seconds)
+        if share.last and lap.images < len(order):
+            after_step(lap)
+    sums = summed(lap.sums)
+    _check_finite(sums, epoch, lap.batches, trainer.recipe)
     return EpochSums(
         loss=sums[0].item() / len(order),
         accuracy=sums[1].item() / len(order),
         images=len(order),
         seconds=time.perf_counter() - start,
     )
-
-
-def _is_exact(trainer: Trainer) -> bool:
-    return trainer.device.type != "mps"  # which has no float64
 
 
 def _check_finite(sums: Tensor, epoch: int, batch: int, recipe: TrainingConfig) -> None:

@@ -20,12 +20,14 @@ from tasks.finetune.compiling import Forward
 from tasks.finetune.course import Course, Pace
 from tasks.finetune.feed import Feed, make_feed, tell_left_out
 from tasks.finetune.inputs import Inputs, make_inputs
+from tasks.finetune.lap import Lap, begin_lap
 from tasks.finetune.loop import EpochSums, Trainer, train_epoch
 from tasks.finetune.objective import make_objective
 from tasks.finetune.optimizer import build_optimizer
 from tasks.finetune.phases import PROBE, Phase, check_warm_up, plan_phases
 from tasks.finetune.progress import EpochRecord
 from tasks.finetune.ranks import of_first, rank, world
+from tasks.finetune.saving import Saving
 from tasks.finetune.schedule import build_schedule
 from tasks.finetune.start import Training, start_training
 from tasks.finetune.tree_file import Tree
@@ -106,33 +108,46 @@ def build_motion(training: Training, inputs: Inputs[Any], phase: Phase) -> Motio
 
 def _run_phase(training: Training, stage: Stage, point: Tree | None) -> None:
     """Train a phase's epochs; those that are left, where it goes on at ``point``."""
-    course, recipe, feed = training.course, training.recipe, stage.feed
-    trainer = build_trainer(training, feed, stage.motion, stage.phase)
+    trainer = build_trainer(training, stage.feed, stage.motion, stage.phase)
     training.chosen.since = 0  # a phase has its own chance to get better
-    done = 0
+    done, lap = 0, None
     if point is not None:
-        done = restore_motion(training, stage.motion, feed, point)
-        if _is_stuck(training, stage.last):
+        done, lap = restore_motion(training, stage.motion, stage.feed, point)
+        if lap is None and _is_stuck(training, stage.last):
             return
-    for epoch in range(done, stage.phase.epochs):
-        start = time.perf_counter()
+    taken = partial(snapshot, training, stage.motion, stage.feed, stage.number)
+    saving = Saving(training.course.keeper, taken)
+    with saving.open():
+        for epoch in range(done, stage.phase.epochs):
+            _run_epoch(training, stage, trainer, epoch, lap, saving)
+            saving.after_epoch(epoch + 1, over=_is_over(training, stage, epoch))
+            lap = None
+            if _is_stuck(training, stage.last):
+                break
+
+
+def _run_epoch(
+    training: Training, stage: Stage, trainer: Trainer, epoch: int, lap: Lap | None, saving: Saving
+) -> None:
+    """Train and validate epoch number ``epoch`` (from 0) of a phase, of which ``lap`` is done."""
+    course, feed = training.course, stage.feed
+    if lap is None:
         rate = float(trainer.schedule.get_last_lr()[0])
-        inputs = make_inputs(feed.packed(epoch), recipe)
-        order = inputs.order(training.orders)
-        pace = Pace(course, len(order), inputs.batches_an_epoch)
-        number = len(course.records) + 1
-        sums = train_epoch(trainer, inputs, order, number, pace.after_batch)
-        if not course.records:  # said once
-            tell_left_out(feed)
+        lap = begin_lap(rate, training.orders, course.device)
+    start = time.perf_counter() - lap.seconds
+    inputs = make_inputs(feed.packed(epoch), training.recipe)
+    order = inputs.order(training.orders)
+    pace = Pace(course, len(order), inputs.batches_an_epoch)
+    number = len(course.records) + 1
+    after_step = partial(saving.after_step, epoch)
+    sums = train_epoch(trainer, inputs, order, number, pace.after_batch, lap, after_step)
+    if not course.records:  # said once
+        tell_left_out(feed)
+    with saving.validating(epoch, lap):
         validated = _validate(training, feed)
-        record = _record(course, rate, sums, validated, time.perf_counter() - start)
-        training.chosen.offer(training.state, record)
-        course.add(record)
-        if course.keeper is not None and not _is_over(training, stage, epoch):
-            place = (training, stage.motion, feed, stage.number, epoch + 1)
-            course.keeper.offer(partial(snapshot, *place))
-        if _is_stuck(training, stage.last):
-            break
+    record = _record(course, lap.rate, sums, validated, time.perf_counter() - start)
+    training.chosen.offer(training.state, record)
+    course.add(record)
 
 
 def build_trainer(training: Training, feed: Feed, motion: Motion, phase: Phase) -> Trainer:

@@ -74,9 +74,12 @@ class StreamedImages:
         return deal([shard.images for shard in self._shards], images, processes, generator)
 
     def batches(
-        self, order: StreamOrder, own: int, batch_size: int, device: torch.device
+        self, order: StreamOrder, own: int, batch_size: int, device: torch.device, skip: int = 0
     ) -> Iterator[Batch]:
         """Yield process ``own``'s images in batches on ``device``, reading one ahead in a thread.
+
+        The images of the first ``skip`` batches are read past, and decoded only where a bad one is
+        left out: what comes after them depends on how many of them are.
 
         An image that cannot be used and is left out (``data.on_bad_image=skip``) is replaced by one
         that the process has had already, so that all processes have equally many batches. Raises
@@ -84,8 +87,9 @@ class StreamedImages:
         replace the others once, and as ``read_samples`` does.
         """
         pin = device.type == "cuda"
-        rows, sizes = self._rows(order, own), _sizes(order.images, batch_size)
-        return moved(one_ahead(sizes, lambda size: _batch(rows, size, pin)), device)
+        sizes = _sizes(order.images, batch_size)
+        rows = self._rows(order, own, sum(sizes[:skip]))
+        return moved(one_ahead(sizes[skip:], lambda size: _batch(rows, size, pin)), device)
 
     def first(
         self, most: int, batch_size: int, generator: torch.Generator, device: torch.device
@@ -99,12 +103,14 @@ class StreamedImages:
         order = replace(order, images=min(most, self._split.n))
         return self.batches(order, 0, batch_size, device)
 
-    def _rows(self, order: StreamOrder, own: int) -> Iterator[Row]:
+    def _rows(self, order: StreamOrder, own: int, skip: int) -> Iterator[Row]:
         share = sum(piece.stop - piece.start for piece in order.parts[own])
-        self.left_out = used = taken = 0
+        self.left_out = 0
+        used = taken = skip if self._data.on_bad_image == "fail" else 0
         enough = Event()
         with closing(self._images(order, own, enough)) as images:
-            for each in decoded(images, order.images, self._view, decoding_threads()):
+            deque(islice(images, used), maxlen=0)
+            for each in decoded(images, order.images - used, self._view, decoding_threads()):
                 taken += 1
                 if not isinstance(each, Row):
                     self._leave_out(each, first=taken <= share)
@@ -113,7 +119,8 @@ class StreamedImages:
                 if used == order.images and taken <= share:  # beyond, all have been read already
                     enough.set()
                     deque(images, maxlen=0)
-                yield each
+                if used > skip:
+                    yield each
         if used < order.images:
             raise DataError(
                 f"Of {share:,} training images only {used // 2:,} can be used: {self.example}.\n"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,8 @@ from tasks.artifacts import sha256_file
 from tasks.finetune import keeper, train
 from tasks.finetune import training as training_module
 from tasks.finetune.checkpoint import belongs
-from tasks.unfinished import FOLDER
+from tasks.finetune.tree_file import read_tree
+from tasks.unfinished import CHECKPOINT, FOLDER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -28,11 +31,11 @@ def stopping(monkeypatch: pytest.MonkeyPatch):
     def stop_in(epoch: int) -> None:
         before = training_module.train_epoch
 
-        def interrupted(trainer, inputs, order, number, after_batch):
+        def interrupted(trainer, inputs, order, number, *rest):
             if number == epoch:
                 monkeypatch.setattr(training_module, "train_epoch", before)
                 raise KeyboardInterrupt
-            return before(trainer, inputs, order, number, after_batch)
+            return before(trainer, inputs, order, number, *rest)
 
         monkeypatch.setattr(training_module, "train_epoch", interrupted)
 
@@ -55,10 +58,20 @@ def tracked(name: str) -> list[tuple[str, list[int]]]:
     ]
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(workspace: Path, graft, stopping):
-    values = ("run", "good.yaml", "training.epochs=3", "training.augment=crop_flip", "seed=5")
-    whole = json.loads(graft(*values, "name=unbroken", "--json").out)["report"]["model_sha256"]
-    run = (*values, "name=broken")
+VALUES = ("run", "good.yaml", "training.epochs=3", "training.augment=crop_flip", "seed=5")
+
+
+@pytest.fixture
+def whole(workspace: Path, graft) -> str:
+    """Return the digest of what ``VALUES`` come to when nothing breaks the run off."""
+    if not folders("unbroken"):
+        assert graft(*VALUES, "name=unbroken").code == 0
+    (folder,) = folders("unbroken")
+    return sha256_file(folder / "model.safetensors")
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(workspace: Path, graft, stopping, whole):
+    run = (*VALUES, "name=broken")
     stopping(3)
     first = graft(*run)
     assert first.code == 130
@@ -79,6 +92,53 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(workspace: Path, graft, sto
     late = graft(*run, "--resume")
     assert late.code == 2
     assert "is finished: there is nothing to resume" in late.message
+
+
+_SLOW = """
+import os, sys, time
+from flows.cli import main
+from tasks.finetune.loop import Trainer
+
+def slow(trainer, *given, step=Trainer.step):
+    print("a step", file=sys.stderr, flush=True)
+    time.sleep(0.5)
+    return step(trainer, *given)
+
+Trainer.step = slow
+code = main(sys.argv[1:])
+sys.stderr.flush()
+os._exit(code)
+"""
+
+
+def test_sigterm_in_an_epoch_loses_no_step(workspace: Path, prefect_url: str, graft, whole):
+    """A process of its own, whose epochs of 4 steps take 2 s."""
+    run = (*VALUES, "name=terminated")
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW, *run],
+        env=os.environ | {"PREFECT_API_URL": prefect_url},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        steps = filter("a step\n".__eq__, process.stderr)
+        for _ in range(6):  # the second of the second epoch has begun
+            next(steps)
+        process.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        said = process.stderr.read()
+        code = process.wait()
+    assert (code, time.monotonic() - start < 10) == (143, True), said
+    assert said.endswith("name=terminated --resume goes on.\n"), said
+    assert tracked("terminated") == [("KILLED", [1])]
+    (folder,) = folders("terminated")
+    state = read_tree(folder / FOLDER, CHECKPOINT)["state"]
+    assert (len(state["records"]), state["lap"]["batches"]) == (1, 2)
+    again = graft(*run, "--resume")
+    assert again.code == 0, again.err
+    assert "going on in epoch 2 of 3 after batch 2" in again.err
+    assert tracked("terminated") == [("FINISHED", [1, 2, 3])]
+    assert sha256_file(folder / "model.safetensors") == whole
 
 
 def test_a_run_that_was_not_begun_is_not_resumed(workspace: Path, graft):

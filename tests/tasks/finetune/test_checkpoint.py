@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
+from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +13,18 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 
 from tasks.artifacts import sha256_file
 from tasks.errors import ConfigError, TrainingError
 from tasks.finetune import keeper as keeper_module
-from tasks.finetune import mixing
+from tasks.finetune import mixing, start
 from tasks.finetune import training as training_module
+from tasks.finetune.lap import begin_lap
 from tasks.finetune.progress import EpochRecord
+from tasks.finetune.saving import Saving
 from tasks.finetune.train import finetune
+from tasks.finetune.tree_file import read_tree
 from tasks.recipe import Kind
 from tasks.values import FineTunedModel, RegisteredModel
 
@@ -28,15 +34,20 @@ class Stop(BaseException):
 
 
 class Stopper:
-    """A watcher that ends the process's work in the first step after ``epoch``."""
+    """A watcher that ends the process's work in the first step after ``epoch``.
 
-    def __init__(self, epoch: int | None = None) -> None:
-        self.epoch_to_stop = epoch
+    Or, an epoch and a batch given, by Ctrl-C in that batch, which is kept until its step is done.
+    """
+
+    def __init__(self, stop: int | tuple[int, int] | None = None) -> None:
+        self.stop = stop
         self.seen: list[int] = []
 
     def step(self, progress) -> None:
-        if self.epoch_to_stop is not None and progress.epoch > self.epoch_to_stop:
+        if isinstance(self.stop, int) and progress.epoch > self.stop:
             raise Stop
+        if self.stop == (progress.epoch, progress.step):
+            signal.raise_signal(signal.SIGINT)
 
     def epoch(self, record: EpochRecord) -> None:
         self.seen.append(record.epoch)
@@ -50,9 +61,9 @@ def every_epoch(monkeypatch):
 
 @pytest.fixture
 def runs(prepared, backbone, make_config, tmp_path: Path):
-    """Return what trains a config whole, and stopped after each epoch of ``stops`` in turn."""
+    """Return what trains a config whole, and stopped at each of ``stops`` in turn."""
 
-    def run(stops: tuple[int, ...], teacher=None, **sections):
+    def run(stops: tuple[int | tuple[int, int], ...], teacher=None, **sections):
         strategy = sections.pop("strategy")
         config = make_config(**sections)
         kind = type(config.strategy).model_validate(strategy)
@@ -66,13 +77,21 @@ def runs(prepared, backbone, make_config, tmp_path: Path):
         seen: list[int] = []
         for stop in (*stops, None):
             watcher = Stopper(stop)
-            torch.manual_seed(stop or 99)  # as another process would be
-            with suppress(Stop):
+            torch.manual_seed(99)  # as another process would be
+            with suppress(Stop, KeyboardInterrupt):
                 again = finetune(config, prepared, backbone, broken, watcher, teacher, kept)
             seen += watcher.seen
+            if isinstance(stop, tuple):
+                assert written(kept)[:2] == (len(seen), stop[1])
         return model, again, seen
 
     return run
+
+
+def written(kept: Path) -> tuple[int, int | None]:
+    """Return after how many epochs the last checkpoint is, and after which batch of the next."""
+    state = read_tree(kept, "checkpoint")["state"]
+    return len(state["records"]), None if state["lap"] is None else state["lap"]["batches"]
 
 
 def _fresh(folder: Path) -> Path:
@@ -96,26 +115,28 @@ def assert_same(model: FineTunedModel, again: FineTunedModel, seen: list[int]) -
 
 
 AUGMENTED = {"augment": "crop_flip", "policy": "trivial_augment", "mixup": 0.2}
+# an epoch has 3 batches; after the last one validation is what is stopped
 CASES = {
-    "full": ({"kind": "full"}, {"epochs": 4, "schedule": "cosine", **AUGMENTED}, (1, 3)),
-    "adamw": ({"kind": "full"}, {"epochs": 3, "optimizer": "adamw", "accumulate": 2}, (2,)),
-    "discriminative": ({"kind": "discriminative"}, {"epochs": 2}, (1,)),
-    "lora": ({"kind": "lora", "lora_rank": 2}, {"epochs": 3, "optimizer": "adamw"}, (1,)),
-    "one_cycle": ({"kind": "full"}, {"epochs": 3, "schedule": "one_cycle"}, (1,)),
-    "partial": ({"kind": "partial", "frozen_stages": 1}, {"epochs": 3}, (2,)),
-    "probe": ({"kind": "linear_probe"}, {"epochs": 4, "warmup_epochs": 1}, (1, 2)),
-    "unfreeze": ({"kind": "gradual_unfreeze"}, {"epochs": 5}, (1, 2, 4)),
-    "lp_ft": ({"kind": "lp_ft", "probe_epochs": 2}, {"epochs": 4}, (1, 2, 3)),
-    "wise_ft": ({"kind": "wise_ft", "probe_epochs": 1, "wise_ft": 0.5}, {"epochs": 3}, (1, 2)),
-    "ema": ({"kind": "ema", "ema_decay": 0.9}, {"epochs": 3, "schedule": "linear"}, (1,)),
-    "soup": ({"kind": "soup", "soup": 2}, {"epochs": 2}, (1, 2, 3)),
-    "l2_sp": ({"kind": "l2_sp", "l2_sp": 0.01}, {"epochs": 3}, (1,)),
-    "bfloat16": ({"kind": "full"}, {"epochs": 3, "precision": "bfloat16"}, (2,)),
-    "balanced": ({"kind": "scratch"}, {"epochs": 3, "balance": "sampler"}, (1,)),
+    "full": ({"kind": "full"}, {"epochs": 4, "schedule": "cosine", **AUGMENTED}, (1, (3, 2))),
+    "adamw": ({"kind": "full"}, {"epochs": 3, "optimizer": "adamw", "accumulate": 2}, ((2, 2),)),
+    "discriminative": ({"kind": "discriminative"}, {"epochs": 2}, (1, (2, 1))),
+    "lora": ({"kind": "lora", "lora_rank": 2}, {"epochs": 3, "optimizer": "adamw"}, ((1, 3),)),
+    "one_cycle": ({"kind": "full"}, {"epochs": 3, "schedule": "one_cycle"}, ((2, 1),)),
+    "partial": ({"kind": "partial", "frozen_stages": 1}, {"epochs": 3}, (2, (3, 2))),
+    "probe": ({"kind": "linear_probe"}, {"epochs": 4, "warmup_epochs": 1}, ((1, 2), 2)),
+    "unfreeze": ({"kind": "gradual_unfreeze"}, {"epochs": 5}, ((2, 3), 4, (5, 1))),
+    "lp_ft": ({"kind": "lp_ft", "probe_epochs": 2}, {"epochs": 4}, (1, (2, 1), (3, 2))),
+    "wise_ft": ({"kind": "wise_ft", "probe_epochs": 1, "wise_ft": 0.5}, {"epochs": 3}, (1, (3, 1))),
+    "ema": ({"kind": "ema", "ema_decay": 0.9}, {"epochs": 3, "schedule": "linear"}, ((2, 2),)),
+    "soup": ({"kind": "soup", "soup": 2}, {"epochs": 2}, ((1, 1), 2, (4, 2))),
+    "l2_sp": ({"kind": "l2_sp", "l2_sp": 0.01}, {"epochs": 3}, ((2, 2),)),
+    "bfloat16": ({"kind": "full"}, {"epochs": 3, "precision": "bfloat16"}, (2, (3, 1))),
+    "balanced": ({"kind": "scratch"}, {"epochs": 3, "balance": "sampler"}, ((2, 1),)),
+    "cutmix": ({"kind": "full"}, {"epochs": 2, "cutmix": 1.0, "random_erasing": 0.5}, ((2, 1), (2, 2))),
     "views": (
         {"kind": "linear_probe"},
         {"epochs": 3, "augment": "flip", "feature_views": 2},
-        (1, 2),
+        (1, (2, 2)),
     ),
 }
 
@@ -129,6 +150,68 @@ def test_no_strategy_is_left_out():
 def test_the_weights_are_those_of_an_unbroken_training(case, runs):
     strategy, training, stops = CASES[case]
     assert_same(*runs(stops, strategy=strategy, training=training))
+
+
+@pytest.mark.parametrize(
+    ("where", "place"),
+    [("_validate", (1, 3)), ("_record", (2, None))],
+    ids=["in validation", "at an epoch's end"],
+)
+def test_a_stop_out_of_the_steps_loses_none_of_them(where, place, runs, monkeypatch, tmp_path):
+    """Of the last epoch, whose end needs no checkpoint else: the next is over before it begins."""
+    calls, before = [], getattr(training_module, where)
+
+    def stopped_once(*given):
+        calls.append(given)
+        if len(calls) == 4:  # the unbroken training has two epochs
+            signal.raise_signal(signal.SIGINT)
+        return before(*given)
+
+    monkeypatch.setattr(training_module, where, stopped_once)
+    assert_same(*runs((9,), strategy={"kind": "full"}, training={"epochs": 2}))
+    assert written(tmp_path / "broken" / ".unfinished") == place
+
+
+def test_a_long_epoch_has_checkpoints_before_its_end(runs, monkeypatch, tmp_path):
+    """What is killed goes on from there: here it ends by an exception, without being asked."""
+    monkeypatch.setattr(keeper_module, "WITHIN", 0.0)
+    places = []
+
+    def step(self, progress) -> None:
+        if self.stop == 9 and (progress.epoch, progress.step) == (2, 3):
+            places.append(written(tmp_path / "broken" / ".unfinished"))
+            raise Stop
+
+    monkeypatch.setattr(Stopper, "step", step)
+    training = {"epochs": 2, "accumulate": 2, **AUGMENTED}
+    assert_same(*runs((9,), strategy={"kind": "full"}, training=training))
+    assert places == [(1, 2)]  # the optimiser moves at every other batch
+
+
+def test_a_loss_that_is_no_number_is_not_written(tmp_path):
+    keeper = keeper_module.Keeper(tmp_path, BELONGS)
+    saving = Saving(keeper, lambda epochs, lap: {"lap": lap.as_tree()})
+    lap = begin_lap(0.1, torch.Generator(), torch.device("cpu"))
+    for loss, there in ((torch.nan, False), (1.0, True)):
+        lap.sums[0] = loss
+        with pytest.raises(KeyboardInterrupt), saving.open():
+            signal.raise_signal(signal.SIGINT)
+            saving.after_step(0, lap)
+        assert (tmp_path / "checkpoint.json").exists() == there
+
+
+def test_muon_goes_on_as_if_it_had_not_been_stopped(runs, monkeypatch):
+    """Its network has what graft_tiny has not: a matrix below the head."""
+
+    def network(_, classes: int, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        named = {"stem": nn.Conv2d(3, 4, 4, 4), "flat": nn.Flatten(), "stage": nn.Linear(64, 8),
+                 "bend": nn.GELU(), "fc": nn.Linear(8, classes)}  # fmt: skip
+        return nn.Sequential(OrderedDict(named))
+
+    monkeypatch.setattr(start, "build_network", network)
+    training = {"epochs": 3, "optimizer": "muon", "schedule": "cosine"}
+    assert_same(*runs((1, (2, 3)), strategy={"kind": "full"}, training=training))
 
 
 def test_what_is_mixed_after_the_last_epoch_needs_no_epoch_again(runs, monkeypatch):
@@ -148,7 +231,7 @@ def test_what_is_mixed_after_the_last_epoch_needs_no_epoch_again(runs, monkeypat
 
 def test_a_training_that_stops_early_does_so_at_the_same_epoch(runs):
     training = {"epochs": 30, "early_stopping": 2, "learning_rate": 1e-6}
-    model, again, seen = runs((2,), strategy={"kind": "full"}, training=training)
+    model, again, seen = runs((2, (3, 1)), strategy={"kind": "full"}, training=training)
     assert model.epochs < 30
     assert_same(model, again, seen)
 

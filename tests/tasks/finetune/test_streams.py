@@ -23,6 +23,7 @@ from tasks.preprocess.stream import StreamedImages
 from tasks.pretrained.load import load_pretrained
 from tasks.recipe import TrainingConfig
 from tasks.values import FineTunedModel, InputSpec, PreparedDataset
+from tests.tasks.finetune.test_checkpoint import Stop, Stopper, written
 from tests.tasks.shard_folders import indexed, prepared_shards, samples, shard_folder, write_shard
 
 SPEC = InputSpec(resize=32, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear")
@@ -62,21 +63,6 @@ def test_it_learns_and_does_the_same_again(streamed, train):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-class Stop(BaseException):
-    pass
-
-
-class StopAfter(Nobody):
-    """A watcher that ends a training in its first step after an epoch."""
-
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-
-    def step(self, progress) -> None:
-        if progress.epoch > self._epochs:
-            raise Stop
-
-
 def test_a_training_on_a_stream_goes_on_as_if_it_had_not_been_stopped(
     data, streamed, make_config, tmp_path, monkeypatch
 ):
@@ -89,8 +75,10 @@ def test_a_training_on_a_stream_goes_on_as_if_it_had_not_been_stopped(
     folder = tmp_path / "run"
     whole = finetune(config, streamed, backbone, folder, Nobody())
     with pytest.raises(Stop):
-        finetune(config, streamed, backbone, folder, StopAfter(1), None, kept)
-    assert (kept / "checkpoint.json").is_file()
+        finetune(config, streamed, backbone, folder, Stopper(1), None, kept)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, streamed, backbone, folder, Stopper((2, 2)), None, kept)
+    assert written(kept) == (1, 2)
     torch.manual_seed(99)
     again = finetune(config, streamed, backbone, folder, Nobody(), None, kept)
     assert (again.sha256, again.epochs) == (whole.sha256, 3)

@@ -173,6 +173,20 @@ def test_bad_images_are_left_out_and_the_batches_stay_as_many(with_bad, spec, tm
     assert "train-00000" in images.example
 
 
+@pytest.mark.parametrize("policy", ["fail", "skip"])
+def test_an_epoch_that_is_gone_on_with_has_the_images_that_were_left(
+    with_bad, spec, tmp_path, policy
+):
+    data = with_bad({3} if policy == "skip" else set(), on_bad_image=policy)
+    images = streamed(prepared_shards(data, spec, tmp_path / "cache"), data)
+    (whole,) = epoch(images, 8)
+    for skip in (1, 5, len(whole)):
+        left = list(images.batches(images.order(8, 1, generator()), 0, 8, CPU, skip))
+        assert len(left) == len(whole) - skip
+        for ours, theirs in zip(left, whole[skip:], strict=True):
+            assert all(map(torch.equal, ours, theirs))
+
+
 def test_only_bad_images(with_bad, spec, tmp_path):
     data = with_bad(set(range(1, 20)), on_bad_image="skip")
     images = streamed(prepared_shards(data, spec, tmp_path / "cache"), data)
