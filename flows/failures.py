@@ -82,10 +82,12 @@ def _signal(error: BaseException) -> int | None:
 
 
 def how_to_go_on(error: BaseException) -> str | None:
-    """Return the last note on ``error``, or on a cause, of how a stopped run goes on."""
-    every = [note for cause in _causes(error) for note in getattr(cause, "__notes__", ())]
-    notes = [note.removeprefix(RESUME) for note in every if note.startswith(RESUME)]
-    return f"stopped; {notes[-1]}." if notes else None
+    """Return the last note on ``error``, or else on a cause, of how a stopped run goes on."""
+    for cause in _causes(error):  # of SIGTERM Prefect's exception is one, which was noted earlier
+        notes = [note for note in getattr(cause, "__notes__", ()) if note.startswith(RESUME)]
+        if notes:
+            return f"stopped; {notes[-1].removeprefix(RESUME)}."
+    return None
 
 
 def _shortage(error: BaseException) -> str | None:

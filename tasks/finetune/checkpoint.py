@@ -1,8 +1,8 @@
 """How far a training is, as a nest of tensors and plain values, and a training put back there.
 
-It is taken between two optimiser steps, or when an epoch is over. What the phases before have left is in the weights; what can be
-made again from config and pretrained weights (frozen parts, penalties, cached features) is made
-again. Everything else that decides the steps to come is here.
+It is taken between two optimiser steps, or when an epoch is over. What the phases before have left
+is in the weights; what can be made again from config and pretrained weights (frozen parts,
+penalties, cached features) is made again. Everything else that decides the steps to come is here.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ def resume_course(course: Course, keeper: Keeper) -> None:
     if lap is None:
         log.info("going on after epoch %d of %d", done, course.epochs)
     else:
-        log.info("going on in epoch %d of %d after batch %d", done + 1, course.epochs, lap["batches"])
+        log.info(
+            "going on in epoch %d of %d after batch %d", done + 1, course.epochs, lap["batches"]
+        )
 
 
 def belongs(course: Course) -> dict[str, str]:

@@ -90,7 +90,9 @@ class Keeper:
 
     def _warn(self, problem: str) -> None:
         if not self._said:
-            log.warning("a stopped run would go on from an earlier checkpoint, if from any: %s", problem)
+            log.warning(
+                "a stopped run would go on from an earlier checkpoint, if from any: %s", problem
+            )
         self._said = True
 
     def _read(self) -> Tree | None:

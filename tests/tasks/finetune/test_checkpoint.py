@@ -132,7 +132,11 @@ CASES = {
     "l2_sp": ({"kind": "l2_sp", "l2_sp": 0.01}, {"epochs": 3}, ((2, 2),)),
     "bfloat16": ({"kind": "full"}, {"epochs": 3, "precision": "bfloat16"}, (2, (3, 1))),
     "balanced": ({"kind": "scratch"}, {"epochs": 3, "balance": "sampler"}, ((2, 1),)),
-    "cutmix": ({"kind": "full"}, {"epochs": 2, "cutmix": 1.0, "random_erasing": 0.5}, ((2, 1), (2, 2))),
+    "cutmix": (
+        {"kind": "full"},
+        {"epochs": 2, "cutmix": 1.0, "random_erasing": 0.5},
+        ((2, 1), (2, 2)),
+    ),
     "views": (
         {"kind": "linear_probe"},
         {"epochs": 3, "augment": "flip", "feature_views": 2},
@@ -192,11 +196,16 @@ def test_a_loss_that_is_no_number_is_not_written(tmp_path):
     keeper = keeper_module.Keeper(tmp_path, BELONGS)
     saving = Saving(keeper, lambda epochs, lap: {"lap": lap.as_tree()})
     lap = begin_lap(0.1, torch.Generator(), torch.device("cpu"))
-    for loss, there in ((torch.nan, False), (1.0, True)):
-        lap.sums[0] = loss
-        with pytest.raises(KeyboardInterrupt), saving.open():
+
+    def stopped_here() -> None:
+        with saving.open():
             signal.raise_signal(signal.SIGINT)
             saving.after_step(0, lap)
+
+    for loss, there in ((torch.nan, False), (1.0, True)):
+        lap.sums[0] = loss
+        with pytest.raises(KeyboardInterrupt):
+            stopped_here()
         assert (tmp_path / "checkpoint.json").exists() == there
 
 
