@@ -19,7 +19,7 @@ from typing import Any
 
 GIVES_UP = 8.0  # s until a signal is let through wherever training is: the rest is for leaving
 _ONE_STOP = 1.0  # s in which what comes again is the same stop: uv passes on what it got as well
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)  # the last is Prefect's, for timeouts
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
 Handler = Callable[[int, FrameType | None], Any] | int
 
@@ -31,8 +31,9 @@ class _LetThroughError(KeyboardInterrupt):
 class Hold:
     """Keeps the first signal of its ``with`` block for ``let_go``; a later one is let through.
 
-    So is the first after ``GIVES_UP``. Signals that the process ignores stay ignored. Outside of
-    the main thread, which alone may change what signals do, nothing is kept.
+    So is the first after ``GIVES_UP``. Signals that the process ignores stay ignored, and an alarm
+    that is not Prefect's is left alone. Outside of the main thread, which alone may change what
+    signals do, nothing is kept.
     """
 
     def __init__(self) -> None:
@@ -49,16 +50,19 @@ class Hold:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 before = signal.getsignal(number)
-                if before is not None and before != signal.SIG_IGN:
+                kept = number != signal.SIGALRM or _is_of_prefect(before)
+                if kept and before is not None and before != signal.SIG_IGN:
                     self._before[number] = before
                     self._stand_in_for(before)
                     signal.signal(number, self._come)
             threading.Thread(target=self._watch, name="hold", daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._told.put(None)
         self._restore()
+        if kind is None:  # or the block ends already
+            self.let_go()
 
     def let_go(self) -> None:
         """Do what the signal that is kept would have done, which most often raises."""
@@ -93,6 +97,7 @@ class Hold:
             self.asked = number
             self.let_go()
         if self._open:
+            self._open = False  # once: what follows takes its time
             raise _LetThroughError
 
     def _watch(self) -> None:
@@ -123,7 +128,10 @@ class Hold:
         """
         module = sys.modules.get(str(getattr(handler, "__module__", "")))
         name = str(getattr(handler, "__name__", ""))
-        of_prefect = module is not None and module.__name__.partition(".")[0] == "prefect"
-        if module is not None and of_prefect and vars(module).get(name) is handler:
+        if module is not None and _is_of_prefect(handler) and vars(module).get(name) is handler:
             self._named.append((module, name, handler))
             setattr(module, name, self._come)
+
+
+def _is_of_prefect(handler: object) -> bool:
+    return str(getattr(handler, "__module__", "")).partition(".")[0] == "prefect"

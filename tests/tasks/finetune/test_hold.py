@@ -39,6 +39,10 @@ def test_a_signal_waits_until_it_is_let_go():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_signal_that_was_not_let_go_comes_at_the_end_of_the_block():
+    held(lambda _: send(signal.SIGINT))
+
+
 def test_who_asks_again_need_not_wait(monkeypatch):
     monkeypatch.setattr(module, "_ONE_STOP", 0.0)
 
