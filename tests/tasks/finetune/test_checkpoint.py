@@ -18,7 +18,7 @@ from torch import nn
 from tasks.artifacts import sha256_file
 from tasks.errors import ConfigError, TrainingError
 from tasks.finetune import keeper as keeper_module
-from tasks.finetune import mixing, start
+from tasks.finetune import hold, mixing, start
 from tasks.finetune import training as training_module
 from tasks.finetune.lap import begin_lap
 from tasks.finetune.progress import EpochRecord
@@ -55,8 +55,9 @@ class Stopper:
 
 @pytest.fixture(autouse=True)
 def every_epoch(monkeypatch):
-    """Write a checkpoint whatever it takes: these epochs take less."""
+    """Write a checkpoint whatever it takes: these epochs take less; so do steps, if not always."""
     monkeypatch.setattr(keeper_module, "SPARED", 0.0)
+    monkeypatch.setattr(hold, "GIVES_UP", 600.0)
 
 
 @pytest.fixture

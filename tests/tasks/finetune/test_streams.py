@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tasks.config import DataConfig, RunConfig
 from tasks.errors import ConfigError, DataError
 from tasks.finetune import inputs as module
-from tasks.finetune import keeper
+from tasks.finetune import hold, keeper
 from tasks.finetune.inputs import StreamInputs
 from tasks.finetune.losses import class_weights
 from tasks.finetune.lr_find import find_learning_rate
@@ -67,6 +67,7 @@ def test_a_training_on_a_stream_goes_on_as_if_it_had_not_been_stopped(
     data, streamed, make_config, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(keeper, "SPARED", 0.0)
+    monkeypatch.setattr(hold, "GIVES_UP", 600.0)  # a step takes long beside other work
     training = {"epochs": 3, "augment": "crop_flip"}
     config = make_config(data=data.model_dump(), training=training)
     backbone = load_pretrained(config, streamed.classes, None, tmp_path / "cache")
