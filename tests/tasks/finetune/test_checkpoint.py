@@ -17,8 +17,8 @@ from torch import nn
 
 from tasks.artifacts import sha256_file
 from tasks.errors import ConfigError, TrainingError
-from tasks.finetune import keeper as keeper_module
 from tasks.finetune import hold, mixing, start
+from tasks.finetune import keeper as keeper_module
 from tasks.finetune import training as training_module
 from tasks.finetune.lap import begin_lap
 from tasks.finetune.progress import EpochRecord

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from tasks.config import DataConfig, RunConfig
 from tasks.errors import ConfigError, DataError
-from tasks.finetune import inputs as module
 from tasks.finetune import hold, keeper
+from tasks.finetune import inputs as module
 from tasks.finetune.inputs import StreamInputs
 from tasks.finetune.losses import class_weights
 from tasks.finetune.lr_find import find_learning_rate
