@@ -1,8 +1,9 @@
 """Ctrl-C, SIGTERM and the end of a task's time, kept waiting until training can be gone on from.
 
 All three are exceptions that come between any two instructions. In the middle of an optimiser step
-they leave what no training can go on from as if nothing had been; in the middle of SQLAlchemy's
-work for MLflow they become an error of its own, and the training would not end at all.
+they leave what no training can go on from as if nothing had been. In the middle of SQLAlchemy's
+work for MLflow they become an error of its own, which ends no training; and where rich has just
+printed a line, it prints no further one.
 """
 
 from __future__ import annotations
