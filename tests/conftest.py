@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,19 @@ def pytest_runtest_setup() -> None:
     They hold a part of ``tasks``, which processes that a test starts would take for the whole.
     """
     sys.path[:] = IMPORT_PATH
+
+
+@pytest.fixture
+def own_alarm() -> Iterator[None]:
+    """Leave SIGALRM to Prefect, as it is out of tests.
+
+    While pytest-timeout has it, Prefect ends a task by an exception that a thread of its injects.
+    """
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    left = signal.setitimer(signal.ITIMER_REAL, 0)
+    yield
+    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, *left)
 
 
 @pytest.fixture(scope="session")

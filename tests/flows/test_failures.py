@@ -12,9 +12,9 @@ import torch
 from flows.failures import describe
 
 
-@pytest.mark.usefixtures("unchanged")
+@pytest.mark.usefixtures("unchanged", "own_alarm")
 def test_a_task_that_runs_out_of_time_is_named(workspace: Path, graft, monkeypatch):
-    """Prefect's timer is set to end when an epoch is over, however long that takes here."""
+    """Prefect's timer is made to end when an epoch is over, however long that takes here."""
     from tasks.finetune.training import _validate
 
     def in_time(*given):

@@ -129,6 +129,7 @@ def test_prefect_can_still_tell_a_cancelled_run_from_a_crashed_one():
     assert engine._prefect_sigterm_handler is own
 
 
+@pytest.mark.usefixtures("own_alarm")
 def test_a_task_out_of_time_ends_at_a_step_as_well():
     from prefect.utilities.timeout import timeout
 
