@@ -69,7 +69,7 @@ AREAS = {
         ),
     ),
     "resuming": (
-        _held("unfinished", "tasks/test_unfinished.py"),
+        _held("unfinished", "tasks/test_unfinished.py", "tasks/test_unfinished_folder.py"),
         _held("resuming", "tasks/test_resuming.py"),
         _held("finetune/tree_file", "tasks/finetune/test_tree_file.py"),
         _held("finetune/randomness", "tasks/finetune/test_randomness.py"),
