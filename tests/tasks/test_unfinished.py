@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks import unfinished
 from tasks.artifacts import sha256_bytes
 from tasks.errors import ConfigError, DivergedError, ResourceError, TrainingError
 from tasks.finetune.progress import EpochRecord
@@ -87,6 +88,7 @@ def test_files_out_of_the_folder_are_refused(place: Place, tmp_path: Path, name:
     """They would be removed on an error, or sent to MLflow."""
     (tmp_path / "precious").mkdir()
     place.keep_model(model_in(place.folder, **{name: tmp_path / "precious"}))
+    assert refused(place.model).startswith(f"{place.inner / 'model.json'} cannot be gone on from")
     assert f"not in {place.folder}" in refused(place.model)
     place.keep_model(model_in(place.folder, **{name: place.folder / ".." / "precious"}))
     assert f"not in {place.folder}" in refused(place.model)
@@ -95,18 +97,21 @@ def test_files_out_of_the_folder_are_refused(place: Place, tmp_path: Path, name:
 def test_what_cannot_be_read_is_said_in_two_lines(place: Place):
     for content in (b"{", b"[]", b"\xff"):
         (place.inner / "model.json").write_bytes(content)
-        assert "model.json cannot be gone on from" in refused(place.model)
+        assert f"{place.inner / 'model.json'} cannot be gone on from: " in refused(place.model)
+        assert "None" not in refused(place.model)
         (place.inner / "report.json").write_bytes(content)
         assert "report.json cannot be gone on from" in refused(place.report)
         (place.folder / "history.jsonl").write_bytes(content + b"\n")
         assert "history.jsonl cannot be gone on from" in refused(place.records)
+        assert "None" not in refused(place.records)
 
 
 def test_weights_that_are_others_or_gone_are_refused(place: Place):
     (place.folder / "model.safetensors").write_bytes(b"others")
-    assert "not what training wrote" in refused(place.model)
+    start = f"{place.folder / 'model.safetensors'} cannot be gone on from: "
+    assert refused(place.model) == f"{start}it is not what training wrote."
     (place.folder / "model.safetensors").unlink()
-    assert "No such file" in refused(place.model)
+    assert refused(place.model).startswith(f"{start}[Errno 2] No such file")
     assert (place.folder / FOLDER).is_dir()
 
 
@@ -119,7 +124,7 @@ def test_a_trained_model_needs_no_checkpoint_and_says_which_epoch_is_kept(place:
         assert place.model().chosen_epoch == 3
     (record,) = caplog.records
     assert record.message == "the training was over: epoch 3 is kept"
-    assert record.room == "finetune"
+    assert (record.name, record.room) == ("tasks.unfinished", "finetune")
 
 
 def test_nothing_is_given_back_where_nothing_was_kept(tmp_path: Path):
@@ -167,10 +172,12 @@ def test_the_epochs_are_those_of_the_history(place: Place):
     assert "history.jsonl cannot be gone on from" in refused(place.records)
 
 
-def test_a_long_reason_is_cut_and_loses_its_lines(place: Place):
-    (place.inner / "model.json").write_bytes(b"[" + b"1," * 400)
-    with pytest.raises(TrainingError) as caught:
-        place.model()
-    words = str(caught.value).splitlines()[0].partition("cannot be gone on from: ")[2]
-    assert 100 < len(words) <= 201
-    assert not words.endswith("..")
+def test_a_reason_is_of_one_line_and_not_long():
+    advice = "Run again without --resume."
+    for why, words in (
+        ("a  b\nc..", "a b c"),
+        ("X" * 300, "X" * 200),
+        ("X" * 199 + ".X", "X" * 199),
+    ):
+        message = f"file cannot be gone on from: {words}.\n{advice}"
+        assert str(unfinished._unusable(Path("file"), why)) == message

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.evaluate.score import Scores
 from tasks.evaluationconfig import PromotionConfig
-from tasks.register.gate import Contender, Unscorable, class_obstacle, decide, obstacle
+from tasks.register.gate import Contender, Unscorable, Verdict, class_obstacle, decide, obstacle
 from tasks.register.paired import enough_draws
 from tasks.register.reasons import LONGEST_TAG, fitting
 
@@ -383,6 +383,14 @@ def test_reasons_are_as_many_as_a_tag_holds():
     assert found[-1] == f"And {1001 - len(found)} more."
     assert found[:-1] == lines[: len(found) - 1]
     assert fitting(lines[:9]) == lines[:9]
+
+
+def test_of_a_contender_nothing_is_taken_for_granted():
+    everything = (False, (), None, {}, "", None, 0, 0, True)
+    assert Contender(1, CLASSES) == Contender(1, CLASSES, *everything)
+    assert Verdict(True, ()) == Verdict(True, (), (), None)
+    assert CHAMPION.title == "the champion (version 1)"
+    assert replace(CHAMPION, is_champion=False).title == "version 1"
 
 
 def test_what_differs_between_label_sets_is_named():
