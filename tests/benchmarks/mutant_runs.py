@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import math
 import os
 import resource
 import shutil
@@ -23,11 +24,12 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[2]
 OWN = ("tasks", "flows", "tests", "conftest")  # what every fork imports anew
 ROOM = 12 * 2**30  # bytes of memory that a mutant may ask for
-SLACK = 5.0  # seconds beside a multiple of what the tests take
+SLACK = 5.0  # seconds of a processor beside a multiple of what the tests take
+PATIENCE = 60.0  # seconds of doing nothing; a mutant may wait for ever
 
 
 class Outcome(NamedTuple):
-    """How the tests ended: 0 passed, 1 failed, -9 out of time, ...; and what it took."""
+    """How the tests ended: 0 passed, 1 failed, -24 and -9 out of time, ...; and what it took."""
 
     status: int
     seconds: float  # of the clock
@@ -81,12 +83,12 @@ class Bench:
         pid = os.fork()
         if pid == 0:
             self._in_child(tests, clean, imported)
-        limit = None if clean is None else start + 20 * clean.seconds + 60
+        limit = math.inf if clean is None else 10 * clean.work + PATIENCE
         while True:
             done, status, used = os.wait4(pid, os.WNOHANG)
-            if done or (limit is not None and time.monotonic() > limit):
+            if done or time.monotonic() - start - _kept_waiting(pid) > limit:
                 break
-            time.sleep(0.01)
+            time.sleep(0.02)
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # with what it has started
         if not done:
@@ -115,7 +117,7 @@ class Bench:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if clean is not None:
             seconds = int(4 * clean.work + SLACK)
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
             resource.setrlimit(resource.RLIMIT_DATA, (ROOM, ROOM))
         os.chdir(self.folder)
         os.environ["PYTHONPATH"] = str(self.folder)
@@ -126,6 +128,14 @@ class Bench:
         sys.path[:] = [str(self.folder), *(path for path in sys.path if path not in elsewhere)]
         for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
             del sys.modules[name]
+
+
+def _kept_waiting(pid: int) -> float:
+    """Return the seconds that a process would have run, had others not had the processor."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):  # it is gone, or the system does not count them
+        return 0.0
 
 
 def _pytest(tests: tuple[str, ...]) -> int:

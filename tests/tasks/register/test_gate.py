@@ -121,7 +121,10 @@ TABLE = [
     Case(
         "another test set than the champion was registered with",
         True,
-        remarks=("Better", "registered with another test set: it was scored again"),
+        remarks=(
+            "Better",
+            "The champion (version 1) was registered with another test set: it was scored ",
+        ),
         champion=replace(CHAMPION, registered_digest="yesterday"),
     ),
     Case(
@@ -137,6 +140,16 @@ TABLE = [
         ("not scored on the same test images",),
         champion=replace(CHAMPION, images=(*CHAMPION.images[1:], "another")),
         compared=False,
+    ),
+    *(
+        Case(
+            f"no scores of {name}",
+            False,
+            ("not scored on the same test images",),
+            compared=False,
+            **{name: replace(one, scores=None)},
+        )
+        for name, one in (("challenger", GOOD), ("champion", CHAMPION))
     ),
     Case(
         "a champion that cannot be scored",
@@ -197,7 +210,10 @@ TABLE = [
     Case(
         "a champion that learned from test images, and loses",
         True,
-        remarks=("Better", "learned from 3 of the 40 test images, which flatters it: this model"),
+        remarks=(
+            "Better",
+            "The champion (version 1) learned from 3 of the 40 test images, which flatters it:",
+        ),
         champion=replace(CHAMPION, seen=3),
     ),
     Case(
@@ -210,7 +226,7 @@ TABLE = [
     Case(
         "a champion that does not say what it learned from",
         True,
-        remarks=("Better", "does not say which images it learned from"),
+        remarks=("Better", "The champion (version 1) does not say which images it learned from"),
         champion=replace(CHAMPION, seen=None),
     ),
     Case(
