@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from tasks.artifacts import sha256_bytes, sha256_file
 from tasks.errors import ResourceError
@@ -74,6 +75,18 @@ def test_the_files_are_named_and_signed_as_documented(tmp_path: Path):
     named = json.loads(body)["tensors"]
     assert there(tmp_path) == [f"point-{named[:16]}.safetensors", "point.json"]
     assert sha256_file(tmp_path / f"point-{named[:16]}.safetensors") == named
+
+
+def test_what_an_older_graft_has_written_is_read(tmp_path: Path):
+    save_file({"0": torch.arange(4.0).reshape(2, 2)}, tmp_path / "scratch")
+    digest = sha256_file(tmp_path / "scratch")
+    (tmp_path / "scratch").rename(tmp_path / f"point-{digest[:16]}.safetensors")
+    tensor = {"$tensor": "0", "stride": [1, 2]}
+    tree = {"$pairs": [[7, {"$tuple": [True, [tensor]]}]]}
+    body = json.dumps({"tensors": digest, "tree": tree}).encode()
+    (tmp_path / "point.json").write_bytes(sha256_bytes(body).encode() + b"\n" + body)
+    expected = {7: (True, [torch.tensor([[0.0, 1.0], [2.0, 3.0]]).t().contiguous().t()])}
+    assert same(read_tree(tmp_path, "point"), expected)
 
 
 def test_the_one_before_goes_and_what_is_of_others_stays(tmp_path: Path):
@@ -153,10 +166,16 @@ def test_a_full_disk_is_said_and_leaves_the_one_before(tmp_path: Path):
 
 
 def test_what_safetensors_says_else_is_raised_as_it_is(tmp_path: Path, monkeypatch):
-    def odd(*_: object) -> None:
+    places = []
+
+    def odd(_: object, place: str) -> None:
+        places.append(Path(place))
         raise SafetensorError("no system's error")
 
     monkeypatch.setattr("safetensors.torch.save_file", odd)
     with pytest.raises(SafetensorError, match="no system's error"):
         write_tree(tmp_path, "point", [torch.ones(1)])
     assert there(tmp_path) == []
+    (place,) = places
+    assert place.parent == tmp_path  # on the disk that it is renamed on
+    assert place.name.startswith(".point.")  # what a killed process leaves is swept by its dot
