@@ -91,13 +91,14 @@ AREAS = {
         _held("finetune/cut", *_CUT),
         _held(
             "pretrained/stages",
+            "tasks/pretrained/test_stages.py",
             "tasks/pretrained/test_run_order.py",
             "tasks/pretrained/test_architectures.py",
         ),
     ),
     "resuming": (
         _held("unfinished", "tasks/test_unfinished.py", "tasks/test_unfinished_folder.py"),
-        _held("resuming", "tasks/test_resuming.py"),
+        _held("resuming", "tasks/test_resuming.py", "tasks/test_resuming_said.py"),
         _held("finetune/tree_file", "tasks/finetune/test_tree_file.py"),
         _held("finetune/randomness", "tasks/finetune/test_randomness.py"),
         _held("finetune/keeper", "tasks/finetune/test_checkpoint.py"),
