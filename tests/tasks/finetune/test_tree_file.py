@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from tasks.artifacts import sha256_bytes, sha256_file
 from tasks.errors import ResourceError
+from tasks.finetune import tree_file
 from tasks.finetune.tree_file import DamagedError, read_tree, remove_tree, tree_bytes, write_tree
 
 PLAIN = {
@@ -66,6 +67,13 @@ def test_two_tensors_of_one_memory_come_back_apart(tmp_path: Path):
     found["whole"].zero_()
     assert found["again"].tolist() == [0, 1, 2, 3, 4, 5]
     assert found["part"].tolist() == [2, 3]
+
+
+def test_a_tensor_that_shares_nothing_is_not_copied():
+    whole, tensors = torch.arange(6.0), {}
+    tree_file._plain([whole, whole[2:4]], tensors, set())
+    assert tensors["0"].data_ptr() == whole.data_ptr()
+    assert tensors["1"].data_ptr() != whole[2:4].data_ptr()
 
 
 def test_the_files_are_named_and_signed_as_documented(tmp_path: Path):
