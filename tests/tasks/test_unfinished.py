@@ -71,6 +71,11 @@ def test_a_folder_without_an_epoch_goes(place: Place):
     assert not place.folder.exists()
 
 
+def test_a_folder_that_is_gone_already_hides_no_error(tmp_path: Path):
+    with pytest.raises(ResourceError), left_tidy(tmp_path / "gone"):
+        raise ResourceError("no GPU")
+
+
 def refused(look) -> str:
     with pytest.raises(TrainingError) as caught:
         look()
