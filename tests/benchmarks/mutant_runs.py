@@ -141,7 +141,7 @@ def _kept_waiting(pid: int) -> float:
 def _pytest(tests: tuple[str, ...]) -> int:
     import pytest
 
-    options = ("-x", "-q", "--tb=line", "-p", "no:cacheprovider")
+    options = ("-x", "-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist")
     options = (*options, "-p", "no:unraisableexception")  # collects garbage ten times
     cleared = ("-o", "addopts=--import-mode=importlib", "-o", "timeout=0")
     return pytest.main([*options, *cleared, *tests])
