@@ -70,8 +70,8 @@ def connect(create: bool = True) -> MlflowClient:
     read-only.
     """
     uri = tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        _probe(uri)
+    if is_remote(uri):
+        probe(uri)
         return MlflowClient(uri)
     with tracking_errors(f"opening {uri}"):
         if not uri.startswith(SQLITE):
@@ -151,7 +151,13 @@ def _status(error: Exception) -> int | None:
     return None
 
 
-def _probe(uri: str) -> None:
+def is_remote(uri: str) -> bool:
+    """Say whether a tracking address is that of a server."""
+    return uri.startswith(("http://", "https://"))
+
+
+def probe(uri: str) -> None:
+    """Ask a server once; raises ``TrackingError``, transient where it does not answer just now."""
     status = _ask(uri)
     if status in PASSING_STATUS:
         raise TransientTrackingError(
