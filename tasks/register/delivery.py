@@ -17,8 +17,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from tasks.errors import TrackingError
-from tasks.register.client import tracking_errors
+from tasks.errors import GraftError, TrackingError, TransientTrackingError
+from tasks.register.client import is_remote, shown_address, tracking_errors, tracking_uri
 from tasks.register.facts import finite_metrics, is_another
 from tasks.register.spool import Spool
 from tasks.register.wire import Wire
@@ -117,7 +117,10 @@ class Delivery:
         except TrackingError as error:
             self._not_before = time.monotonic() + SPARED * (time.monotonic() - begun)
             if not late:
-                log.warning("epoch %d is not tracked yet, and waits: %s", epoch, _first(error))
+                why = _why(error)
+                log.warning(
+                    "epoch %d is not tracked yet, and waits with those after it: %s", epoch, why
+                )
             self._late = True
         else:
             if late:
@@ -127,14 +130,16 @@ class Delivery:
         """Send what waits, once more: the run is closed after it, however it ended."""
         try:
             self.deliver(QUICK)
-        except TrackingError as error:
+        except GraftError as error:  # must not hide how the run ended
             kept = "" if self._spool is None else f" It is kept in {self._spool.path}."
-            log.warning("not everything is tracked: %s%s", _first(error), kept)
+            log.warning("not everything is tracked: %s.%s", _why(error), kept)
 
 
 def _by_key(metrics: Iterable[Metric]) -> dict[Key, Metric]:
     return {(metric.key, metric.step): metric for metric in metrics}
 
 
-def _first(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _why(error: GraftError) -> str:
+    if isinstance(error, TransientTrackingError) and is_remote(tracking_uri()):
+        return f"MLflow's server at {shown_address()} does not answer"  # its words fill three lines
+    return str(error).partition("\n")[0].rstrip(".")

@@ -13,6 +13,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request, verify_rest_response
 from requests.exceptions import Timeout
@@ -54,11 +55,14 @@ class Wire:
         if not is_remote(self._client.tracking_uri):
             return list(self._client.get_metric_history(self._run_id, name))
         asked = {"run_id": self._run_id, "metric_key": name}
-        found = self._ask(HISTORY, "GET", until, params=asked).get("metrics", [])
-        return [
-            Metric(m["key"], float(m["value"]), int(m["timestamp"]), int(m.get("step", 0)))
-            for m in found
-        ]
+        answer = self._ask(HISTORY, "GET", until, params=asked)
+        try:
+            return [
+                Metric(m["key"], float(m["value"]), int(m["timestamp"]), int(m.get("step", 0)))
+                for m in answer.get("metrics", [])
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise MlflowException("what the server answered are no metrics") from error
 
     def _ask(self, path: str, method: str, until: float, **content: object) -> dict[str, Any]:
         left = until - time.monotonic()
@@ -85,7 +89,7 @@ def wait_for_server() -> None:
     uri, until, said = tracking_uri(), time.monotonic() + PATIENCE, False
     while is_remote(uri):
         try:
-            return probe(uri)
+            probe(uri)
         except TransientTrackingError as error:
             problem, _, advice = str(error).partition("\n")
             if time.monotonic() > until:
@@ -94,5 +98,6 @@ def wait_for_server() -> None:
             if not said:
                 log.warning("%s Waiting for it, %g s at most.", problem, PATIENCE)
             said = True
+        else:
+            return
         time.sleep(PAUSE)
-    return None
