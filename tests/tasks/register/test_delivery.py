@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,7 +24,7 @@ from tasks.config import RunConfig
 from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.finetune.train import finetune
 from tasks.pretrained.load import load_pretrained
-from tasks.register import delivery
+from tasks.register import delivery, wire
 from tasks.register.reopened import resumable_run
 from tasks.register.tracking import RunTracker, open_run
 from tests.tasks.register.conftest import free_port, serving, start_mlflow
@@ -165,3 +166,13 @@ def test_a_killed_run_delivers_when_it_is_resumed(line: Line, history, strong, t
     assert history(again.run_id) == expected(RECORD, second, third)
     assert line.sent.count(POINT) == 3
     assert not spool.exists()
+
+
+def test_at_the_end_a_server_that_is_away_is_waited_for(line: Line, monkeypatch, caplog):
+    monkeypatch.setattr(wire, "PAUSE", 0.1)
+    line.down()
+    back = threading.Timer(0.5, line.up)
+    back.start()
+    wire.wait_for_server()
+    back.join()
+    assert caplog.text.count("Waiting for it, 180 s at most.") == 1
