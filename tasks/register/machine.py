@@ -23,25 +23,19 @@ log = logging.getLogger(__name__)
 class _Monitor(SystemMetricsMonitor):
     """MLflow's, which ends for good where the server is away, begun anew until it is told to end.
 
-    What it sampled and could not log goes with the next point, or, if it is logged, on its own.
+    What it could not log goes with the next point.
     """
 
     def monitor(self) -> None:
         while not self._shutdown_event.is_set():
-            super().monitor()
+            super().monitor()  # type: ignore[no-untyped-call]
             self._shutdown_event.wait(AWAY_SECONDS)
 
 
 @contextmanager
 def system_metrics(run_id: str, again: bool = False) -> Iterator[None]:
     """Log CPU, memory, disk, network and GPU until the block ends; ``again``: after others."""
-    monitor = _Monitor(
-        run_id,
-        sampling_interval=SAMPLE_SECONDS,
-        samples_before_logging=SAMPLES_A_POINT,
-        resume_logging=again,
-        tracking_uri=tracking_uri(),
-    )
+    monitor = _made(run_id, again)
     monitor.start()
     try:
         yield
@@ -49,7 +43,17 @@ def system_metrics(run_id: str, again: bool = False) -> Iterator[None]:
         _end(monitor)
 
 
-def _end(monitor: _Monitor) -> None:
+def _made(run_id: str, again: bool) -> SystemMetricsMonitor:
+    return _Monitor(  # type: ignore[no-untyped-call]
+        run_id,
+        sampling_interval=SAMPLE_SECONDS,
+        samples_before_logging=SAMPLES_A_POINT,
+        resume_logging=again,
+        tracking_uri=tracking_uri(),
+    )
+
+
+def _end(monitor: SystemMetricsMonitor) -> None:
     """End it in a thread of its own: a server that keeps silent would hold it for minutes."""
 
     def end() -> None:
