@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
@@ -20,6 +21,7 @@ from mlflow.entities import Metric
 from tasks.errors import GraftError, TrackingError, TransientTrackingError
 from tasks.register.client import is_remote, shown_address, tracking_errors, tracking_uri
 from tasks.register.facts import finite_metrics, is_another
+from tasks.register.moments import now_after
 from tasks.register.spool import Spool
 from tasks.register.wire import Wire
 
@@ -44,6 +46,7 @@ class Delivery:
         self._tags: dict[str, str] = {}
         self._sent: dict[Key, float] = {}
         self._unsure = False  # whether the server may have some of what waits
+        self._last = 0  # ms since 1970, of the latest metric
         self._late = False  # whether it was said that something waits
         self._not_before = 0.0
 
@@ -52,19 +55,24 @@ class Delivery:
         self._spool = Spool(path)
         left = self._spool.read()
         self._waiting |= _by_key(left)
+        self._last = max([self._last, *(metric.timestamp for metric in left)])
         self._unsure = self._unsure or bool(left)
 
-    def add(self, values: Mapping[str, float], step: int) -> None:
-        """Let figures wait that MLflow has not yet.
+    def add(
+        self, values: Mapping[str, float], step: int, tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Let figures, and tags, wait that MLflow has not yet.
 
         Where one of them is another than it has, as of a training that began anew on a GPU, all of
         the step are sent: MLflow keeps both points, and shows the later.
         """
-        metrics, odd = finite_metrics(values, int(time.time() * 1000), step)
+        self._last = now_after(self._last)
+        metrics, odd = finite_metrics(values, self._last, step)
         known = self._sent | {key: metric.value for key, metric in self._waiting.items()}
         anew = any(is_another(metric, known) for metric in metrics)
         new = [metric for metric in metrics if anew or (metric.key, metric.step) not in known]
         self._waiting |= _by_key(new)
+        self._tags |= tags
         if odd:
             self._tags[NOT_FINITE] = "; ".join(odd)
         if new and self._spool is not None:
@@ -83,6 +91,7 @@ class Delivery:
     def _has(self, metric: Metric) -> None:
         key = (metric.key, metric.step)
         self._sent[key] = metric.value
+        self._last = max(self._last, metric.timestamp)
         if key in self._waiting and self._waiting[key].timestamp == metric.timestamp:
             del self._waiting[key]
 
