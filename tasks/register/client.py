@@ -36,6 +36,7 @@ from tasks.register.address import artifact_root as artifact_root
 from tasks.register.address import database_file as database_file
 from tasks.register.address import shown_address as shown_address
 from tasks.register.address import tracking_uri as tracking_uri
+from tasks.register.guarded import guard
 
 PROBE_SECONDS = 8  # longest wait for a server's first answer
 PROBE = "/api/2.0/mlflow/experiments/search"
@@ -59,6 +60,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # --json is alone there
 # Seven tries, MLflow's own, hold a call for four minutes; Prefect repeats the task anyway.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+guard()
 
 
 def connect(create: bool = True) -> MlflowClient:
