@@ -37,6 +37,7 @@ def snapshot(training: Training, motion: Motion, feed: Feed, phase: int, epochs:
         "notes": list(course.notes),
         "members": [_as_dict(member) for member in course.members],
         "seconds": course.seconds,
+        "at_once": course.at_once.images,
         "phase": phase,
         "epochs": epochs,
         "cached": feed.cached is not None,
@@ -64,6 +65,7 @@ def resume_course(course: Course, keeper: Keeper) -> None:
     course.notes[:] = point["notes"]
     course.members[:] = [Outcome(**member) for member in point["members"]]
     course.seconds_before = point["seconds"]
+    course.at_once.images = point.get("at_once")  # older checkpoints have none
     log.info("going on after epoch %d of %d", len(course.records), course.epochs)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
+from tasks.finetune.at_once import AtOnce
 from tasks.finetune.chosen import Outcome
 from tasks.finetune.device import pick_device, pick_precision, scoring_batch, use_threads
 from tasks.finetune.distill import Teacher, load_teacher
@@ -41,6 +42,8 @@ class Course:
     notes: list[str] = field(default_factory=list)  # what was decided on the way
     varying: list[str] = field(default_factory=list)  # what may be otherwise another time
     members: list[Outcome] = field(default_factory=list)  # a soup's trainings that are done
+    at_once: AtOnce = field(default_factory=AtOnce)  # images, in training
+    scored_at_once: AtOnce = field(default_factory=AtOnce)
     keeper: Keeper | None = None  # of checkpoints; None: none are written
     point: Tree | None = None  # how far an earlier process came, until its training goes on
     teacher_sha256: str | None = None
