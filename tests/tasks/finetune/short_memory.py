@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
+
+from tasks.finetune.at_once import AtOnce
+from tasks.finetune.compiling import Forward
+from tasks.finetune.halving import Halving, Part
+from tasks.recipe import TrainingConfig
+
+CPU = torch.device("cpu")
+Learnt = tuple[Tensor, Tensor]
 
 
 class Spill(torch.autograd.Function):
@@ -58,3 +69,35 @@ class Plain(nn.Module):
 class Normed(Plain):
     norm = nn.BatchNorm2d
     dropout = 0.5
+
+
+class Bench:
+    """A network in training mode, and what halves its batches."""
+
+    def __init__(self, kind: type[Plain], fit: int | None = None, compile: str = "auto") -> None:
+        torch.manual_seed(0)
+        self.network = kind(3).train()
+        self.at_once, self.said = AtOnce(fit), list[str]()
+        self.forward = Forward(self.network, TrainingConfig(compile=compile), CPU, batches=9)
+        optimizer = torch.optim.SGD(self.network.parameters(), lr=1.0)
+        self.halving = Halving(self.at_once, self.forward, optimizer, CPU, self.said.append)
+        self.sizes = list[int]()
+
+    def learn(self, n: int, before: Callable[[Part], None] = lambda _: None) -> Learnt:
+        """Learn from ``n`` images; ``before`` sees each part that goes through the network."""
+
+        def learn(part: Part) -> Learnt:
+            self.sizes.append(len(part.inputs))
+            before(part)
+            loss = F.cross_entropy(self.forward(part.inputs), part.targets)
+            torch.autograd.backward(loss * part.weight)
+            return loss.detach() * len(part.inputs), torch.tensor(len(part.inputs))
+
+        return self.halving.learn(batch_of(n), learn)
+
+
+def batch_of(n: int) -> Part:
+    generator = torch.Generator().manual_seed(n)
+    return Part(
+        torch.rand(n, 3, 8, 8, generator=generator), labels := torch.arange(n) % 3, None, labels
+    )

@@ -2,54 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from tasks.finetune import halving as halving_module
-from tasks.finetune.at_once import AtOnce
-from tasks.finetune.compiling import Forward
-from tasks.finetune.halving import Halving, Part
-from tasks.recipe import TrainingConfig
-from tests.tasks.finetune.short_memory import Memory, Normed, Plain
-
-CPU = torch.device("cpu")
-Learnt = tuple[Tensor, Tensor]
-
-
-class Bench:
-    """A network in training mode, and what halves its batches."""
-
-    def __init__(self, kind: type[Plain], fit: int | None = None, compile: str = "auto") -> None:
-        torch.manual_seed(0)
-        self.network = kind(3).train()
-        self.at_once, self.said = AtOnce(fit), list[str]()
-        self.forward = Forward(self.network, TrainingConfig(compile=compile), CPU, batches=9)
-        optimizer = torch.optim.SGD(self.network.parameters(), lr=1.0)
-        self.halving = Halving(self.at_once, self.forward, optimizer, CPU, self.said.append)
-        self.sizes = list[int]()
-
-    def learn(self, n: int, before: Callable[[Part], None] = lambda _: None) -> Learnt:
-        """Learn from ``n`` images; ``before`` sees each part that goes through the network."""
-
-        def learn(part: Part) -> Learnt:
-            self.sizes.append(len(part.inputs))
-            before(part)
-            loss = F.cross_entropy(self.forward(part.inputs), part.targets)
-            torch.autograd.backward(loss * part.weight)
-            return loss.detach() * len(part.inputs), torch.tensor(len(part.inputs))
-
-        return self.halving.learn(batch_of(n), learn)
-
-
-def batch_of(n: int) -> Part:
-    generator = torch.Generator().manual_seed(n)
-    return Part(
-        torch.rand(n, 3, 8, 8, generator=generator), labels := torch.arange(n) % 3, None, labels
-    )
+from tasks.finetune.halving import Part
+from tests.tasks.finetune.short_memory import Bench, Memory, Normed, Plain, batch_of
 
 
 def state_of(network: nn.Module) -> list[Tensor]:
@@ -108,18 +68,6 @@ def test_batch_norm_has_two_images_where_there_are_two(n, sizes, memory):
     bench = Bench(Normed, fit=2)
     bench.learn(n)
     assert bench.sizes == sizes
-
-
-def test_what_is_compiled_is_given_up_first(memory):
-    bench = Bench(Plain, compile="on")
-    bench.forward._compiled = torch.compile(bench.network, backend="eager")
-    memory(forward_fits=4)
-    bench.learn(8)
-    assert bench.sizes == [8, 8, 4, 4]
-    assert bench.said[0] == "not compiled from here on: memory ran out"
-    assert "8 images at once" in bench.said[1]
-    assert not bench.forward.stay_plain()
-    assert not Forward(bench.network, TrainingConfig(compile="off"), CPU, batches=1).stay_plain()
 
 
 def test_several_processes_end_as_they_did(memory, monkeypatch):
