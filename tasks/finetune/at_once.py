@@ -59,6 +59,6 @@ class AtOnce:
         def run(size: int) -> Tensor:
             if size >= len(inputs):
                 return forward(inputs)
-            return torch.cat([forward(part) for part in inputs.split(size)])
+            return torch.cat([forward(part) for part in torch.split(inputs, size)])
 
         return self.fewer(run, len(inputs), device)
