@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tasks.finetune.chosen import Outcome
-from tasks.finetune.course import Course
+from tasks.finetune.course import SHORT, Course
 from tasks.finetune.feed import Feed
 from tasks.finetune.keeper import Keeper
 from tasks.finetune.progress import EpochRecord
@@ -66,6 +66,8 @@ def resume_course(course: Course, keeper: Keeper) -> None:
     course.members[:] = [Outcome(**member) for member in point["members"]]
     course.seconds_before = point["seconds"]
     course.at_once.images = point.get("at_once")  # older checkpoints have none
+    if course.at_once.images is not None:
+        course.vary(SHORT)
     log.info("going on after epoch %d of %d", len(course.records), course.epochs)
 
 

@@ -23,6 +23,8 @@ from tasks.finetune.ranks import local_device, rank
 from tasks.finetune.tree_file import Tree
 from tasks.values import Backbone, PreparedDataset, RegisteredModel
 
+SHORT = "memory ran out: what is free decides in which parts a batch goes through"
+
 log = logging.getLogger(__name__)
 
 
@@ -80,6 +82,11 @@ class Course:
         """Note what may give other weights another time; once, however often it is said."""
         if reason not in self.varying:
             self.varying.append(reason)
+
+    def fell_short(self, text: str) -> None:
+        """Note what was done for want of memory, of which another time may have more or less."""
+        self.note(text)
+        self.vary(SHORT)
 
     def add(self, record: EpochRecord) -> None:
         """Write an epoch down and tell the watcher; the other processes only remember it."""

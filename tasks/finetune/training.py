@@ -155,7 +155,7 @@ def build_trainer(training: Training, feed: Feed, motion: Motion, phase: Phase) 
         objective=make_objective(
             course, training.penalty, training.views, on_features=feed.cached is not None
         ),
-        halving=Halving(course.at_once, forward, optimizer, course.device, course.note),
+        halving=Halving(course.at_once, forward, optimizer, course.device, course.fell_short),
         ema=training.ema,
         recipe=recipe,
         device=course.device,

@@ -121,6 +121,8 @@ def test_a_training_that_goes_on_knows_what_fits(train, memory, monkeypatch):
     assert again.sha256 == whole.sha256  # dropout and statistics included
     (note,) = again.notes
     assert again.notes == whole.notes
+    assert again.repeatable == whole.repeatable
+    assert "memory ran out" in str(again.repeatable)
     assert "25 images at once" in note
     assert "parts of at most 7" in note
     assert "batch norm over each part alone" in note
