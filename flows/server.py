@@ -31,6 +31,8 @@ from tasks.errors import ResourceError, TrackingError
 log = logging.getLogger(__name__)
 
 STARTUP_SECONDS = 120.0  # the first start on a machine creates the database
+RESTARTS = 3  # of a server that ends before its run does
+RETRIES = 6  # of a request, after 2, 4, 8, … s: 126 s in all, a fifth more or less
 
 
 class LocalServer:
@@ -42,13 +44,14 @@ class LocalServer:
             home.mkdir(parents=True, exist_ok=True)
             self._lock = (home / "starting.lock").open("a")
             self._log = (home / "server.log").open("a")
-        self._starting = True
+        self._starting, self._stopping = True, threading.Lock()
         # two servers must not create one database at the same time
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         lay_store(home)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port: int = listener.getsockname()[1]
-            self._process = self._spawn(listener.fileno())
+        # open until the end, so that who connects while a server begins again waits for it
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._process = self._spawn()
         atexit.register(self.stop)
 
     @property
@@ -56,7 +59,8 @@ class LocalServer:
         """Return the address for ``PREFECT_API_URL``."""
         return f"http://127.0.0.1:{self.port}/api"
 
-    def _spawn(self, listener: int) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        listener = self._listener.fileno()
         return subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "flows.server", str(listener)],
             stdin=subprocess.PIPE,  # closes with this process, which tells the child to stop
@@ -81,6 +85,19 @@ class LocalServer:
             time.sleep(0.05)
         self._starting = False
         self._lock.close()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Begin a server that was killed again, on its socket and database, a few times."""
+        for _ in range(RESTARTS):
+            self._process.wait()
+            with self._stopping:
+                if self._listener.fileno() < 0:
+                    return
+                log.warning("the local Prefect server was lost: it begins again")
+                self._process = self._spawn()
+        self._process.wait()
+        self._listener.close()  # or who connects would wait in vain
 
     def _answers(self, seconds: float) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=max(seconds, 0.1))
@@ -95,6 +112,8 @@ class LocalServer:
     def stop(self) -> None:
         """End the server; safe to call again."""
         self._lock.close()
+        with self._stopping:
+            self._listener.close()
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -154,13 +173,6 @@ def using(server: LocalServer | None) -> Iterator[None]:
     Raises ``ResourceError`` when ``server`` does not start, ``TrackingError`` when the one that
     the user named does not answer.
     """
-    from flows.console import hide_prefect_lines
-
-    hide_prefect_lines()
-    if server is None:
-        _check_named_server()
-        yield
-        return
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_CLIENT_MAX_RETRIES,
@@ -168,13 +180,23 @@ def using(server: LocalServer | None) -> Iterator[None]:
         temporary_settings,
     )
 
+    from flows.console import hide_prefect_lines
+
+    hide_prefect_lines()
+    if server is None:
+        _check_named_server()
+        # Prefect's five bear a server that is away for a minute only just, or not
+        with temporary_settings(set_defaults={PREFECT_CLIENT_MAX_RETRIES: RETRIES}):
+            yield
+        return
     server.wait()
     settings = {
         PREFECT_API_URL: server.url,
         # heartbeats tell a watching server that a worker died; nobody watches here, and ending
         # them takes a second
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-        # nobody starts this server again: waiting for it, call after call, took five minutes
+        # one that is lost is there again in seconds, or never: waiting for it, call after call,
+        # took five minutes
         PREFECT_CLIENT_MAX_RETRIES: 2,
     }
     with temporary_settings(settings):

@@ -36,7 +36,7 @@ def transfer(config: RunConfig, resume: bool = False) -> PromotionDecision:
     """
     ready_logs()
     with images_held(), place_of(config, resume) as place:
-        with resumable_run(config, place.begun.token, resume) as tracker:
+        with resumable_run(config, place.begun.token, resume, place.metrics) as tracker:
             done = decided(config, place, tracker)
             report, decision = _through(config, place, tracker) if done is None else done
         screen.get().scored(report)

@@ -27,6 +27,7 @@ from tasks.work import Work
 
 FOLDER = ".unfinished"
 BEGUN, MODEL, REPORT, LOCK = "begun.json", "model.json", "report.json", "lock"
+METRICS = "metrics.jsonl"  # those that MLflow has not taken yet, of ``tasks.register.spool``
 CHECKPOINT = "checkpoint"  # .json and .safetensors, of ``tasks.finetune.keeper``
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,11 @@ class Place:
     def inner(self) -> Path:
         """Return where what only the unfinished run needs is kept."""
         return self.folder / FOLDER
+
+    @property
+    def metrics(self) -> Path:
+        """Return the file of the metrics that MLflow has not taken yet."""
+        return self.inner / METRICS
 
     def agree(
         self, work: Work, weights: RegisteredModel | None, teacher: RegisteredModel | None

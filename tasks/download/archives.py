@@ -30,6 +30,7 @@ DESCRIBING = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
+DEEPEST = 100  # folders one in another: what walks through them, or removes them, nests as deep
 LONGEST_DESCRIPTION = 1 << 16  # bytes, of one of them and of all that hold for the whole archive
 
 
@@ -56,8 +57,9 @@ def extract(archive: Path, sha256: str, cache: Path, limits: Limits | None = Non
     """Return ``cache/archives/<sha256>/files``, unpacked there unless it was before.
 
     ``sha256`` is the archive's own digest. Raises ``DataError`` where the archive is damaged, is
-    neither zip nor tar (plain, gz, bz2, xz), holds a link, a device, a name twice or a path that
-    leads out, or unpacks to more than ``limits``; ``ResourceError`` where the disk is too small.
+    neither zip nor tar (plain, gz, bz2, xz), holds a link, a device, a name twice, a path that
+    leads out or is over ``DEEPEST`` folders deep, or unpacks to more than ``limits``;
+    ``ResourceError`` where the disk is too small.
     """
 
     def unpack(folder: Path) -> None:
@@ -93,7 +95,8 @@ def _safe(member: Member, archive: Path) -> PurePosixPath:
     """Return the member's path, sure to lie inside; raises ``DataError``."""
     path = PurePosixPath(member.name)
     leads_out = path.is_absolute() or ".." in path.parts or "\\" in member.name
-    fault = member.fault or ("a path that leads out of its folder" if leads_out else "")
+    deep = f"nested over {DEEPEST} folders deep" if len(path.parts) > DEEPEST else ""
+    fault = member.fault or ("a path that leads out of its folder" if leads_out else deep)
     if fault:
         raise DataError(
             f"{printable(archive)} is not unpacked: {member.name!a} is {fault}.\n"

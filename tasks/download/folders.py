@@ -80,7 +80,7 @@ def subfolders(folder: Path) -> list[str]:
     return [entry.name for entry in _visible(folder) if entry.is_dir(follow_symlinks=False)]
 
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
+def _visible(folder: Path | str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         seen = [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
     return sorted(seen, key=lambda entry: entry.name)
@@ -133,9 +133,12 @@ def _read_bases(root: Path, bases: dict[str, str]) -> tuple[list[ListedImage], l
 
 
 def _walk(folder: Path) -> Iterator[os.DirEntry[str]]:
-    for entry in _visible(folder):
+    """Yield what is no folder, folder after folder in order; they may be nested to any depth."""
+    waiting = _visible(folder)[::-1]
+    while waiting:
+        entry = waiting.pop()
         if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
+            waiting += _visible(entry.path)[::-1]
         else:
             yield entry
 

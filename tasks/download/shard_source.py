@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path, PurePosixPath
 
 from tasks.artifacts import disk_errors, sha256_bytes, sha256_parts, write_atomic
 from tasks.config import DataConfig
+from tasks.download.archives import DEEPEST
 from tasks.download.sealed import sealed
 from tasks.download.shard_address import open_folder
 from tasks.download.shard_folder import Folder
@@ -19,6 +21,8 @@ from tasks.splitvalues import Shard, ShardIndex
 from tasks.values import RawDataset
 from tasks.words import listed, printable
 
+LONGEST_PATH = 1_000  # characters, far below what Linux takes
+NO_NAME = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)  # the shard's fault
 FORMAT = "shards-1"  # change it when the same index would give other files
 # what decides how other kinds are read, and decides nothing where it has been decided already
 SETTLED = (
@@ -123,8 +127,16 @@ def _name(shard: Shard, sample: Sample, taken: set[str]) -> str:
     """Return where an image is put: by its own name where it has a usable one, else by its key."""
     path = PurePosixPath(sample.path.lstrip("/"))
     own = f"{shard.split}/{path}"
-    if path.parts and ".." not in path.parts and "\0" not in own and own not in taken:
-        return own
+    return own if _is_usable(path) and own not in taken else _by_key(shard, sample)
+
+
+def _is_usable(path: PurePosixPath) -> bool:
+    fits = 0 < len(path.parts) <= DEEPEST and len(str(path)) <= LONGEST_PATH
+    parts = (part.encode(errors="replace") for part in path.parts)
+    return fits and all(part != b".." and b"\0" not in part and len(part) <= 255 for part in parts)
+
+
+def _by_key(shard: Shard, sample: Sample) -> str:
     return f"{shard.split}/{shard.name}/{sample.key}.{sample.suffix}"
 
 
@@ -133,10 +145,12 @@ def _write(path: Path, image: bytes, shard: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
             file.write(image)
-    except (FileExistsError, NotADirectoryError, IsADirectoryError, UnicodeEncodeError) as fault:
+    except (OSError, UnicodeEncodeError) as fault:
+        if isinstance(fault, OSError) and fault.errno not in NO_NAME:
+            raise
         raise DataError(
             f"{shard} has an image whose name no file beside the others can have: "
-            f"{printable(path.name)}.\nGive every image of a split a name of its own."
+            f"{printable(path.name):.100}.\nGive every image of a split a name of its own."
         ) from fault
 
 

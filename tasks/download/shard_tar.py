@@ -26,8 +26,10 @@ IMAGES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES) | {"gif", "avif", "j
 LABELS = frozenset({"json", "cls"})
 IMAGE_BYTES = 256 << 20  # of one image, at most
 LABEL_BYTES = 1 << 20  # of what describes one
+LABEL_LENGTH = 1_000  # characters of one
 ONE = "Give each sample just one."
 PIECE = 1 << 18  # bytes that tarfile reads at once
+ENDS = 4  # how often tarfile is told that a tar is at its end; a whole one takes one or two
 META = re.compile(r"__[^/]*__($|[/.])")  # webdataset's skip_meta, of files too
 
 
@@ -49,6 +51,20 @@ class Bytes(Protocol):
         """Return the next bytes, none at the end."""
 
 
+class _Ending:
+    """A stream that has one end: tarfile asks on for as many bytes as a header claims there are."""
+
+    def __init__(self, stream: Bytes) -> None:
+        self._stream, self._ends = stream, 0
+
+    def read(self, size: int) -> bytes:
+        piece = self._stream.read(size)
+        self._ends += not piece
+        if self._ends > ENDS:
+            raise tarfile.ReadError("cut off, or a header claims more than there is")
+        return piece
+
+
 def read_entries(stream: Bytes, where: str) -> Iterator[Entry]:
     """Yield the images of a tar in order, and read it to its last byte; ``where`` opens errors.
 
@@ -60,7 +76,7 @@ def read_entries(stream: Bytes, where: str) -> Iterator[Entry]:
     """
     group_by_keys = _group_by_keys()
     try:
-        with closing(_members(stream, where)) as members:
+        with closing(_members(_Ending(stream), where)) as members:
             for sample in group_by_keys(members):
                 yield _entry(sample, where)
         while stream.read(PIECE):  # whatever lies behind the end mark counts for the digest
@@ -163,8 +179,11 @@ def _entry(sample: dict[str, Any], where: str) -> Entry:
         raise DataError(f"{named} has {len(images)} images.\n{ONE}")
     facts = _facts(sample["json"], named) if "json" in sample else {}
     label = sample["cls"].decode().strip() if "cls" in sample else _text(facts, "label", named)
-    if not label:
-        raise DataError(f"{named} has no label.\nPut one into its .cls or .json file.")
+    if not 0 < len(label) <= LABEL_LENGTH:
+        raise DataError(
+            f"{named} has {f'a label of {len(label):,} characters' if label else 'no label'}.\n"
+            f"Put one of at most {LABEL_LENGTH:,} characters into its .cls or .json file."
+        )
     path, group = facts.get("path"), _text(facts, "group", named)
     original = path if isinstance(path, str) else ""
     return Entry(key, images[0], sample[images[0]], label, original, group)

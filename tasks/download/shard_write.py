@@ -15,7 +15,14 @@ from tasks.artifacts import disk_errors, sha256_bytes, sha256_parts
 from tasks.config import DataConfig
 from tasks.download.shard_address import open_folder
 from tasks.download.shard_folder import Folder
-from tasks.download.shard_marker import UNFINISHED, begin, clear, end, refuse_others
+from tasks.download.shard_marker import (
+    UNFINISHED,
+    begin,
+    clear,
+    end,
+    refuse_others,
+    refuse_overtaken,
+)
 from tasks.download.shard_pack import Packing, Sizes, pack_shard, parcels, shard_names
 from tasks.download.shard_select import Chosen, choose_images
 from tasks.download.shards import (
@@ -98,6 +105,7 @@ class _Target:
         folder.check_bucket()
         self._folder, self._sizes = folder, folder.sizes()
         self._marked = UNFINISHED in self._sizes
+        self._attempt: str | None = None  # this one's name, once it writes
         self.there: ShardIndex | None = None
         refuse_others(folder, self._sizes)
         if INDEX_FILE in self._sizes:
@@ -107,12 +115,18 @@ class _Target:
         """Take in a shard, unless it is there; raises ``DataError`` where another should be."""
         if self.there is not None and shard not in self.there.shards:
             raise self._refusal(self.there)
-        if self.there is None and not self._marked:
-            begin(self._folder)
-            self._marked = True
+        if self.there is None:
+            self._hold()
         if self.there is None or self._sizes.get(shard.name) != shard.size:
             with_retries(self._folder.put, path, shard.name)
             log.info("%s: %s images", shard.name, f"{shard.images:,}")
+
+    def _hold(self) -> None:
+        """Mark the folder as this attempt's; raises ``DataError`` where it is another's by now."""
+        if self._attempt is None:
+            self._attempt, self._marked = begin(self._folder), True
+        else:
+            refuse_overtaken(self._folder, self._attempt)
 
     def write(self, content: bytes, split: SplitName) -> None:
         """Take in a split's prefixes as ``put`` does a shard."""
@@ -126,6 +140,8 @@ class _Target:
         """Write the index; raises ``DataError`` where the folder has one that says otherwise."""
         if self.there is not None and self.there != index:
             raise self._refusal(self.there)
+        if self._attempt is not None:
+            self._hold()
         if self._marked:
             clear(self._folder, {shard.name for shard in index.shards})
         if self.there is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -202,7 +201,9 @@ def _positions(image: ListedImage, number: dict[str, int]) -> int | tuple[int, .
 
 def _digests(paths: list[str], root: Path) -> Iterator[str | None]:
     """Hash files in threads, of which no more wait than are at hand: a task takes two kilobytes."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    from joblib import cpu_count  # by a container's limit, where os.cpu_count is the machine's
+
+    with ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(paths), AT_ONCE):
             yield from pool.map(_digest, (root / path for path in paths[start : start + AT_ONCE]))
 

@@ -187,7 +187,7 @@ def _noise(subject: Subject) -> Scores:
         scorer.network,
         scorer.spec,
         scorer.device,
-        scorer.batch_size,
+        scorer.fitting,
         min(NOISE_IMAGES, subject.prepared.test.n),
         subject.config.seed,
         subject.prepared.multi_label,
@@ -204,7 +204,7 @@ def _corruptions(subject: Subject) -> tuple[Corruption, ...]:
         subject.prepared.test,
         scorer.spec,
         scorer.device,
-        scorer.batch_size,
+        scorer.fitting,
         images,
         subject.config.seed,
     )
@@ -216,7 +216,7 @@ def timed(config: RunConfig, scorer: Scorer, file: Path) -> Speed | None:
     if not runs:
         return None
     network, spec, device = scorer.network, scorer.spec, scorer.device
-    return measure_speed(network, spec, device, scorer.batch_size, runs, file, scorer.parameters)
+    return measure_speed(network, spec, device, scorer.fitting, runs, file, scorer.parameters)
 
 
 def _explained(subject: Subject, test: Scores, folder: Path) -> tuple[ExplainedImage, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from tasks.config import RunConfig
 from tasks.errors import EvaluationError
 from tasks.evaluate.features import captured
 from tasks.evaluate.score import Scores, score
+from tasks.finetune.at_once import AtOnce
 from tasks.finetune.device import (
     memory_errors,
     on_device,
@@ -40,18 +42,32 @@ class Scorer:
     batch_size: int
     parameters: int  # of the model, some of which are gone where ``network`` is fused
     head: str = ""  # the layer that gives the logits; "" where it is not known
+    at_once: AtOnce = field(default_factory=AtOnce)  # images, where memory is short of a batch
+
+    @property
+    def fitting(self) -> int:
+        """How many images are scored at once: ``batch_size``, or fewer where memory ran out."""
+        return min(self.batch_size, self.at_once.images or self.batch_size)
 
     def score(self, split: PackedSplit) -> Scores:
         """Score ``split``, which must be packed for ``spec``, with its logits as they are."""
-        return score(self.network, split, self.spec, self.device, self.batch_size)
+        most = min(self.batch_size, split.n)
+        return self.at_once.fewer(partial(self._score, split), most, self.device)
 
     def score_with_features(
         self, split: PackedSplit, wanted_n: npt.NDArray[np.bool_]
     ) -> tuple[Scores, Tensor]:
         """Score ``split``, and return what the head is given of the images wanted, in order."""
-        with captured(self.network, self.head, wanted_n) as kept:
-            scores = self.score(split)
-        return scores, torch.cat(kept)
+
+        def run(size: int) -> tuple[Scores, Tensor]:
+            with captured(self.network, self.head, wanted_n) as kept:
+                scores = self._score(split, size)
+            return scores, torch.cat(kept)
+
+        return self.at_once.fewer(run, min(self.batch_size, split.n), self.device)
+
+    def _score(self, split: PackedSplit, size: int) -> Scores:
+        return score(self.network, split, self.spec, self.device, size)
 
 
 @contextmanager

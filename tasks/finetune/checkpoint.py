@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tasks.finetune.chosen import Outcome
-from tasks.finetune.course import Course
+from tasks.finetune.course import SHORT, Course
 from tasks.finetune.feed import Feed
 from tasks.finetune.keeper import Keeper
 from tasks.finetune.lap import Lap, go_on_with
@@ -43,6 +43,7 @@ def snapshot(
         "notes": list(course.notes),
         "members": [_as_dict(member) for member in course.members],
         "seconds": course.seconds,
+        "at_once": course.at_once.images,
         "phase": phase,
         "epochs": epochs,
         "lap": None if lap is None else lap.as_tree(),
@@ -71,6 +72,9 @@ def resume_course(course: Course, keeper: Keeper) -> None:
     course.notes[:] = point["notes"]
     course.members[:] = [Outcome(**member) for member in point["members"]]
     course.seconds_before = point["seconds"]
+    course.at_once.images = point.get("at_once")  # older checkpoints have none
+    if course.at_once.images is not None:
+        course.vary(SHORT)
     done, lap = len(course.records), point["lap"]
     if lap is None:
         log.info("going on after epoch %d of %d", done, course.epochs)

@@ -82,6 +82,12 @@ class Forward:
         logits_bk: Tensor = self.model(inputs)
         return logits_bk
 
+    def stay_plain(self) -> bool:
+        """Call the model as it is from here on; return whether it was compiled."""
+        was, self._compiled = self._compiled is not None, None
+        self._stage = _Stage.SETTLED
+        return was
+
     def begin_epoch(self) -> None:
         """Start the present timing anew: between epochs there is validation, and more."""
         if self._stage is not _Stage.SETTLED:

@@ -12,6 +12,7 @@ import torch
 
 from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
+from tasks.finetune.at_once import AtOnce
 from tasks.finetune.chosen import Outcome
 from tasks.finetune.device import pick_device, pick_precision, scoring_batch, use_threads
 from tasks.finetune.distill import Teacher, load_teacher
@@ -21,6 +22,8 @@ from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.ranks import local_device, rank
 from tasks.finetune.tree_file import Tree
 from tasks.values import Backbone, PreparedDataset, RegisteredModel
+
+SHORT = "memory ran out: what is free decides in which parts a batch goes through"
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ class Course:
     notes: list[str] = field(default_factory=list)  # what was decided on the way
     varying: list[str] = field(default_factory=list)  # what may be otherwise another time
     members: list[Outcome] = field(default_factory=list)  # a soup's trainings that are done
+    at_once: AtOnce = field(default_factory=AtOnce)  # images, in training
+    scored_at_once: AtOnce = field(default_factory=AtOnce)
     keeper: Keeper | None = None  # of checkpoints; None: none are written
     point: Tree | None = None  # how far an earlier process came, until its training goes on
     teacher_sha256: str | None = None
@@ -77,6 +82,11 @@ class Course:
         """Note what may give other weights another time; once, however often it is said."""
         if reason not in self.varying:
             self.varying.append(reason)
+
+    def fell_short(self, text: str) -> None:
+        """Note what was done for want of memory, of which another time may have more or less."""
+        self.note(text)
+        self.vary(SHORT)
 
     def add(self, record: EpochRecord) -> None:
         """Write an epoch down and tell the watcher; the other processes only remember it."""

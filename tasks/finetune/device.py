@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -90,7 +91,7 @@ def memory_errors(batch_size: int, key: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise ResourceError(
             f"Out of memory with {key}={batch_size}.\n"
@@ -98,7 +99,17 @@ def memory_errors(batch_size: int, key: str) -> Iterator[None]:
         ) from error
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's CPU allocator raises a plain RuntimeError that says so
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an allocator failed: Python's, a GPU's, or torch's for a CPU or Apple's GPU."""
+    # the last two raise a plain RuntimeError that says so
     typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return typed or "allocate memory" in str(error)
+    return typed or any(words in str(error) for words in ("allocate memory", "MPS backend out of"))
+
+
+def free_memory(device: torch.device) -> None:
+    """Give memory back that nothing holds any more, so that it can be had in other pieces."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
 
 from tasks.errors import ConfigError
+from tasks.finetune.at_once import AtOnce
 from tasks.finetune.device import on_device
 from tasks.preprocess.views import eval_view
 from tasks.pretrained.network import restore_network
@@ -30,6 +31,7 @@ class Teacher:
         # the student's view is a crop already, so that nothing of it is cut off
         self._spec = spec.model_copy(update={"resize": spec.crop})
         self._device, self._precision = device, precision
+        self._at_once = AtOnce()
 
     @torch.no_grad()  # not inference_mode, whose tensors a later loss could not keep
     def logits(self, images_bhwc_u8: Tensor) -> Tensor:
@@ -38,9 +40,13 @@ class Teacher:
         They are resized to the teacher's input size where theirs is another, and normalised as it
         was trained.
         """
+        images_bchw = eval_view(images_bhwc_u8, self._spec)
+        return self._at_once.through(self._answer, images_bchw, self._device)
+
+    def _answer(self, images_bchw: Tensor) -> Tensor:
         enabled = self._precision != torch.float32
         with torch.autocast(self._device.type, dtype=self._precision, enabled=enabled):
-            logits_bk: Tensor = self.network(eval_view(images_bhwc_u8, self._spec))
+            logits_bk: Tensor = self.network(images_bchw)
         return logits_bk.float()
 
 

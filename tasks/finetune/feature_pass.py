@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks.finetune.at_once import AtOnce
 from tasks.finetune.fuse import fused
 from tasks.preprocess.augment import train_view
 from tasks.preprocess.batches import PackedImages
@@ -35,6 +37,7 @@ class FeaturePass:
         self._precision = precision
         self._batch_size = batch_size
         self._chosen: nn.Module | None = None
+        self._at_once = AtOnce()
 
     def over(self, split: PackedSplit, view: View, views: int) -> Iterator[Tensor]:
         """Yield the features of all images in order, ``views`` times, in the compute type."""
@@ -56,6 +59,9 @@ class FeaturePass:
             return self._run(self._chosen, images_bchw)
 
     def _run(self, prefix: nn.Module, images_bchw: Tensor) -> Tensor:
+        return self._at_once.through(partial(self._pass, prefix), images_bchw, self._device)
+
+    def _pass(self, prefix: nn.Module, images_bchw: Tensor) -> Tensor:
         enabled = self._precision != torch.float32
         with torch.autocast(self._device.type, dtype=self._precision, enabled=enabled):
             features: Tensor = prefix(images_bchw)

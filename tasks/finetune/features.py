@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.artifacts import folder_atomic
+from tasks.artifacts import disk_errors, folder_atomic
 from tasks.finetune.cut import Cut
 from tasks.finetune.device import memory_errors
 from tasks.finetune.feature_disk import make_room
@@ -58,7 +58,8 @@ def cache_features(
     """
     origin = origin_digest(cut, prepared)
     target = folder / cache_key(origin, request)
-    with in_use([target]):  # until its files are mapped, and so kept by the system
+    # in use until its files are mapped, and so kept by the system
+    with disk_errors(str(target)), in_use([target]):
         stored = load_whole(target)
         if stored is None:
             if target.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -61,10 +61,13 @@ class Feed:
             if self.cached is None:
                 return validate_images(course, network)
             self.model.eval()
-            val = self.cached.val
-            rows = torch.arange(val.n).numpy()
-            batches = val.batches(rows, size, course.device)
-            return score_batches(self.model, batches, val.labels_n, course.device, course.precision)
+            scored = partial(self._validate_features, self.cached.val)
+            return course.scored_at_once.fewer(scored, min(size, self.cached.val.n), course.device)
+
+    def _validate_features(self, val: PackedFeatures, size: int) -> Scores:
+        course, rows = self.course, torch.arange(val.n).numpy()
+        batches = val.batches(rows, size, course.device)
+        return score_batches(self.model, batches, val.labels_n, course.device, course.precision)
 
 
 def training_images(course: Course) -> PackedImages | StreamedImages:
@@ -89,9 +92,11 @@ def tell_left_out(feed: Feed) -> None:
 
 def validate_images(course: Course, network: nn.Module) -> Scores:
     """Score the validation split from its images."""
-    size = course.scoring_batch
-    return score(
-        network, course.prepared.val, course.prepared.input, course.device, size, course.precision
+    val, spec, device = course.prepared.val, course.prepared.input, course.device
+    return course.scored_at_once.fewer(
+        lambda size: score(network, val, spec, device, size, course.precision),
+        min(course.scoring_batch, val.n),
+        device,
     )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tasks.errors import DivergedError, TrainingError
 from tasks.finetune.averaging import Ema
 from tasks.finetune.compiling import Forward
+from tasks.finetune.halving import Halving, Part
 from tasks.finetune.inputs import Epoch, Inputs, Share
 from tasks.finetune.lap import Lap
 from tasks.finetune.objective import Objective
@@ -37,6 +39,7 @@ class Trainer:
     optimizer: Optimizer
     schedule: LRScheduler
     objective: Objective
+    halving: Halving
     ema: Ema | None
     recipe: TrainingConfig
     device: torch.device
@@ -47,21 +50,28 @@ class Trainer:
 
         The gradient is of the mean over all images of the step, those of the other batches that
         ``training.accumulate`` joins and of the other processes included: each batch's mean counts
-        by its share of the images. The optimiser moves at the last batch of a step.
+        by its share of the images. The optimiser moves at the last batch of a step. Where memory
+        runs out in the network, the batch goes through it in parts (``Halving``).
         """
-        enabled = self.precision != torch.float32
         with self._without_exchange(share):
-            inputs, targets, hints = self.objective.prepare(batch)
-            with torch.autocast(self.device.type, dtype=self.precision, enabled=enabled):
-                logits_bk = self._forward(inputs)
-                loss = self.objective.loss(logits_bk, targets, hints)
-            total = loss * share.weight
-            if share.last and self.objective.penalty is not None:
-                total = total + self.objective.penalty()
-            torch.autograd.backward(total)
+            whole = Part(*self.objective.prepare(batch), batch[1])
+            learnt = self.halving.learn(whole, partial(self._learn, share))
         if share.last:
             self._move()
-        return loss.detach() * len(batch[1]), self.objective.right(logits_bk.detach(), batch[1])
+        return learnt
+
+    def _learn(self, share: Share, part: Part) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a part of a batch, all of it but where memory is short."""
+        enabled = self.precision != torch.float32
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=enabled):
+            logits_bk = self._forward(part.inputs)
+            loss = self.objective.loss(logits_bk, part.targets, part.hints)
+        total = loss * (share.weight * part.weight)
+        if share.last and part.last and self.objective.penalty is not None:
+            total = total + self.objective.penalty()
+        torch.autograd.backward(total)
+        right = self.objective.right(logits_bk.detach(), part.labels)
+        return loss.detach() * len(part.labels), right
 
     def _move(self) -> None:
         if self.recipe.gradient_clip is not None:

@@ -39,9 +39,9 @@ def finetune(
     folder ``checkpoints`` how far it is, from which it goes on where there is something already.
     One process does so: several, of one machine or more, begin anew. The test split is not
     opened. A GPU fine-tunes one model at a time: one that is taken is waited for.
-    Raises ``DivergedError`` when the loss is no longer finite, ``ResourceError`` when memory or
-    disk runs out, ``ConfigError`` for a strategy that the network has not enough stages for, too
-    few epochs, or a teacher of other classes.
+    Raises ``DivergedError`` when the loss is no longer finite, ``ResourceError`` when the disk is
+    full or memory too small for even the smallest part of a batch, ``ConfigError`` for a strategy
+    that the network has not enough stages for, too few epochs, or a teacher of other classes.
     """
     if world() > 1:  # the process that started this one holds the GPUs
         return _finetune(config, prepared, backbone, folder, watcher, teacher)

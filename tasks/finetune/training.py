@@ -19,6 +19,7 @@ from tasks.finetune.chosen import Chosen
 from tasks.finetune.compiling import Forward
 from tasks.finetune.course import Course, Pace
 from tasks.finetune.feed import Feed, make_feed, tell_left_out
+from tasks.finetune.halving import Halving
 from tasks.finetune.inputs import Inputs, make_inputs
 from tasks.finetune.lap import Lap, begin_lap
 from tasks.finetune.loop import EpochSums, Trainer, train_epoch
@@ -159,15 +160,17 @@ def build_trainer(training: Training, feed: Feed, motion: Motion, phase: Phase) 
     inputs = make_inputs(feed.packed(0), recipe)
     batches = inputs.batches_an_epoch * phase.epochs
     optimizer, schedule = motion
+    forward = Forward(model, recipe, course.device, batches, course.vary)
     return Trainer(
         network=training.network,
-        forward=Forward(model, recipe, course.device, batches, course.vary),
+        forward=forward,
         frozen=training.frozen,
         optimizer=optimizer,
         schedule=schedule,
         objective=make_objective(
             course, training.penalty, training.views, on_features=feed.cached is not None
         ),
+        halving=Halving(course.at_once, forward, optimizer, course.device, course.fell_short),
         ema=training.ema,
         recipe=recipe,
         device=course.device,

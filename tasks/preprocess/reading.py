@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,8 +36,10 @@ def read_images(
     ``view`` may raise ``UnreadableImage`` as well. Raises ``DataError`` for a file that cannot be
     read, or is no longer what the index says.
     """
+    from joblib import cpu_count  # by a container's limit, where os.cpu_count is the machine's
+
     waiting: deque[tuple[ImageRecord, Future[View | SkippedImage]]] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         for record in records:
             waiting.append((record, pool.submit(_read, root, record, view)))
             if len(waiting) > AHEAD:

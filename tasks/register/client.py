@@ -36,6 +36,7 @@ from tasks.register.address import artifact_root as artifact_root
 from tasks.register.address import database_file as database_file
 from tasks.register.address import shown_address as shown_address
 from tasks.register.address import tracking_uri as tracking_uri
+from tasks.register.guarded import guard
 
 PROBE_SECONDS = 8  # longest wait for a server's first answer
 PROBE = "/api/2.0/mlflow/experiments/search"
@@ -59,6 +60,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # --json is alone there
 # Seven tries, MLflow's own, hold a call for four minutes; Prefect repeats the task anyway.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+guard()
 
 
 def connect(create: bool = True) -> MlflowClient:
@@ -70,8 +72,8 @@ def connect(create: bool = True) -> MlflowClient:
     read-only.
     """
     uri = tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        _probe(uri)
+    if is_remote(uri):
+        probe(uri)
         return MlflowClient(uri)
     with tracking_errors(f"opening {uri}"):
         if not uri.startswith(SQLITE):
@@ -151,7 +153,13 @@ def _status(error: Exception) -> int | None:
     return None
 
 
-def _probe(uri: str) -> None:
+def is_remote(uri: str) -> bool:
+    """Say whether a tracking address is that of a server."""
+    return uri.startswith(("http://", "https://"))
+
+
+def probe(uri: str) -> None:
+    """Ask a server once; raises ``TrackingError``, transient where it does not answer just now."""
     status = _ask(uri)
     if status in PASSING_STATUS:
         raise TransientTrackingError(

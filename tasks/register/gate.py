@@ -71,7 +71,7 @@ class Verdict:
 class _Findings:
     """What speaks against a promotion, and what is said beside it."""
 
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[str]
     remarks: list[str] = field(default_factory=list)
     comparison: Comparison | None = None
 

@@ -1,4 +1,4 @@
-"""Which hosts are asked for a version's files: the tracking server, and those the reader allows.
+"""Which hosts are asked for files, or given any: the tracking server, and those the reader allows.
 
 Whoever may register a version could else make all who read it ask any host for anything, and send
 their logins there (CWE-918, CWE-522). MLflow guards its servers so, by

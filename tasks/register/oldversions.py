@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -17,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from tasks.cleanupconfig import VersionsRule
-from tasks.errors import GraftError
+from tasks.errors import GraftError, TrackingError
 from tasks.leftovers import Item, days_since
 from tasks.register.client import connect, named_store, tracking_errors
 from tasks.register.files import SHA256
@@ -177,7 +178,7 @@ def _size(client: MlflowClient, model_id: str, path: str | None = None) -> int |
     try:
         with named_store():
             entries = client.list_logged_model_artifacts(model_id, path)
-    except (MlflowException, OSError):  # its files are gone already
+    except (MlflowException, OSError, TrackingError):  # gone, or at a host that is not asked
         return None
     sizes = [
         _size(client, model_id, entry.path) if entry.is_dir else entry.file_size
@@ -222,7 +223,8 @@ def _remove_files(client: MlflowClient, one: Known, rest: Iterable[Known]) -> No
         with tracking_errors(f"removing the files of {one.title}"), named_store():
             place = str(client.get_logged_model(one.model_id).artifact_location)
             client.delete_logged_model(one.model_id)
-            if one.model_id in place.split("/"):  # its own folder, and no other's
+            parts = unquote(place).split("/")
+            if one.model_id in parts and ".." not in parts:  # its own folder, and no other's
                 get_artifact_repository(place).delete_artifacts()
     except GraftError as fault:
         log.warning("files of %s are left behind: %s", one.title, fault)

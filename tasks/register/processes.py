@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"  # set where Prefect starts a flow run in a process of its own
 PROCESS_TAG, FLOW_RUN_TAG = "graft.process", "graft.flow_run"
+ERROR_TAG = "graft.error"  # how the process before ended, which is over once another goes on
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PIDS = Path("/proc/self/ns/pid")  # a container has process numbers of its own
 
@@ -26,12 +27,16 @@ def process_tags() -> dict[str, str]:
 
 
 def take_over(client: MlflowClient, run_id: str) -> None:
-    """Open a run again as this process's: by the tags of the one before it would look left open."""
+    """Open a run again as this process's, without the tags of the one before and how it ended.
+
+    By those it would look left open, or as if it had failed.
+    """
     there, own = client.get_run(run_id).data.tags, process_tags()
     for key, value in own.items():
         client.set_tag(run_id, key, value)
-    if FLOW_RUN_TAG in there and FLOW_RUN_TAG not in own:
-        client.delete_tag(run_id, FLOW_RUN_TAG)
+    for key in (FLOW_RUN_TAG, ERROR_TAG):
+        if key in there and key not in own:
+            client.delete_tag(run_id, key)
     client.update_run(run_id, status="RUNNING")
 
 

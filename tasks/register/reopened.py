@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -31,17 +32,21 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def resumable_run(config: RunConfig, token: str, resumed: bool) -> Iterator[RunTracker]:
+def resumable_run(
+    config: RunConfig, token: str, resumed: bool, spool: Path | None = None
+) -> Iterator[RunTracker]:
     """Open a run as ``open_run`` does, or, ``resumed``, go on in the one of the same ``token``.
 
     What is logged there already is not logged again. Where this tracking server has no such run,
-    a new one is opened, and that is said.
+    a new one is opened, and that is said. ``spool`` is the file of the metrics that MLflow has not
+    taken yet.
     """
     found = with_retries(_find, config, token) if resumed else None
     if found is None:
         if resumed:
             log.warning("the tracking server does not know the run: a new one is opened in MLflow")
         with open_run(config, {TOKEN: token}) as tracker:
+            _keep(tracker, spool)
             yield tracker
         return
     client, run_id = connect(), found.info.run_id
@@ -50,8 +55,14 @@ def resumable_run(config: RunConfig, token: str, resumed: bool) -> Iterator[RunT
         with_retries(_take_up, client, found, tracker)
         there = found.data.params  # none, where it was killed before it wrote them
         with_retries(write_opening_facts, client, run_id, config, there)
-        with system_metrics(run_id, again=True):
+        with system_metrics(run_id, again=True), tracker.all_sent():
+            _keep(tracker, spool)
             yield tracker
+
+
+def _keep(tracker: RunTracker, spool: Path | None) -> None:
+    if spool is not None:
+        tracker.keep_in(spool)
 
 
 def _find(config: RunConfig, token: str) -> Run | None:
@@ -71,5 +82,4 @@ def _take_up(client: MlflowClient, run: Run, tracker: RunTracker) -> None:
         for key, value in run_tags().items():
             client.set_tag(run_id, key, value)
         take_over(client, run_id)
-        for name in (name for name in run.data.metrics if not name.startswith(SYSTEM)):
-            tracker.remember(client.get_metric_history(run_id, name))
+    tracker.look(name for name in run.data.metrics if not name.startswith(SYSTEM))

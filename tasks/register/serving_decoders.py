@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import io
 import math
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -59,7 +58,9 @@ class Decoders:
 
     def __init__(self, megapixels: int) -> None:
         """Take how many megapixels the largest image may have."""
-        cores = os.cpu_count() or 1
+        from joblib import cpu_count
+
+        cores = cpu_count()  # by a container's limit, where os.cpu_count tells the machine's
         self._megapixels = megapixels
         self._ordinary = ThreadPoolExecutor(min(cores, DECODERS), "decode")
         self._large = ThreadPoolExecutor(min(max(cores // 2, 1), LARGE_DECODERS), "decode-large")

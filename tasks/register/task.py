@@ -6,6 +6,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks import values, work
 from tasks.config import RunConfig
 from tasks.register.promote import register
+from tasks.register.wire import wait_for_server
 from tasks.retry import RETRIES, RETRY_DELAYS, may_pass
 
 
@@ -27,4 +28,5 @@ def register_model(
     origin: work.Work | None = None,
 ) -> values.PromotionDecision:
     """Register a version and decide whether it becomes champion."""
+    wait_for_server()
     return register(config, raw, prepared, model, report, run_id, origin)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 
 from tasks.config import RunConfig
@@ -21,19 +21,19 @@ from tasks.errors import GraftError, TrackingError
 from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.public import public_config, without_secrets
 from tasks.register.client import artifact_root, connect, tracking_errors, tracking_uri
+from tasks.register.delivery import Delivery
 from tasks.register.facts import (
     dataset_inputs,
     environment_text,
     final_values,
-    finite_metrics,
     flat_params,
-    is_another,
     repeat_tags,
     run_tags,
     training_values,
 )
 from tasks.register.machine import system_metrics
-from tasks.register.moments import end_run, now_after
+from tasks.register.moments import end_run
+from tasks.register.wire import wait_for_server
 from tasks.retry import with_retries
 from tasks.values import Backbone, EvaluationReport, FineTunedModel, PreparedDataset
 
@@ -58,9 +58,19 @@ class RunTracker:
         self.experiment_id = experiment_id
         self._client = client
         self._config = config
-        self._waiting: dict[tuple[str, int], Metric] = {}  # by name and step
-        self._sent: dict[tuple[str, int], float] = {}
-        self._last = 0  # ms since 1970, of what was sent last
+        self._delivery = Delivery(client, run_id)
+
+    def keep_in(self, spool: Path) -> None:
+        """Keep metrics that MLflow does not take in a file, and take up those that are in it."""
+        self._delivery.keep_in(spool)
+
+    @contextmanager
+    def all_sent(self) -> Iterator[None]:
+        """Send what waits when the block ends, however it does, or say that it is not tracked."""
+        try:
+            yield
+        finally:
+            self._delivery.finish()
 
     def step(self, progress: StepProgress) -> None:
         """Log nothing: a line a step is too much."""
@@ -68,8 +78,8 @@ class RunTracker:
     def epoch(self, record: EpochRecord) -> None:
         """Log one epoch's figures at step ``record.epoch``, in one call.
 
-        Hours of training must not end because the server is away or refuses: what it does not take
-        now goes with the next epoch, and ``finished`` fails if it still does not take it then.
+        Hours of training must neither end nor wait because the server is away or refuses: what it
+        does not take now waits, and ``finished`` fails if it still does not take it then.
         """
         values = {
             "train_loss": record.train_loss,
@@ -80,13 +90,12 @@ class RunTracker:
             "images_per_second": record.images_per_second,
             "seconds": record.seconds,
         }
-        try:
-            self._metrics(values, record.epoch)
-        except TrackingError as error:
-            log.warning("epoch %d is not tracked yet: %s", record.epoch, error)
+        self._delivery.add(values, record.epoch)
+        self._delivery.attempt(record.epoch)
 
     def datasets(self, prepared: PreparedDataset) -> None:
         """Log the three splits as dataset inputs with their digests."""
+        wait_for_server()
         with tracking_errors("logging the datasets"):
             inputs = dataset_inputs(self._config, prepared)
             self._client.log_inputs(self.run_id, datasets=inputs)
@@ -103,36 +112,37 @@ class RunTracker:
             "input": backbone.input.model_dump_json(),
         }
         params = [Param(f"backbone.{key}", str(value)) for key, value in facts.items()]
+        wait_for_server()
         with tracking_errors("logging the backbone"):
             self._client.log_batch(self.run_id, params=params)
 
     def finished(self, model: FineTunedModel, report: EvaluationReport) -> None:
         """Log the final figures, and every file of the run folder as an artifact.
 
-        Safe to call again after a fault: nothing is logged twice.
+        Safe to call again after a fault: nothing is logged twice. A server that went away is waited
+        for.
         """
-        self._metrics(final_values(model, report), model.chosen_epoch, *repeat_tags(model))
-        self._files(model.folder)
+        self._last(final_values(model, report), model)
 
     def trained(self, model: FineTunedModel) -> None:
         """Log what training came to, and its files: all there is where no test image is scored."""
-        self._metrics(training_values(model), model.chosen_epoch, *repeat_tags(model))
-        self._files(model.folder)
+        self._last(training_values(model), model)
 
     def tag(self, key: str, value: str) -> None:
         """Set a tag."""
         with tracking_errors("tagging the run"):
             self._client.set_tag(self.run_id, key, value)
 
-    def remember(self, sent: Iterable[Metric]) -> None:
-        """Take these metrics for logged by an earlier process: what is the same is not, again.
+    def look(self, names: Iterable[str]) -> None:
+        """Take what MLflow has of these metrics for logged: what is the same is not, again."""
+        self._delivery.look(names)
 
-        Where a figure is another, as of a training that began anew on a GPU, all of its step are:
-        MLflow keeps both points, and shows the later.
-        """
-        in_order = sorted(sent, key=lambda m: m.timestamp)
-        self._sent |= {(m.key, m.step): m.value for m in in_order}
-        self._last = max([self._last, *(m.timestamp for m in in_order)])
+    def _last(self, values: Mapping[str, float], model: FineTunedModel) -> None:
+        wait_for_server()
+        tags = {tag.key: tag.value for tag in repeat_tags(model)}
+        self._delivery.add(values, model.chosen_epoch, tags)
+        self._delivery.deliver()
+        self._files(model.folder)
 
     def _files(self, folder: Path) -> None:
         """Store what is in a run folder, but for what only a run that is not done needs."""
@@ -144,19 +154,6 @@ class RunTracker:
                     self._client.log_artifacts(self.run_id, str(path), path.name)
                 else:
                     self._client.log_artifact(self.run_id, str(path))
-
-    def _metrics(self, values: Mapping[str, float], step: int, *about: RunTag) -> None:
-        self._last = now_after(self._last)
-        metrics, odd = finite_metrics(values, self._last, step)
-        anew = any(is_another(metric, self._sent) for metric in metrics)
-        for metric in metrics:
-            if anew or (metric.key, metric.step) not in self._sent:
-                self._waiting.setdefault((metric.key, metric.step), metric)
-        tags = [*about, *([RunTag("graft.not_finite", "; ".join(odd))] if odd else [])]
-        with tracking_errors("logging metrics"):
-            self._client.log_batch(self.run_id, metrics=[*self._waiting.values()], tags=tags)
-        self._sent |= {key: metric.value for key, metric in self._waiting.items()}
-        self._waiting = {}
 
 
 @contextmanager
@@ -174,7 +171,8 @@ def open_run(
     tracker = with_retries(_open, client, config, tags)
     with closing(client, tracker.run_id), system_metrics(tracker.run_id):
         with_retries(write_opening_facts, client, tracker.run_id, config)
-        yield tracker
+        with tracker.all_sent():
+            yield tracker
 
 
 @contextmanager
@@ -229,6 +227,7 @@ def write_opening_facts(
 
 def _finish(client: MlflowClient, run_id: str) -> None:
     try:
+        wait_for_server()
         with_retries(_close, client, run_id, "FINISHED")
     except GraftError as fault:  # what the run has made stands all the same
         log.warning("the run stays open in MLflow: %s", fault)
@@ -238,6 +237,7 @@ def _abandon(client: MlflowClient, run_id: str, error: BaseException) -> None:
     status = "FAILED" if isinstance(error, Exception) else "KILLED"
     words = f"{type(error).__name__}: {error}"[:LONGEST_ERROR]
     try:
+        connect(create=False)  # MLflow would knock at a server that is away for half a minute
         with tracking_errors("closing the run"):
             client.set_tag(run_id, "graft.error", words)
         _close(client, run_id, status)

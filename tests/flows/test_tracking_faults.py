@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tasks import retry
+from tasks.unfinished import FOLDER, METRICS
 
 Rows = list[tuple[object, ...]]
 
@@ -65,6 +66,16 @@ def status(workspace: Path, name: str) -> Rows:
         return connection.execute("SELECT status FROM runs WHERE name = ?", [name]).fetchall()
 
 
+def points(workspace: Path, name: str) -> Rows:
+    """Return the steps of every point of the validation loss, of all runs of a name."""
+    with database(workspace) as connection:
+        return connection.execute(
+            "SELECT step FROM metrics JOIN runs USING (run_uuid) "
+            "WHERE name = ? AND key = 'val_loss'",
+            [name],
+        ).fetchall()
+
+
 def folders(workspace: Path, name: str) -> list[Path]:
     return sorted((workspace / "mlruns" / "runs").glob(f"{name}-*"))
 
@@ -78,6 +89,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 FACTS = {
     "datasets": "BEFORE INSERT ON inputs",
     "backbone": "BEFORE INSERT ON params WHEN NEW.key = 'backbone.head'",
+    "epochs": "BEFORE INSERT ON metrics WHEN NEW.key = 'val_loss'",
     "figures": "BEFORE INSERT ON metrics WHEN NEW.key = 'test_accuracy'",
     "decision": "BEFORE INSERT ON model_version_tags WHEN NEW.key = 'promotion.n'",
     "end": "BEFORE UPDATE ON runs WHEN NEW.status = 'FINISHED'",
@@ -98,7 +110,7 @@ def test_a_busy_tracking_store_is_asked_again(workspace: Path, graft, fact: str)
     assert len(folders(workspace, name)) == 1
 
 
-@pytest.mark.parametrize("fact", ["figures", "decision"])
+@pytest.mark.parametrize("fact", ["epochs", "figures", "decision"])
 def test_the_trained_model_is_kept_when_it_cannot_be_tracked(workspace: Path, graft, fact: str):
     name = f"kept-{fact}"
     with refusing(workspace, FACTS[fact], "refused by the test"):
@@ -113,8 +125,11 @@ def test_the_trained_model_is_kept_when_it_cannot_be_tracked(workspace: Path, gr
         path.name for path in folder.iterdir()
     }
     assert status(workspace, name) == [("FAILED",)]
-    assert graft("run", "good.yaml", f"name={name}", "--resume").code == 0
+    assert (folder / FOLDER / METRICS).exists() == (fact != "decision")
+    again = graft("run", "good.yaml", f"name={name}", "--resume")
+    assert (again.code, "not tracked" in again.err) == (0, False), again.err
     assert status(workspace, name) == [("FINISHED",)]
+    assert points(workspace, name) == [(1,)]
 
 
 @pytest.mark.usefixtures("unchanged")
@@ -173,8 +188,11 @@ def test_what_comes_after_the_decision_does_not_undo_it(workspace: Path, graft, 
 
 LOSING = """
 import logging, sys
+import flows.server
 from flows.cli import main
 from flows.server import start_server
+
+flows.server.RESTARTS = 0
 
 class Stop(logging.Handler):
     def emit(self, record):
@@ -199,8 +217,13 @@ def test_a_prefect_server_that_is_gone_after_the_decision(workspace: Path, tmp_p
         text=True,
         timeout=300,
     )
+    assert done.returncode == 7, done.stderr
     assert "Traceback" not in done.stderr
+    assert "Error logging" not in done.stderr
     assert "is not in the Prefect UI" in done.stderr
+    message = done.stderr[done.stderr.index("graft: ") :]
+    assert message.startswith("graft: The Prefect server did not see the run through: ")
+    assert len(message.splitlines()) == 2
     assert len(list_versions("small")) == before + 1
     assert status(workspace, "alone") == [("FINISHED",)]
     (folder,) = folders(workspace, "alone")

@@ -63,6 +63,9 @@ ARCHIVES = {
     "with a root": Bad(archive(zipped(("/x.png", PICTURE))), 3, "'/x.png' is a path that leads"),
     "with a drive": Bad(archive(zipped(("C:\\x.png", PICTURE))), 3, "leads out"),
     "with a link": Bad(archive(zipped(("a", b"/etc"), links=True)), 3, "'a' is a link"),
+    "of folders in folders": Bad(
+        archive(zipped((1_500 * "a/" + "x.png", PICTURE))), 3, "nested over 100 folders deep"
+    ),
     "with a file twice": Bad(archive(zipped(("a/b", b""), ("a", b""))), 3, "'a' twice"),
     "with a name too long": Bad(archive(zipped((LONG + "n", b""))), 3, r"name too long: n{60}\.\n"),
     "with a class to obey": Bad(

@@ -12,6 +12,7 @@ from tasks.download.shard_folder import Folder
 from tasks.download.shard_index import index_shards
 from tasks.download.shard_marker import UNFINISHED
 from tasks.download.shard_pack import Packing
+from tasks.download.shard_samples import read_samples
 from tasks.download.shard_write import write_shards
 from tasks.download.shards import INDEX_FILE
 from tasks.errors import DataError, ResourceError
@@ -68,6 +69,24 @@ def test_a_mark_beside_an_index_goes_with_what_it_marks(photos, tmp_path):
     again = write_shards(photos, 0, tmp_path / "cache", str(shards), Packing(100))
     assert (again.index, again.new) == (made.index, False)
     assert names(shards) == before
+
+
+def test_of_two_that_write_to_one_folder_at_once_the_first_gives_up(photos, tmp_path, monkeypatch):
+    shards, put, later = tmp_path / "shards", Folder.put, []
+
+    def overtaken(self: Folder, path: Path, name: str) -> None:
+        put(self, path, name)
+        if not later:
+            later.append(None)
+            later.append(write_shards(photos, 1, tmp_path / "c", str(shards), Packing(5)))
+
+    monkeypatch.setattr(Folder, "put", overtaken)
+    with pytest.raises(DataError, match=r"Another graft shards has begun .*\nLet it"):
+        write_shards(photos, 0, tmp_path / "cache", str(shards), Packing(3))
+    made = later[1]
+    assert UNFINISHED not in names(shards)
+    for shard in made.index.shards:
+        assert len(list(read_samples(str(shards), shard, made.index.classes))) == shard.images
 
 
 @pytest.mark.parametrize("name", ["train-0000.tar", "test-a.tar", "val-000000.tar"])

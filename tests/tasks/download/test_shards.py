@@ -191,6 +191,8 @@ PAX.pax_headers = {"comment": "x" * (2 << 20)}
 SPARSE = member("a.png", tarfile.GNUTYPE_SPARSE)
 HOLES = tarfile.TarInfo("a.png")
 HOLES.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+ENDLESS = tarfile.TarInfo("a.txt")  # no part of a sample: passed over, piece by piece
+ENDLESS.pax_headers = {"size": str(1 << 60)}
 
 
 @pytest.mark.parametrize(
@@ -206,6 +208,7 @@ HOLES.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
         (PAX, "a header says"),
         (SPARSE, "sparse"),
         (HOLES, "sparse"),
+        (ENDLESS, "claims more than there is"),
     ],
     ids=[
         "link",
@@ -218,6 +221,7 @@ HOLES.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
         "huge header",
         "sparse",
         "holes",
+        "endless",
     ],
 )
 def test_a_hostile_member_is_refused_before_it_is_read(
@@ -241,6 +245,7 @@ def test_a_hostile_member_is_refused_before_it_is_read(
         ({"a.png": b"x", "a.json": b'{"label": 1.5}'}, "neither a word nor"),
         ({"a.png": b"x", "a.json": b'{"label": "cat", "group": []}'}, "neither a word nor"),
         ({"a.png": b"x", "a.cls": b"\xff"}, "no whole tar of samples"),
+        ({"a.png": b"x", "a.cls": 1_001 * b"c"}, "a label of 1,001 characters"),
         ({"a.png": b"x", "a.cls": b"cow"}, "sample 'a' has the label 'cow'"),
         ({"a.png": b"x", "a.pyd": b"cos\nsystem\n"}, "has no label"),
     ],

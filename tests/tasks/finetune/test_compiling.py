@@ -12,6 +12,7 @@ from tasks.errors import ConfigError
 from tasks.finetune import compiling
 from tasks.finetune.compiling import Forward
 from tasks.recipe import TrainingConfig
+from tests.tasks.finetune.short_memory import Bench, Plain
 
 CPU = torch.device("cpu")
 
@@ -124,3 +125,15 @@ def test_the_default_compiler_trains_as_without_it(model):
     plain = torch.autograd.grad(model(inputs).square().sum(), list(model.parameters()))
     for one, other in zip(ours, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_compiled_is_given_up_first(memory):
+    bench = Bench(Plain, compile="on")
+    bench.forward._compiled = torch.compile(bench.network, backend="eager")
+    memory(forward_fits=4)
+    bench.learn(8)
+    assert bench.sizes == [8, 8, 4, 4]
+    assert bench.said[0] == "not compiled from here on: memory ran out"
+    assert "8 images at once" in bench.said[1]
+    assert not bench.forward.stay_plain()
+    assert not Forward(bench.network, TrainingConfig(compile="off"), CPU, batches=1).stay_plain()

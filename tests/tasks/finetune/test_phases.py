@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.errors import ConfigError
-from tasks.finetune.phases import check_warm_up, plan_phases
+from tasks.finetune.phases import Phase, check_warm_up, plan_phases
 from tasks.recipe import StrategyConfig, TrainingConfig
 
 
@@ -96,3 +96,48 @@ def test_a_phase_shorter_than_the_warm_up(backbone):
     with pytest.raises(ConfigError, match="'probe' has 5 epochs"):
         check_warm_up(plan_phases(StrategyConfig(kind="lp_ft"), backbone, 10), recipe)
     check_warm_up(plan_phases(StrategyConfig(kind="gradual_unfreeze"), backbone, 10), recipe)
+
+
+def test_every_field_of_every_phase(backbone):
+    given = backbone.model_copy(update={"stages": (("a",), ("b", "c"))})
+    everything = ("a", "b", "c")
+
+    def plan(epochs: int, **strategy) -> tuple[Phase, ...]:
+        return plan_phases(StrategyConfig.model_validate(strategy), given, epochs)
+
+    assert plan(3, kind="full") == (Phase("train", 3, (), True, 3),)
+    assert plan(3, kind="partial", frozen_stages=1) == (Phase("train", 3, ("a",), True, 3),)
+    two = (Phase("probe", 2, everything, True, 2), Phase("tune", 3, (), True, 3))
+    assert plan(5, kind="lp_ft") == plan(5, kind="wise_ft") == two
+    assert plan(5, kind="gradual_unfreeze") == (
+        Phase("2 stages frozen", 1, everything, True, 5),
+        Phase("1 stages frozen", 1, ("a",), False, 5),
+        Phase("0 stages frozen", 3, (), False, 5),
+    )
+
+
+def refused(strategy: dict, backbone, epochs: int) -> str:
+    with pytest.raises(ConfigError) as caught:
+        plan_phases(StrategyConfig.model_validate(strategy), backbone, epochs)
+    return str(caught.value)
+
+
+def test_too_few_epochs_are_said_with_the_fewest_that_do(backbone):
+    assert refused({"kind": "lp_ft", "probe_epochs": 3}, backbone, 2) == (
+        "strategy.kind=lp_ft trains the head for 3 of training.epochs=2, which leaves none for "
+        "the rest.\nSet training.epochs=4 or more."
+    )
+    assert refused({"kind": "gradual_unfreeze"}, backbone, 1) == (
+        "strategy.kind=gradual_unfreeze begins with an epoch for the head alone.\n"
+        "Set training.epochs=2 or more."
+    )
+
+
+def test_a_warm_up_as_long_as_a_phase_is_refused_and_a_shorter_is_not():
+    phases = (Phase("probe", 2, (), True, 2), Phase("tune", 4, (), True, 4))
+    check_warm_up(phases, TrainingConfig(epochs=6, warmup_epochs=1.5, schedule="cosine"))
+    with pytest.raises(ConfigError) as caught:
+        check_warm_up(phases, TrainingConfig(epochs=6, warmup_epochs=2, schedule="cosine"))
+    assert str(caught.value) == (
+        "training.warmup_epochs=2, but the phase 'probe' has 2 epochs.\nSet it lower."
+    )

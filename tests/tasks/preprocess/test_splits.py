@@ -147,6 +147,17 @@ def test_three_images_of_a_class_give_one_to_each_split() -> None:
         assert Counter(r.label for r in split)[0] == 1
 
 
+def test_the_last_groups_of_a_class_go_to_the_splits_that_are_without_it() -> None:
+    """Test lacks more images than val does when the last one comes, but val has none at all."""
+    records = [
+        ImageRecord(f"ant/{i:02}.jpg", 0, "", f"patient {i if i >= 10 else 0}", f"ant-{i}")
+        for i in range(12)
+    ]
+    splits = assign_splits(records + records_of(0, 12, 12), CLASSES, settings(), seed=0)
+    counts = {name: sum(r.label == 0 for r in split) for name, split in splits.items()}
+    assert counts == {"train": 10, "val": 1, "test": 1}
+
+
 def test_three_groups_of_a_class_give_one_to_each_split() -> None:
     records = records_of(30, 30, 0) + [
         ImageRecord(f"cat/{g}{i}.jpg", 2, "", f"g{g}", f"cat{g}{i}")

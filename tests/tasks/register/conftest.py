@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,29 +168,34 @@ def store(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) ->
     return MlflowClient(uri)
 
 
-@pytest.fixture
-def port() -> int:
+def free_port() -> int:
     """Return a port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture
+def port() -> int:
+    """Return a port that nobody listens on."""
+    return free_port()
+
+
 Start = Callable[[list[str], str], subprocess.Popen[bytes]]
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Start]:
+@contextmanager
+def serving(folder: Path) -> Iterator[Start]:
     """Start servers in their own process groups, wait until they answer, and kill the groups."""
     started: list[subprocess.Popen[bytes]] = []
     programs = Path(sys.executable).parent  # mlflow looks for uvicorn on the path
 
     def start(arguments: list[str], health: str) -> subprocess.Popen[bytes]:
-        log = tmp_path / f"server-{len(started)}.log"
+        log = folder / f"server-{len(started)}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
-                cwd=tmp_path,
+                cwd=folder,
                 env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -207,11 +212,37 @@ def server(tmp_path: Path) -> Iterator[Start]:
                 return process
         pytest.fail(f"the server did not come up:\n{log.read_text()[-3000:]}")
 
-    yield start
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    try:
+        yield start
+    finally:
+        for process in started:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def start_mlflow(start: Start, folder: Path, port: int, store: Path) -> subprocess.Popen[bytes]:
+    """Start a real MLflow server on a copy of ``store`` and return its process."""
+    shutil.copy(store, folder / "server.db")
+    return start(
+        [
+            "mlflow",
+            "server",
+            f"--backend-store-uri=sqlite:///{folder / 'server.db'}",
+            f"--artifacts-destination={folder / 'files'}",
+            "--host=127.0.0.1",
+            f"--port={port}",
+            "--workers=1",
+        ],
+        f"http://127.0.0.1:{port}/health",
+    )
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Start]:
+    """Return what starts servers; they end with the test."""
+    with serving(tmp_path) as start:
+        yield start
 
 
 @pytest.fixture
@@ -219,21 +250,8 @@ def tracking_server(
     server: Start, port: int, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> subprocess.Popen[bytes]:
     """Start a real MLflow server, point MLFLOW_TRACKING_URI at it, and return its process."""
-    shutil.copy(empty_store, tmp_path / "server.db")
-    uri = f"http://127.0.0.1:{port}"
-    process = server(
-        [
-            "mlflow",
-            "server",
-            f"--backend-store-uri=sqlite:///{tmp_path / 'server.db'}",
-            f"--artifacts-destination={tmp_path / 'files'}",
-            "--host=127.0.0.1",
-            f"--port={port}",
-            "--workers=1",
-        ],
-        f"{uri}/health",
-    )
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    process = start_mlflow(server, tmp_path, port, empty_store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     return process
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.evaluate.score import Scores
 from tasks.evaluationconfig import PromotionConfig
-from tasks.register.gate import Contender, Unscorable, class_obstacle, decide, obstacle
+from tasks.register.gate import Contender, Unscorable, Verdict, class_obstacle, decide, obstacle
 from tasks.register.paired import enough_draws
 from tasks.register.reasons import LONGEST_TAG, fitting
 
@@ -121,7 +121,10 @@ TABLE = [
     Case(
         "another test set than the champion was registered with",
         True,
-        remarks=("Better", "registered with another test set: it was scored again"),
+        remarks=(
+            "Better",
+            "The champion (version 1) was registered with another test set: it was scored ",
+        ),
         champion=replace(CHAMPION, registered_digest="yesterday"),
     ),
     Case(
@@ -137,6 +140,16 @@ TABLE = [
         ("not scored on the same test images",),
         champion=replace(CHAMPION, images=(*CHAMPION.images[1:], "another")),
         compared=False,
+    ),
+    *(
+        Case(
+            f"no scores of {name}",
+            False,
+            ("not scored on the same test images",),
+            compared=False,
+            **{name: replace(one, scores=None)},
+        )
+        for name, one in (("challenger", GOOD), ("champion", CHAMPION))
     ),
     Case(
         "a champion that cannot be scored",
@@ -197,7 +210,10 @@ TABLE = [
     Case(
         "a champion that learned from test images, and loses",
         True,
-        remarks=("Better", "learned from 3 of the 40 test images, which flatters it: this model"),
+        remarks=(
+            "Better",
+            "The champion (version 1) learned from 3 of the 40 test images, which flatters it:",
+        ),
         champion=replace(CHAMPION, seen=3),
     ),
     Case(
@@ -210,7 +226,7 @@ TABLE = [
     Case(
         "a champion that does not say what it learned from",
         True,
-        remarks=("Better", "does not say which images it learned from"),
+        remarks=("Better", "The champion (version 1) does not say which images it learned from"),
         champion=replace(CHAMPION, seen=None),
     ),
     Case(
@@ -383,6 +399,14 @@ def test_reasons_are_as_many_as_a_tag_holds():
     assert found[-1] == f"And {1001 - len(found)} more."
     assert found[:-1] == lines[: len(found) - 1]
     assert fitting(lines[:9]) == lines[:9]
+
+
+def test_of_a_contender_nothing_is_taken_for_granted():
+    everything = (False, (), None, {}, "", None, 0, 0, True)
+    assert Contender(1, CLASSES) == Contender(1, CLASSES, *everything)
+    assert Verdict(True, ()) == Verdict(True, (), (), None)
+    assert CHAMPION.title == "the champion (version 1)"
+    assert replace(CHAMPION, is_champion=False).title == "version 1"
 
 
 def test_what_differs_between_label_sets_is_named():

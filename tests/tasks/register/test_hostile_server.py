@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from tasks.artifacts import sha256_bytes
 from tasks.errors import GraftError
 from tasks.register.classifier import ModelSpec
+from tasks.register.client import connect
+from tasks.register.differences import compare_versions
 from tasks.register.files import SPEC_FILE
-from tasks.register.hosts import PORTS, PROXIED
+from tasks.register.hosts import PORTS, PROXIED, VARIABLE
+from tasks.register.oldversions import Known, _remove_files
 from tasks.register.registry import fetch
 
 
@@ -43,6 +49,10 @@ class Liar(ThreadingHTTPServer):
             tags = [{"key": key, "value": value} for key, value in self.tags.items()]
             version = {"name": "m", "version": "1", "status": "READY", "source": self.source}
             return {"model_version": {**version, "run_id": "r", "tags": tags}}
+        if "runs/get" in path:
+            return {"run": {"info": {"run_id": "r", "artifact_uri": self.source}, "data": {}}}
+        if "logged-models/" in path:
+            return {"model": {"info": {"model_id": "m-1", "artifact_uri": self.source}}}
         if "/mlflow-artifacts/artifacts?" in path:
             return {"files": [{"path": self.listed, "is_dir": False, "file_size": 4}]}
         return {}
@@ -61,8 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def do_POST(self) -> None:
-        self.do_GET()
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - http.server's names
 
 
 @pytest.fixture
@@ -70,6 +79,7 @@ def liar(monkeypatch: pytest.MonkeyPatch) -> Iterator[Liar]:
     with Liar(("127.0.0.1", 0), Handler) as server:
         server.asked = []
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        _artifact_repos_cache.clear()  # MLflow's, by the run's name, which is the same in each test
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
         yield server
         server.shutdown()
@@ -99,14 +109,12 @@ def test_an_absolute_path_is_not_written(liar: Liar, tmp_path: Path):
 
 
 @pytest.mark.parametrize("scheme", [*PORTS, PROXIED])
-def test_no_host_is_asked_that_the_registry_names(scheme: str, liar: Liar, tmp_path: Path):
-    with Liar(("127.0.0.1", 0), Handler) as internal:
-        internal.asked = []
-        threading.Thread(target=internal.serve_forever, args=(0.01,), daemon=True).start()
-        liar.source = f"{scheme}://user:pass@127.0.0.1:{internal.server_port}/latest/meta-data"
-        words = refused(tmp_path)
-        internal.shutdown()
-        assert internal.asked == []
+def test_no_host_is_asked_that_the_registry_names(
+    scheme: str, liar: Liar, internal: Liar, tmp_path: Path
+):
+    liar.source = f"{scheme}://user:pass@127.0.0.1:{internal.server_port}/latest/meta-data"
+    words = refused(tmp_path)
+    assert internal.asked == []
     assert (
         f"said to be at {scheme}://127.0.0.1:{internal.server_port}, not at the tracking" in words
     )
@@ -119,6 +127,62 @@ def test_no_address_is_followed_that_the_registry_would_name_later(
     liar.source = source
     assert f"said to be at {source.partition('/')[0]}//, not at" in refused(tmp_path)
     assert not any("runs/get" in path or "logged-models" in path for path in liar.asked)
+
+
+@pytest.fixture
+def internal() -> Iterator[Liar]:
+    """Listen on another port, where nothing is to be asked and no login sent."""
+    with Liar(("127.0.0.1", 0), Handler) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+# what graft does with the files of runs and logged models, whose places the server tells as well
+ACTS: dict[str, Callable[[MlflowClient, Path], object]] = {
+    "list": lambda client, _: client.list_artifacts("r"),
+    "download": lambda client, folder: client.download_artifacts("r", "report.json", str(folder)),
+    "upload": lambda client, _: client.log_text("r", "mine", "config.yaml"),
+    "size": lambda client, _: client.list_logged_model_artifacts("m-1"),
+    "diff": lambda *_: compare_versions("m", "1", "1"),
+    "remove": lambda client, _: _remove_files(client, KNOWN, ()),
+}
+KNOWN = Known("m", 1, datetime.now(UTC), model_id="m-1")
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("scheme", ["http", PROXIED])
+def test_no_host_is_asked_that_a_run_or_a_logged_model_names(
+    scheme: str, act: str, liar: Liar, internal: Liar, tmp_path: Path, caplog
+):
+    liar.source = f"{scheme}://127.0.0.1:{internal.server_port}/m-1"
+    said = ""
+    try:
+        ACTS[act](connect(create=False), tmp_path)
+    except GraftError as error:
+        said = str(error)
+    assert internal.asked == []
+    assert f"{scheme}://127.0.0.1:{internal.server_port}, not at" in said + caplog.text
+
+
+def test_files_of_another_host_are_had_where_the_reader_allows_it(
+    liar: Liar, internal: Liar, monkeypatch: pytest.MonkeyPatch
+):
+    liar.source = f"http://127.0.0.1:{internal.server_port}"
+    monkeypatch.setenv(VARIABLE, f"127.0.0.1:{internal.server_port}")
+    connect(create=False).log_text("r", "mine", "config.yaml")
+    assert internal.asked == ["/config.yaml"]
+
+
+def test_no_folder_is_removed_but_the_models_own(liar: Liar, tmp_path: Path):
+    own, victim = tmp_path / "m-1", tmp_path / "victim"
+    for folder in (own, victim):
+        folder.mkdir()
+    for place in (f"{own}/../victim", f"{own}/%2e%2e/victim", str(victim), str(own)):
+        liar.source = f"file://{place}"
+        ACTS["remove"](connect(create=False), tmp_path)
+        assert (victim.exists(), own.exists()) == (True, place != str(own))
 
 
 def test_a_digest_that_is_a_path_removes_nothing(liar: Liar, tmp_path: Path, tiny_models):

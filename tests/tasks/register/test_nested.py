@@ -9,6 +9,7 @@ import pytest
 
 from tasks.compareconfig import CompareConfig
 from tasks.config import RunConfig
+from tasks.errors import DataError
 from tasks.register.client import connect
 from tasks.register.nested import FOLDER, child_tags, open_comparison
 from tasks.register.processes import FLOW_RUN_TAG, PROCESS_TAG, process_tags
@@ -64,6 +65,16 @@ def test_others_with_the_same_config_on_the_same_server_are_left_alone(config: C
         with open_comparison(config, "there") as theirs:
             assert theirs.run_id != ours.run_id
         assert [status(run_id) for run_id in (ours.run_id, running.run_id)] == ["RUNNING"] * 2
+
+
+def test_a_comparison_that_goes_well_at_last_bears_no_error(config: CompareConfig):
+    with pytest.raises(DataError), open_comparison(config, "here") as run:
+        raise DataError("No image.")
+    told = connect().get_run(run.run_id)
+    assert (told.info.status, "No image." in told.data.tags["graft.error"]) == ("FAILED", True)
+    with open_comparison(config, "here"):
+        assert "graft.error" not in connect().get_run(run.run_id).data.tags
+    assert status(run.run_id) == "FINISHED"
 
 
 def test_who_goes_on_with_a_comparison_is_not_taken_for_who_was_killed(config: CompareConfig):

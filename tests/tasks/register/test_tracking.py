@@ -21,6 +21,7 @@ from tasks.config import RunConfig
 from tasks.errors import GraftError, Terminated, TrackingError, TransientTrackingError
 from tasks.finetune.progress import EpochRecord
 from tasks.pretrained.load import load_pretrained
+from tasks.register import wire
 from tasks.register.facts import flat_params
 from tasks.register.pages import file_page
 from tasks.register.promote import register
@@ -301,7 +302,8 @@ def test_a_whole_run_on_a_real_server(
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    with pytest.raises(TransientTrackingError):
+    monkeypatch.setattr(wire, "PATIENCE", 0)
+    with pytest.raises(TrackingError, match="waited for"):
         run_while_the_server_dies(tracking_server.pid, strong)
     assert "epoch 1 is not tracked yet" in caplog.text
 
