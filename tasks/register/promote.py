@@ -30,6 +30,7 @@ from tasks.register.versions import (
     version_tags,
     write_decision,
 )
+from tasks.register.wire import wait_for_server
 from tasks.values import (
     EvaluationReport,
     FineTunedModel,
@@ -77,6 +78,7 @@ def register(
             "The model was fine-tuned on other data than it is to be registered with.\n"
             "Register it with the data of its own run."
         )
+    wait_for_server()
     client = connect()
     with tracking_errors("looking for an earlier try"):
         standing = read_decision(client, config.promotion.model, run_id)

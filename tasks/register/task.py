@@ -6,7 +6,6 @@ from prefect.cache_policies import NO_CACHE
 from tasks import values, work
 from tasks.config import RunConfig
 from tasks.register.promote import register
-from tasks.register.wire import wait_for_server
 from tasks.retry import RETRIES, RETRY_DELAYS, may_pass
 
 
@@ -28,5 +27,4 @@ def register_model(
     origin: work.Work | None = None,
 ) -> values.PromotionDecision:
     """Register a version and decide whether it becomes champion."""
-    wait_for_server()
     return register(config, raw, prepared, model, report, run_id, origin)
