@@ -31,6 +31,7 @@ from tasks.errors import ResourceError, TrackingError
 log = logging.getLogger(__name__)
 
 STARTUP_SECONDS = 120.0  # the first start on a machine creates the database
+KNOCK_SECONDS = 2.0
 RESTARTS = 3  # of a server that ends before its run does
 RETRIES = 6  # of a request, after 2, 4, 8, … s: 126 s in all, a fifth more or less
 
@@ -76,7 +77,7 @@ class LocalServer:
         if not self._starting:
             return
         deadline = time.monotonic() + STARTUP_SECONDS
-        while not self._answers(deadline - time.monotonic()):
+        while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ResourceError(
                     f"The local Prefect server did not start; see {self.home / 'server.log'}.\n"
@@ -99,8 +100,9 @@ class LocalServer:
         self._process.wait()
         self._listener.close()  # or who connects would wait in vain
 
-    def _answers(self, seconds: float) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=max(seconds, 0.1))
+    def _answers(self) -> bool:
+        # who knocks waits at this process's own socket, also for a server that has ended: not long
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=KNOCK_SECONDS)
         try:
             connection.request("GET", "/api/health")
             return connection.getresponse().status == http.HTTPStatus.OK

@@ -23,12 +23,12 @@ def test_a_task_that_runs_out_of_time_is_named(workspace: Path, graft, monkeypat
         return _validate(*given)
 
     monkeypatch.setattr("tasks.finetune.training._validate", in_time)
-    result = graft("run", "good.yaml", "training.epochs=100000", "name=late")
+    result = graft("run", "good.yaml", "training.epochs=100000", "name=out-of-time")
     assert result.code == 8, result.err
     assert result.message.startswith("graft: finetune took longer than it may: ")
     assert "tasks/finetune/task.py" in result.message
     assert len(result.message.splitlines()) == 2
-    (folder,) = Path("mlruns/runs").glob("late-*")
+    (folder,) = Path("mlruns/runs").glob("out-of-time-*")
     assert f"{folder.resolve()} is kept: the same command with --resume" in result.err
     shutil.rmtree(folder)
 
