@@ -31,7 +31,7 @@ from tasks.errors import ResourceError, TrackingError
 log = logging.getLogger(__name__)
 
 STARTUP_SECONDS = 120.0  # the first start on a machine creates the database
-KNOCK_SECONDS = 2.0
+KNOCK_SECONDS = 2.0  # a server that has ended leaves who knocks at our own socket waiting
 RESTARTS = 3  # of a server that ends before its run does
 RETRIES = 6  # of a request, after 2, 4, 8, … s: 126 s in all, a fifth more or less
 
@@ -101,7 +101,6 @@ class LocalServer:
         self._listener.close()  # or who connects would wait in vain
 
     def _answers(self) -> bool:
-        # who knocks waits at this process's own socket, also for a server that has ended: not long
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=KNOCK_SECONDS)
         try:
             connection.request("GET", "/api/health")
