@@ -6,7 +6,8 @@ import copy
 import itertools
 import logging
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -218,17 +219,27 @@ def recalibrate(
     if not norms:
         return
     modes = [(module, module.training) for module in network.modules()]
-    momenta = [norm.momentum for norm in norms]
     try:
         network.eval()  # dropout would add noise that is not there later
         for norm in norms:
             norm.train()
-        for count, images_bchw in enumerate(batches, start=1):
-            for norm in norms:
-                norm.momentum = 1 / count  # momentum=None means the same, but waits for the device
-            network(images_bchw)
+        with momenta_kept(norms):
+            for count, images_bchw in enumerate(batches, start=1):
+                for norm in norms:
+                    # momentum=None means the same, but waits for the device
+                    norm.momentum = 1 / count
+                network(images_bchw)
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def momenta_kept(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Leave the momentum of each of ``norms`` as it was, whatever the block makes of it."""
+    momenta = [norm.momentum for norm in norms]
+    try:
+        yield
+    finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

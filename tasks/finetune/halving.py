@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from tasks.errors import ResourceError
 from tasks.finetune.at_once import AtOnce
+from tasks.finetune.averaging import momenta_kept
 from tasks.finetune.compiling import Forward
 from tasks.finetune.device import free_memory, is_out_of_memory
 from tasks.finetune.randomness import read_torchs, set_torchs
@@ -190,15 +191,11 @@ def _counted(norms: list[_BatchNorm], part: int, after: int, images: int) -> Ite
     With momentum m, a statistic r and parts i of b images that have b_i each and the statistics
     x_i, m·b_i / (b - m·(b_{i+1} + …)) makes of r, in turn, (1 - m)·r + m·Σ b_i·x_i / b.
     """
-    momenta = [norm.momentum for norm in norms]
-    for norm, momentum in zip(norms, momenta, strict=True):
-        if momentum is not None:  # None is a plain mean over all there were
-            norm.momentum = momentum * part / (images - momentum * after)
-    try:
+    with momenta_kept(norms):
+        for norm in norms:
+            if norm.momentum is not None:  # None is a plain mean over all there were
+                norm.momentum = norm.momentum * part / (images - norm.momentum * after)
         yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
 
 
 class _Mark:

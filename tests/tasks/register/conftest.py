@@ -46,6 +46,7 @@ from tasks.pretrained.load import input_spec, load_pretrained
 from tasks.pretrained.tiny import GraftTiny
 from tasks.register.classifier import ModelSpec
 from tasks.register.files import FILES, FILES_FILE, SHA256, SPEC_SHA256, list_files
+from tasks.register.learned import Learned
 from tasks.register.packaging import save_model
 from tasks.values import (
     EvaluationReport,
@@ -327,3 +328,8 @@ def transform(strong: Trained) -> v2.Compose:
             v2.Normalize(spec.mean, spec.std),
         ]
     )
+
+
+def images_of(learned: Learned) -> set[int]:
+    """Return the numbers of the images that are in a list, each once."""
+    return {int(one) for piece in learned.pieces() for one in piece}

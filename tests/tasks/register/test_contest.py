@@ -13,6 +13,7 @@ from tasks.artifacts import sha256_bytes
 from tasks.register.contest import inherited_images, learned_by, read_learned
 from tasks.register.files import SHA256
 from tasks.register.learned import LEARNED, LEARNED_FILE, PARTLY, Learned
+from tests.tasks.register.conftest import images_of
 
 A, B, C, D = (digit * 64 for digit in "abcd")
 
@@ -26,7 +27,7 @@ class Store:
 
 
 def listed(learned: Learned) -> list[int]:
-    return sorted({int(one) for piece in learned.pieces() for one in piece})
+    return sorted(images_of(learned))
 
 
 @pytest.fixture

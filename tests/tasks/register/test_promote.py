@@ -12,11 +12,12 @@ from tasks.finetune.device import memory_errors
 from tasks.index import read_index
 from tasks.register import contest, promote
 from tasks.register.contest import read_learned
-from tasks.register.learned import Learned, learned_images
+from tasks.register.learned import learned_images
 from tasks.register.promote import register
 from tasks.register.registry import list_versions
 from tasks.register.tracking import open_run
 from tasks.register.versions import read_decision, write_decision
+from tests.tasks.register.conftest import images_of
 
 
 def do(trained, **changes):
@@ -256,10 +257,6 @@ def tag(client, version, key):
     return client.get_model_version("colours", str(version)).tags.get(key)
 
 
-def images_of(learned: Learned) -> set[int]:
-    return {int(one) for piece in learned.pieces() for one in piece}
-
-
 def learned_from_its_test_images(trained):
     """Return the parts of a run one of whose training images is every test image."""
     train = trained.prepared.train.model_copy(update={"index": trained.prepared.test.index})
@@ -299,9 +296,8 @@ def test_what_goes_on_from_a_version_that_learned_from_the_test_images_is_refuse
     assert decision.p_value < 0.05
     listed = read_learned(store.get_model_version("colours", "2"))
     own = learned_images(strong.prepared)
-    assert images_of(own) < images_of(
-        listed
-    )  # what it goes on from counts for what goes on from it
+    # what it goes on from counts for what goes on from it
+    assert images_of(own) < images_of(listed)
     assert tag(store, 2, "graft.teacher_sha256") == onward.teacher_sha256
     assert listed.count_seen(read_index(strong.prepared.test.index)) == 90
     assert own.count_seen(read_index(strong.prepared.test.index)) == 0
