@@ -35,6 +35,7 @@ from flows.arguments import Config, Json, Overrides
 from flows.failures import describe
 from flows.printing import answer, fail, print_answer
 from tasks.errors import GraftError, Terminated
+from tasks.memory import share_one_arena
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")]
 Model = Annotated[str, typer.Option(help="models:/NAME@ALIAS or models:/NAME/VERSION.")]
@@ -212,6 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def program() -> NoReturn:
     """Be the program ``graft``: run a command and end the process with its exit code."""
+    share_one_arena()
     code = GraftError.exit_code
     atexit.register(lambda: _leave(code))  # registered first, so that it runs last
     code = main()

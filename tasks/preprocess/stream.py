@@ -6,12 +6,11 @@ many images there are; the index takes a line a shard.
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice, takewhile
@@ -25,6 +24,7 @@ from tasks.config import DataConfig
 from tasks.download.shard_samples import read_samples
 from tasks.download.shards import read_index_file
 from tasks.errors import ConfigError, DataError
+from tasks.memory import return_fragments
 from tasks.preprocess.batches import Batch, images_an_epoch, moved, one_ahead
 from tasks.preprocess.layouts import Layout, row_of
 from tasks.preprocess.stream_decode import Encoded, Row, Unusable, decoded
@@ -40,7 +40,6 @@ from tasks.splitvalues import Shard, ShardIndex, StreamedSplit
 from tasks.values import InputSpec
 
 _PLAIN = Limits()
-_ARENA_MAX = -8  # malloc.h: M_ARENA_MAX
 
 
 class StreamedImages:
@@ -52,7 +51,6 @@ class StreamedImages:
     def __init__(
         self, split: StreamedSplit, spec: InputSpec, data: DataConfig, limits: Limits = _PLAIN
     ) -> None:
-        _share_one_arena()
         self._split, self._data, self._limits = split, data, limits
         index = read_index_of(split)
         self._classes = index.classes
@@ -167,26 +165,6 @@ class StreamedImages:
             if piece.start <= number < piece.stop:
                 yield Encoded(shard.name, sample.key, sample.label, sample.image)
         return_fragments()
-
-
-def return_fragments() -> None:
-    """Return to the system what the C library keeps of memory that was given back to it.
-
-    Only glibc has malloc_trim(3).
-    """
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _share_one_arena() -> None:
-    """Let threads that begin from now on take memory from where the others do (glibc's arenas).
-
-    Images of every size come and go in several threads. Of an arena for each, what they leave
-    between what stays grew by 50 MB with the first 600,000 images; of one, by 3 MB, at the same
-    pace. Source: mallopt(3), M_ARENA_MAX.
-    """
-    with suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 def read_index_of(split: StreamedSplit) -> ShardIndex:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from tasks.memory import share_one_arena
 from tests.benchmarks.scale_watch import MARKS
 
 
@@ -63,4 +64,5 @@ def main(path: str, *overrides: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    share_one_arena()  # as the command graft does
     print(json.dumps(main(*sys.argv[1:])))

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from tasks.preprocess.stream import return_fragments
+from tasks.memory import return_fragments
 
 WARM = 0.3  # share of the rounds in which caches of libraries may fill
 # what may be left over from one round to the next, in the mean over the rounds after the warm ones
