@@ -14,33 +14,37 @@ from xdist.scheduler import LoadFileScheduling
 TESTS = Path(__file__).parent
 DEPLOYMENTS = "tests/flows/deployments"
 SITE = "site"  # files that use the fixture of this name: one server and worker for all of them
-ON_SITE = {
-    f"{DEPLOYMENTS}/test_{name}.py"
-    for name in ("kubernetes", "operate", "retrain", "transfer", "watch")
+FAR = "far"  # files that share one tracking server
+TOGETHER = {
+    f"{folder}/test_{name}.py": unit
+    for folder, unit, names in (
+        (DEPLOYMENTS, SITE, ("kubernetes", "operate", "retrain", "transfer", "watch")),
+        ("tests/tasks/register", FAR, ("delivery", "locks", "task", "tracking")),
+    )
+    for name in names
 }
 # those of fewer than ten tests that last longer than 20 s, and leave nothing for others to find
 LONG = (
     "tests/flows/test_real_input.py",
     f"{DEPLOYMENTS}/test_compose.py",
-    "tests/tasks/register/test_task.py",
+    FAR,
     "tests/flows/test_server.py",
-    "tests/tasks/register/test_locks.py",
     f"{DEPLOYMENTS}/test_auth.py",
     "tests/flows/test_pages.py",
     "tests/tasks/register/test_journal.py",
     "tests/tasks/register/test_auth.py",
     "tests/tasks/register/test_serving.py",
 )
-for file in (*ON_SITE, *LONG):
+for file in {*TOGETHER, *LONG} - {FAR}:
     assert (TESTS.parent / file).is_file(), f"{file} is gone: take it out of {__file__}"
 
 
 class LongFilesFirst(LoadFileScheduling):
-    """Hand out whole files: those on the site together and first, then the long ones."""
+    """Hand out whole files: those of one server together, the site first, then the long ones."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return SITE if file in ON_SITE else file
+        return TOGETHER.get(file, file)
 
     def _assign_work_unit(self, node: Any) -> None:
         first = next((unit for unit in (SITE, *LONG) if unit in self.workqueue), None)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -55,6 +56,7 @@ from tasks.values import (
     PreparedDataset,
     RawDataset,
 )
+from tests.tasks.register.line import Line
 
 COLOURS = ("blue", "green", "red")
 TEST_IMAGES = 30  # of each class
@@ -183,13 +185,16 @@ def port() -> int:
 
 
 Start = Callable[[list[str], str], subprocess.Popen[bytes]]
+# jobs are MLflow's evaluations of language models: nine processes more, each with its imports
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Start]:
     """Start servers in their own process groups, wait until they answer, and kill the groups."""
     started: list[subprocess.Popen[bytes]] = []
-    programs = Path(sys.executable).parent  # mlflow looks for uvicorn on the path
+    # mlflow looks for uvicorn on the path
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def start(arguments: list[str], health: str) -> subprocess.Popen[bytes]:
         log = folder / f"server-{len(started)}.log"
@@ -197,7 +202,7 @@ def serving(folder: Path) -> Iterator[Start]:
             process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 cwd=folder,
-                env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+                env={**os.environ, **NO_JOBS, "PATH": path},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -246,14 +251,34 @@ def server(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
+class Far(NamedTuple):
+    """A tracking server that tests share: what they write there has names of their own."""
+
+    pid: int
+    port: int
+    files: Path  # what it keeps of runs and models
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Far]:
+    """Start a real MLflow server for all tests that leave it alive: it takes seconds."""
+    folder, port = tmp_path_factory.mktemp("server"), free_port()
+    with serving(folder) as start:
+        process = start_mlflow(start, folder, port, empty_store)
+        yield Far(process.pid, port, folder / "files")
+
+
 @pytest.fixture
-def tracking_server(
-    server: Start, port: int, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> subprocess.Popen[bytes]:
-    """Start a real MLflow server, point MLFLOW_TRACKING_URI at it, and return its process."""
-    process = start_mlflow(server, tmp_path, port, empty_store)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    return process
+def line(mlflow_server: Far, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    """Point MLFLOW_TRACKING_URI at a line to the shared server, which can be cut."""
+    made = Line(mlflow_server.port)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.url)
+    yield made
+    made.down()
 
 
 @dataclass(frozen=True)

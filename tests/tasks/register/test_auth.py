@@ -29,7 +29,6 @@ def locked(server, port, tmp_path: Path, empty_store: Path, monkeypatch) -> subp
     )
     monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(tmp_path / "auth.ini"))
     monkeypatch.setenv("MLFLOW_FLASK_SERVER_SECRET_KEY", "key-of-the-test")
-    monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # nine processes more
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
     uri = f"http://127.0.0.1:{port}"

@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from tasks.pretrained.load import load_pretrained
 from tasks.register import delivery, wire
 from tasks.register.reopened import resumable_run
 from tasks.register.tracking import RunTracker, open_run
-from tests.tasks.register.conftest import free_port, serving, start_mlflow
 from tests.tasks.register.line import Line
 
 RECORD = EpochRecord(1, 2, 1.5, 0.5, 1.25, 0.625, 0.01, 3.0, 200.0)
@@ -35,31 +33,17 @@ NAMES = [name for name in asdict(RECORD) if name not in ("epoch", "epochs")]
 POINT = b'"key": "val_loss"'
 
 
-@pytest.fixture(scope="module")
-def mlflow_server(tmp_path_factory, empty_store: Path) -> Iterator[tuple[int, int]]:
-    """Return process and port of a server that all tests of this file share."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    with serving(folder) as start, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # nine processes more
-        yield start_mlflow(start, folder, port, empty_store).pid, port
-
-
-@pytest.fixture
-def line(mlflow_server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    """Return the line to the tracking server that is named."""
-    made = Line(mlflow_server[1])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.url)
+@pytest.fixture(autouse=True)
+def _no_other_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # of what is not tested here
     monkeypatch.setattr(delivery, "SPARED", 0)
     monkeypatch.setattr(delivery, "QUICK", 60.0)  # what answers may be busy
-    yield made
-    made.down()
 
 
 @pytest.fixture
 def history(mlflow_server):
     """Return a function that gives a run's points, by metric; not over the line."""
-    client = MlflowClient(f"http://127.0.0.1:{mlflow_server[1]}")
+    client = MlflowClient(mlflow_server.url)
 
     def read(run_id: str) -> dict[str, list[tuple[int, float]]]:
         points = {name: client.get_metric_history(run_id, name) for name in NAMES}
@@ -137,12 +121,12 @@ def test_a_server_that_keeps_silent_holds_no_training_up(
         with monkeypatch.context() as patch:
             patch.setattr(delivery, "QUICK", 0.5)
             patch.setattr(delivery, "SPARED", 20)
-            os.killpg(mlflow_server[0], signal.SIGSTOP)
+            os.killpg(mlflow_server.pid, signal.SIGSTOP)
             begun = time.monotonic()
             tracker.epoch(RECORD)  # which the server reads when it goes on
             tracker.epoch(second)  # too early for another try
             took, tries = time.monotonic() - begun, line.sent.count(POINT)
-            os.killpg(mlflow_server[0], signal.SIGCONT)
+            os.killpg(mlflow_server.pid, signal.SIGCONT)
         assert (0.5 <= took < 4, tries) == (True, 1)
     assert history(tracker.run_id) == expected(RECORD, second)
 

@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from flows.server import LocalServer, using
+from tasks.errors import TransientTrackingError
+from tasks.register import locks
 from tasks.register.registry import list_versions
 from tasks.register.tracking import open_run
 from tasks.retry import RETRY_DELAYS
+from tasks.values import PromotionDecision
+from tests.tasks.register.line import Line
 
 
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness
+@pytest.fixture
+def prefect_server(tmp_path: Path) -> Iterator[LocalServer]:
+    """Start a Prefect server, which comes up while other fixtures are made."""
+    server = LocalServer(tmp_path / "prefect")
+    yield server
+    server.stop()
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("prefect_server")
 def test_a_model_is_registered_when_the_server_is_there_again(
-    tracking_server, server, strong, monkeypatch: pytest.MonkeyPatch
+    prefect_server: LocalServer, line: Line, strong, monkeypatch: pytest.MonkeyPatch
 ):
-    # MLflow's own tries end after 14 s, not after 28: its server takes 12 s or so to be there again
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-    from tasks.register.task import register_model
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the task's own tries are tested
+    monkeypatch.setattr(locks, "SETTLE_SECONDS", 1.0)
+    from tasks.register import task
 
-    parts = (strong.config, strong.raw, strong.prepared, strong.model, strong.report)
-    with open_run(strong.config) as tracker:
-        address = f"{os.environ['MLFLOW_TRACKING_URI']}/health"
-        os.killpg(tracking_server.pid, signal.SIGKILL)
-        tracking_server.wait()
-        again = threading.Timer(1, server, [tracking_server.args[2:], address])
-        again.start()
+    registering, failures = task.register, []
+
+    def until_it_fails(*given: object) -> PromotionDecision:
+        try:
+            return registering(*given)
+        except TransientTrackingError as error:
+            failures.append(error)
+            line.up()
+            raise
+
+    monkeypatch.setattr(task, "register", until_it_fails)
+    promotion = strong.config.promotion.model_copy(update={"model": "away"})
+    config = strong.config.model_copy(update={"promotion": promotion})
+    parts = (config, strong.raw, strong.prepared, strong.model, strong.report)
+    with using(prefect_server), open_run(config) as tracker:
+        line.down()
         begin = time.monotonic()
-        decision = register_model(*parts, tracker.run_id)
+        decision = task.register_model(*parts, tracker.run_id)
         assert time.monotonic() - begin > RETRY_DELAYS[0]
-        again.join()
+    assert len(failures) == 1
     assert decision.promoted
-    assert [(row.version, row.aliases) for row in list_versions()] == [(1, ("champion",))]
+    assert [(row.version, row.aliases) for row in list_versions("away")] == [(1, ("champion",))]

@@ -3,9 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shutil
-import signal
 import sqlite3
 import threading
 import urllib.request
@@ -21,7 +19,7 @@ from tasks.config import RunConfig
 from tasks.errors import GraftError, Terminated, TrackingError, TransientTrackingError
 from tasks.finetune.progress import EpochRecord
 from tasks.pretrained.load import load_pretrained
-from tasks.register import wire
+from tasks.register import locks, wire
 from tasks.register.facts import flat_params
 from tasks.register.pages import file_page
 from tasks.register.promote import register
@@ -279,8 +277,9 @@ def test_nothing_of_mlflow_reaches_the_terminal(store, strong, capfd):
 
 
 def test_a_whole_run_on_a_real_server(
-    tracking_server, strong, tmp_path, monkeypatch, caplog, capsys
+    mlflow_server, line, strong, tmp_path, monkeypatch, caplog, capsys
 ):
+    monkeypatch.setattr(locks, "SETTLE_SECONDS", 1.0)
     config = strong.config
     with open_run(config) as tracker:
         tracker.epoch(RECORD)
@@ -295,8 +294,13 @@ def test_a_whole_run_on_a_real_server(
     registered = fetch("models:/colours@champion", tmp_path / "other-cache")
     assert registered.sha256 == strong.model.sha256
     assert registered.weights.read_bytes() == strong.model.weights.read_bytes()
-    assert_a_change_on_the_server_is_found(tmp_path, "artifacts/model.safetensors", b"other")
-    assert_a_change_on_the_server_is_found(tmp_path, "code/numpy.py", b"added")
+    (kept,) = (
+        path.parent
+        for path in mlflow_server.files.rglob("MLmodel")
+        if tracker.run_id in path.read_text()
+    )
+    assert_a_change_is_found(kept / "artifacts" / "model.safetensors", b"other", tmp_path)
+    assert_a_change_is_found(kept / "code" / "numpy.py", b"added", tmp_path)
     folders = [path.name for path in (tmp_path / "other-cache" / "models").iterdir()]
     assert folders == [registered.sha256]  # what was downloaded to be looked at is gone again
 
@@ -304,15 +308,14 @@ def test_a_whole_run_on_a_real_server(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setattr(wire, "PATIENCE", 0)
     with pytest.raises(TrackingError, match="waited for"):
-        run_while_the_server_dies(tracking_server.pid, strong)
+        run_while_the_server_goes_away(line, strong)
     assert "epoch 1 is not tracked yet" in caplog.text
 
 
-def assert_a_change_on_the_server_is_found(tmp_path, name, content):
-    (mlmodel,) = (tmp_path / "files").rglob("MLmodel")
-    path = mlmodel.parent / name
+def assert_a_change_is_found(path, content, tmp_path):
     before = path.read_bytes() if path.exists() else None
     path.write_bytes(content)
+    name = f"{path.parent.name}/{path.name}"
     with pytest.raises(TrackingError, match=f"^{name} of colours version 1 is not the file that"):
         fetch("models:/colours/1", tmp_path / "other-cache")
     path.unlink()
@@ -328,8 +331,8 @@ def assert_the_page_is_served(tracker, page):
         assert answer.read() == page.read_bytes()
 
 
-def run_while_the_server_dies(pid, strong):
+def run_while_the_server_goes_away(line, strong):
     with open_run(strong.config) as tracker:
-        os.killpg(pid, signal.SIGKILL)
+        line.down()
         tracker.epoch(RECORD)  # training goes on
         tracker.finished(strong.model, strong.report)
