@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,22 +31,28 @@ def test_a_file_name_is_printed_as_it_is(photo: Path, tmp_path: Path, graft, nam
     assert f" {path} " in result.out
 
 
-@pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_file_name_that_is_no_utf8(photo: Path, tmp_path: Path, options: tuple[str, ...]):
+_PREDICT = """
+import sys
+from flows.cli import main
+there, missing = sys.argv[1:]
+for path, *options in ((there,), (there, "--json"), (missing, "--json")):
+    print("code", main(["predict", path, *options]), flush=True)
+"""
+
+
+def test_a_file_name_that_is_no_utf8(photo: Path, tmp_path: Path):
+    """Of a file that is there, and in an error; by real arguments, on a real output."""
     path = shutil.copy(photo, tmp_path / os.fsdecode(b"caf\xe9.png"))
-    command = [sys.executable, "-m", "flows.cli", "predict", path, *options]
+    missing = os.fsdecode(b"no caf\xe9.png")
+    command = [sys.executable, "-c", _PREDICT, path, missing]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    shown = json.loads(done.stdout)["predictions"][0]["path"] if options else done.stdout
-    assert (str(path) if options else "caf\\udce9.png") in shown
-
-
-def test_an_error_about_a_file_name_that_is_no_utf8(workspace: Path):
-    missing = os.fsdecode(b"caf\xe9.png")
-    command = [sys.executable, "-m", "flows.cli", "predict", missing, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 3
-    assert "caf\\udce9.png" in json.loads(done.stdout)["error"]["message"]
+    shown, told, refused, rest = re.split(r"^code \d+\n", done.stdout, flags=re.MULTILINE)
+    assert (done.returncode, rest) == (0, ""), done.stderr
+    assert re.findall(r"^code (\d+)$", done.stdout, re.MULTILINE) == ["0", "0", "3"]
+    assert "caf\\udce9.png" in shown
+    assert json.loads(told)["predictions"][0]["path"] == str(path)
+    assert "caf\\udce9.png" in json.loads(refused)["error"]["message"]
+    assert [line[:7] for line in done.stderr.splitlines()][:1] == ["graft: "]  # of the third alone
     assert "Traceback" not in done.stderr
 
 
