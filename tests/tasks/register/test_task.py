@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from flows.server import LocalServer, using
 from tasks.errors import TransientTrackingError
-from tasks.register import locks
+from tasks.register import locks, promote, wire
 from tasks.register.registry import list_versions
 from tasks.register.tracking import open_run
 from tasks.retry import RETRY_DELAYS
@@ -29,11 +30,19 @@ def prefect_server(tmp_path: Path) -> Iterator[LocalServer]:
 def test_a_model_is_registered_when_the_server_is_there_again(
     prefect_server: LocalServer, line: Line, strong, monkeypatch: pytest.MonkeyPatch
 ):
+    """It is away when the task begins, which waits, and again in the middle of the first try."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the task's own tries are tested
+    monkeypatch.setattr(wire, "PAUSE", 0.1)
     monkeypatch.setattr(locks, "SETTLE_SECONDS", 1.0)
     from tasks.register import task
 
-    registering, failures = task.register, []
+    registering, failures, waited = task.register, [], []
+
+    def wait_and_lose_it_once() -> None:
+        wire.wait_for_server()
+        if not waited:
+            line.down()
+        waited.append(True)
 
     def until_it_fails(*given: object) -> PromotionDecision:
         try:
@@ -43,15 +52,19 @@ def test_a_model_is_registered_when_the_server_is_there_again(
             line.up()
             raise
 
+    monkeypatch.setattr(promote, "wait_for_server", wait_and_lose_it_once)
     monkeypatch.setattr(task, "register", until_it_fails)
     promotion = strong.config.promotion.model_copy(update={"model": "away"})
     config = strong.config.model_copy(update={"promotion": promotion})
     parts = (config, strong.raw, strong.prepared, strong.model, strong.report)
     with using(prefect_server), open_run(config) as tracker:
         line.down()
+        back = threading.Timer(0.5, line.up)
+        back.start()
         begin = time.monotonic()
         decision = task.register_model(*parts, tracker.run_id)
-        assert time.monotonic() - begin > RETRY_DELAYS[0]
-    assert len(failures) == 1
+        assert time.monotonic() - begin > 0.5 + RETRY_DELAYS[0]
+        back.join()
+    assert (len(waited), len(failures)) == (2, 1)
     assert decision.promoted
     assert [(row.version, row.aliases) for row in list_versions("away")] == [(1, ("champion",))]
