@@ -158,7 +158,7 @@ def claims_of_others(client: MlflowClient, folder, monkeypatch) -> None:
 
     with monkeypatch.context() as patch:  # no write is in time, so none may be believed
         patch.setattr(locks, "SETTLE_SECONDS", 0.0)
-        patch.setattr(locks, "WAIT_SECONDS", 0.5)
+        patch.setattr(locks, "WAIT_SECONDS", 1.0)
         with pytest.raises(TransientTrackingError, match="is too slow"), locked(client, "m"):
             pytest.fail("its write was late")
 
