@@ -235,7 +235,7 @@ def test_what_was_killed_goes_on(
 ):
     cells = Path(compared["folder"]).parent / "cells"
     before = {path: path.stat().st_mtime_ns for path in cells.glob("*/cell.json")}
-    slow = {"full": {}, "slow": {"training.epochs": 25 + number}}
+    slow = {"full": {}, "slow": {"training.epochs": 50 + number}}
     (workspace / "slow.yaml").write_text(
         yaml.safe_dump({**GRID, "strategies": slow, "seeds": [0]}, sort_keys=False)
     )

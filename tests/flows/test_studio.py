@@ -187,7 +187,7 @@ def champion(client) -> int:
 
 
 @pytest.fixture
-def page(served: None, tmp_path: Path, chromium: str, listening) -> Iterator[Any]:
+def page(tmp_path: Path, chromium: str, listening) -> Iterator[Any]:
     """Give the studio's page in a browser; both end with the test."""
     from playwright.sync_api import sync_playwright
 
