@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from tasks.artifacts import new_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.evaluate.evaluate import evaluate
-from tasks.finetune.progress import EpochRecord
+from tasks.finetune.progress import read_history
 from tasks.finetune.train import finetune
 from tasks.public import public_config
 from tasks.register.nested import child_tags
@@ -71,10 +70,8 @@ def carry_out(work: Work) -> Finished:
         with_retries(tracker.datasets, work.prepared)
         with_retries(tracker.backbone, work.backbone)
         finished = stored(work)
-        if finished is None:
+        if finished is None or not _replayed(finished, tracker):
             finished = _train(work, tracker)
-        else:
-            _replay(finished, tracker)
         with_retries(tracker.finished, finished.model, finished.report)
     return finished
 
@@ -108,10 +105,17 @@ def _train(work: Work, tracker: RunTracker) -> Finished:
     return finished
 
 
-def _replay(finished: Finished, tracker: RunTracker) -> None:
-    """Write the epochs of an earlier start into a run that has none of them."""
-    for line in finished.model.history.read_text().splitlines():
-        tracker.epoch(EpochRecord(**json.loads(line)))
+def _replayed(finished: Finished, tracker: RunTracker) -> bool:
+    """Write the epochs of an earlier start into a run that has none; say whether they are there."""
+    history = finished.model.history
+    try:
+        records = read_history(history)
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read, its cell begins again: %s", history, error)
+        return False
+    for record in records:
+        tracker.epoch(record)
+    return True
 
 
 @contextmanager

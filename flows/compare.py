@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +34,8 @@ from tasks.retry import with_retries
 
 IDENTITY = 12  # hex digits of a comparison's digest in its folder's name
 NAME = ".comparison"  # a file with the name that the folder has in MLflow
+
+log = logging.getLogger(__name__)
 
 
 @flow(name="compare", flow_run_name="{config.name}", validate_parameters=True)
@@ -89,13 +93,17 @@ def _name_of(root: Path) -> str:
     """Return the name that the folder was given by whoever had the lock first.
 
     It has a file of its own: a search of the same name takes the same lock, and empties that file.
+    One that is damaged is replaced, which is said: its run in MLflow is not found again.
     """
     path = root / NAME
     with disk_errors(str(path)):
-        name = path.read_text().strip() if path.exists() else ""
-    if not name:
-        name = uuid4().hex
-        write_atomic(path, name.encode())
+        held = path.read_bytes().strip() if path.exists() else b""
+    if re.fullmatch(rb"[0-9a-f]{32}", held):
+        return held.decode()
+    if held:
+        log.warning("%s is damaged: the comparison goes on in a new run in MLflow", path)
+    name = uuid4().hex
+    write_atomic(path, name.encode())
     return name
 
 

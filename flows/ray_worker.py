@@ -164,7 +164,7 @@ def _folder_fault(folder: Path, token: str) -> str:
     """Say whether this process sees a folder as the command does, and may write there."""
     trial = folder / f"{TOKEN}-{token}-{platform.node()}-{os.getpid()}"
     try:
-        seen = (folder / f"{TOKEN}-{token}").read_text() == token
+        seen = (folder / f"{TOKEN}-{token}").read_bytes() == token.encode()
         if seen:
             trial.touch()
             trial.unlink()

@@ -51,10 +51,11 @@ def _journal(path: Path) -> BaseStorage:
             path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(path, lock)
             return JournalStorage(JournalFileBackend(str(path), lock))
-    except ValueError as error:  # so says Optuna of a line that it cannot read
+    # so says Optuna of a line that is no JSON, or none that it has written
+    except (ValueError, TypeError, LookupError, AssertionError) as error:
         raise TrackingError(
-            f"The study's journal {path} is damaged: {error}\n"
-            "Take the line out that is no JSON, or put a copy back."
+            f"The study's journal {path} is damaged: {type(error).__name__}: {error}\n"
+            "Take the line out that is none of Optuna's, or put a copy back."
         ) from error
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from typing import Any, Literal
 from tasks.artifacts import new_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config, load_config
+from tasks.errors import TrainingError
+from tasks.finetune.progress import read_history
 from tasks.studiojob import PROCESS, note_process, process_of
 from tasks.use import in_use
 
@@ -53,11 +56,12 @@ class Job:
     def result(self) -> dict[str, Any]:
         """Return what ``graft run --json`` printed, or an ``error`` where it printed nothing."""
         try:
-            said = (self.folder / "result.json").read_text()
-            found: dict[str, Any] = json.loads(said)
+            found = json.loads((self.folder / "result.json").read_bytes())
         except (OSError, ValueError):
-            return {"error": {"kind": "ResourceError", "message": GONE, "exit_code": 8}}
-        return found
+            found = None
+        if isinstance(found, dict):
+            return found
+        return {"error": {"kind": "ResourceError", "message": GONE, "exit_code": 8}}
 
     def log(self) -> str:
         """Return the last lines that the run said."""
@@ -68,9 +72,14 @@ class Job:
         return "\n".join(text.splitlines()[-LOG_LINES:])
 
     def epochs(self) -> list[dict[str, Any]]:
-        """Return the epochs so far, as history.jsonl has them."""
+        """Return the epochs so far, as history.jsonl has them; raises ``TrainingError``."""
         for path in sorted((self.folder / "runs").glob("*/history.jsonl")):
-            return [json.loads(line) for line in path.read_text().splitlines()]
+            try:
+                return [asdict(record) for record in read_history(path)]
+            except (OSError, ValueError) as error:
+                raise TrainingError(
+                    f"{path} cannot be read: {error}.\nSo there are no curves of this run."
+                ) from error
         return []
 
     def report(self) -> Path | None:
@@ -117,5 +126,8 @@ def jobs(home: Path) -> list[Job]:
     return [Job(folder) for folder in sorted(found, key=_started, reverse=True)]
 
 
-def _started(folder: Path) -> float:
-    return (folder / PROCESS).stat().st_mtime
+def _started(folder: Path) -> tuple[str, int, str]:
+    """Return when a job was started, by its name: a copy or a touch changes a file's date."""
+    found = re.search(r"-(\d{8}-\d{6})(?:-(\d+))?$", folder.name)
+    date, number = ("", 0) if found is None else (found[1], int(found[2] or 1))
+    return date, number, folder.name

@@ -143,13 +143,9 @@ def _watch(job: Job) -> None:
 
 
 def _show_run(job: Job) -> None:
-    state, epochs = job.state, job.epochs()
-    if epochs:
-        frame = pd.DataFrame(epochs).set_index("epoch")
-        left, right = st.columns(2)
-        left.line_chart(frame[["train_loss", "val_loss"]], y_label="loss")
-        right.line_chart(frame[["train_accuracy", "val_accuracy"]], y_label="accuracy")
-        st.progress(len(epochs) / int(epochs[-1]["epochs"]))
+    state = job.state
+    with told():  # curves that cannot be drawn hide neither the rest nor the button
+        _show_curves(job)
     if state == "running":
         if st.button("Stop this run"):
             job.stop()
@@ -162,6 +158,16 @@ def _show_run(job: Job) -> None:
         st.rerun()  # the whole page, which shows the report now and looks no more
     if state == "running":
         st.session_state["watched"] = job.name
+
+
+def _show_curves(job: Job) -> None:
+    epochs = job.epochs()
+    if epochs:
+        frame = pd.DataFrame(epochs).set_index("epoch")
+        left, right = st.columns(2)
+        left.line_chart(frame[["train_loss", "val_loss"]], y_label="loss")
+        right.line_chart(frame[["train_accuracy", "val_accuracy"]], y_label="accuracy")
+        st.progress(len(epochs) / int(epochs[-1]["epochs"]))
 
 
 def _ended(job: Job) -> None:

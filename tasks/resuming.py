@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -122,12 +124,19 @@ def _made(config: RunConfig) -> Place:
         config=_digest(config),
         code=_code(config),
         shown=public_config(config).model_dump(mode="json"),
+        since=_moment(user_folder(config.output.folder)),
     )
     with run_folder(config) as folder:
         (folder / FOLDER).mkdir()
         (folder / FOLDER / LOCK).touch()  # before what it guards
         write_begun(folder, begun)
     return Place(folder, begun, resumed=False)
+
+
+def _moment(root: Path) -> float:
+    """Return the time, or one after the unfinished runs' where the clock was set back."""
+    before = [one.begun.since for one in _unfinished(root)]
+    return max([time.time(), *(math.nextafter(since, math.inf) for since in before)])
 
 
 @contextmanager
@@ -150,6 +159,7 @@ def _code(config: RunConfig) -> str:
 def _found(config: RunConfig, held: ExitStack) -> Place:
     """Return, and hold, the newest unfinished run of ``config`` that can be gone on with here."""
     root = user_folder(config.output.folder)
+    _sweep_finished(root)
     found = [one for one in _unfinished(root) if one.begun.shown.get("name") == config.name]
     same = [place for place in found if place.begun.config == _digest(config)]
     problems = []
@@ -173,11 +183,11 @@ def _compare_code(config: RunConfig, place: Place) -> None:
 
 
 def _unfinished(root: Path) -> list[Place]:
-    """Return every unfinished run below ``root``, the newest first."""
-    _sweep_finished(root)
-    paths = sorted(root.glob(f"*/{FOLDER}/{BEGUN}"), key=_changed, reverse=True)
-    read = [(path.parent.parent, _begun(path)) for path in paths]
-    return [Place(folder, begun, resumed=True) for folder, begun in read if begun is not None]
+    """Return every unfinished run below ``root``, the newest first; files' dates do not count."""
+    read = [(path.parent.parent, _begun(path)) for path in root.glob(f"*/{FOLDER}/{BEGUN}")]
+    places = [Place(folder, begun, resumed=True) for folder, begun in read if begun is not None]
+    # a copy, whose name is longer, comes after what it is a copy of
+    return sorted(places, key=lambda one: (-one.begun.since, len(one.folder.name)))
 
 
 def _begun(path: Path) -> Begun | None:
@@ -197,13 +207,6 @@ def _sweep_finished(root: Path) -> None:
         folder = inner.parent  # one without a report has just been made, and begins
         if (folder / "report.json").is_file() and not is_unfinished(folder):
             remove_rest(folder)
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:  # finished meanwhile
-        return 0.0
 
 
 def _why_none(config: RunConfig, root: Path, others: list[Place]) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from tasks.artifacts import write_atomic
 from tasks.processes import started, still_runs
 
 PROCESS = "process.json"
+_FACTS = TypeAdapter(tuple[int, str, str])  # number, when it was started, and when the machine was
 
 
 def is_job(folder: Path) -> bool:
@@ -23,9 +26,12 @@ def note_process(folder: Path, number: int) -> None:
 
 
 def process_of(folder: Path) -> int | None:
-    """Return the number of the job's process while it runs; one that got it later is not it."""
+    """Return the number of the job's process while it runs; one that got it later is not it.
+
+    None as well where the file that names it is damaged.
+    """
     try:
-        number, began, boot = json.loads((folder / PROCESS).read_text())
+        number, began, boot = _FACTS.validate_json((folder / PROCESS).read_bytes())
     except (OSError, ValueError):
         return None
     return number if boot == _boot() and still_runs(number, began) else None

@@ -8,7 +8,6 @@ Who works on the run holds ``lock``, which the system lets go of when the proces
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -21,7 +20,7 @@ from typing import Any, TypeVar
 from tasks.artifacts import sha256_file, write_atomic
 from tasks.config import Sha256
 from tasks.errors import ConfigError, DivergedError, TrainingError
-from tasks.finetune.progress import EpochRecord
+from tasks.finetune.progress import EpochRecord, read_history
 from tasks.values import EvaluationReport, FineTunedModel, RegisteredModel, Value
 from tasks.work import Work
 
@@ -42,6 +41,7 @@ class Begun(Value):
     config: Sha256  # of every value but those of ``output``
     code: Sha256
     shown: dict[str, Any]  # the config as all may see it, to say what differs
+    since: float = 0.0  # s since 1970, and above those of the runs that were unfinished then
     work: Work | None = None  # known when the images are; so are the next two
     weights: str | None = None  # the version that model.weights named then, as models:/NAME/VERSION
     teacher: str | None = None  # the same of strategy.teacher
@@ -117,8 +117,8 @@ class Place:
         """Return the epochs that are trained by now; raises ``TrainingError``."""
         path = self.folder / "history.jsonl"
         try:
-            return [EpochRecord(**json.loads(line)) for line in path.read_text().splitlines()]
-        except (OSError, ValueError, TypeError) as error:
+            return read_history(path)
+        except (OSError, ValueError) as error:
             raise _unusable(path, error) from error
 
     def _read(self, name: str, kind: type[Kept]) -> Kept | None:

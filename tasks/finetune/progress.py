@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 
@@ -34,6 +36,17 @@ class EpochRecord:
     learning_rate: float
     seconds: float  # training and validation
     images_per_second: float  # training alone
+
+
+def read_history(path: Path) -> list[EpochRecord]:
+    """Return the epochs of a history.jsonl; raises ``OSError``, ``ValueError`` where it is damaged.
+
+    Bytes that are no UTF-8, a line that is no JSON, and one with other fields are damage.
+    """
+    try:
+        return [EpochRecord(**json.loads(line)) for line in path.read_text().splitlines()]
+    except TypeError as error:
+        raise ValueError(f"a line has other fields: {error}") from error
 
 
 class Watcher(Protocol):

@@ -146,7 +146,7 @@ class _Claim:
 
     def take(self, worth_waiting: Callable[[], object]) -> None:
         """Wait until nobody holds the lock, and take it."""
-        dead = self.note.read_text() if self.note.exists() else ""
+        dead = self.note.read_text(errors="replace") if self.note.exists() else ""
         seen, changed = "", time.monotonic()
         while time.monotonic() < self.deadline:
             looked = time.monotonic()

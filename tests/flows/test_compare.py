@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -227,6 +228,44 @@ def test_one_at_a_time_works_on_a_comparison(workspace: Path, graft, write):
         result = graft("compare", config)
     assert result.code == 2
     assert "running already" in result.message
+
+
+def test_a_name_that_is_damaged_is_replaced_and_that_is_said(tmp_path: Path, caplog):
+    from flows.compare import NAME, _alone
+
+    names = set()
+    for content in (None, b"", b"\xff\xfe", b"\0" * 32, b"a name"):
+        if content is not None:
+            (tmp_path / NAME).write_bytes(content)
+        with _alone(tmp_path) as name, caplog.at_level("WARNING", "flows"):
+            names.add(name)
+        assert (f"{tmp_path / NAME} is damaged" in caplog.text) == bool(content)
+        caplog.clear()
+        with _alone(tmp_path) as again:
+            assert again == name
+    assert len(names) == 5
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_history_that_is_damaged_is_not_replayed_in_part(compared: dict, tmp_path: Path, caplog):
+    from flows.cells import Finished, _replayed
+
+    told: list = []
+    tracker = SimpleNamespace(epoch=told.append)
+    path = next(Path(compared["folder"]).parent.glob("cells/*/cell.json"))
+    finished = Finished.model_validate_json(path.read_bytes())
+    assert _replayed(finished, tracker)
+    assert [record.epoch for record in told] == [1]
+    model = finished.model.model_copy(update={"history": tmp_path / "history.jsonl"})
+    damaged = finished.model_copy(update={"model": model})
+    for content in (None, b"\xff", b"{", b"{}"):
+        if content is not None:
+            model.history.write_bytes(finished.model.history.read_bytes() + content)
+        with caplog.at_level("WARNING", "flows"):
+            assert not _replayed(damaged, tracker)
+        assert f"{model.history} cannot be read" in caplog.text
+        caplog.clear()
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

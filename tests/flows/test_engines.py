@@ -384,8 +384,9 @@ def test_a_machine_is_refused_for_what_it_lacks(tmp_path: Path, prefect_url: str
     monkeypatch.chdir(tmp_path)
     good = Terms(versions(), (tmp_path,), "abc", False, prefect_url, {}, tmp_path)
     assert "No such file" in fault(good)
-    (tmp_path / f"{TOKEN}-abc").write_text("other")
-    assert "another folder" in fault(good)
+    for other in (b"other", b"\xff"):
+        (tmp_path / f"{TOKEN}-abc").write_bytes(other)
+        assert "another folder" in fault(good)
     (tmp_path / f"{TOKEN}-abc").write_text("abc")
     torch = replace(good, versions={**versions(), "torch": "1.0"})
     assert "the command has 1.0" in fault(torch)

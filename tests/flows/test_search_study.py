@@ -229,7 +229,9 @@ def test_what_a_power_cut_left_of_a_line_is_cut_off(tmp_path: Path):
     study = open_study(make_config(), tmp_path, "same")
     assert study.tell(study.claim(), WHOLE)
     assert open_study(make_config(), tmp_path, "same").standing() == (2, "50.00%")
-    with journal.open("a") as file:
-        file.write('{"op_code"\n{}\n')
-    with pytest.raises(TrackingError, match=r"study\.journal is damaged"):
-        open_study(make_config(), tmp_path, "same")
+    whole = journal.read_bytes()
+    for damage in (b'{"op_code"\n{}\n', b"\xff\n", b"5\n", b"{}\n", b'{"op_code":99}\n'):
+        journal.write_bytes(whole + damage)
+        with pytest.raises(TrackingError, match=r"study\.journal is damaged") as caught:
+            open_study(make_config(), tmp_path, "same")
+        assert len(str(caught.value).splitlines()) == 2

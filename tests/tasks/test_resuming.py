@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,13 +28,11 @@ def quick_code(monkeypatch):
     monkeypatch.setattr(resuming, "code_digest", lambda _: "0" * 64)
 
 
-def broken_off(config: RunConfig, age: float = 0.0) -> Path:
-    """Leave a run that can go on, so many seconds old."""
+def broken_off(config: RunConfig) -> Path:
+    """Leave a run that can go on."""
     with suppress(KeyboardInterrupt), place_of(config, False) as place:
         (place.inner / MODEL).write_text("{}")
         raise KeyboardInterrupt
-    begun = place.inner / "begun.json"
-    os.utime(begun, (begun.stat().st_mtime - age,) * 2)
     return place.folder
 
 
@@ -50,7 +49,7 @@ def refused(config: RunConfig) -> str:
 
 
 def test_the_newest_that_is_free_and_of_this_code_is_taken(config, monkeypatch):
-    oldest, older = broken_off(config, 20.0), broken_off(config, 10.0)
+    oldest, older = broken_off(config), broken_off(config)
     assert resumed(config) == older
     with monkeypatch.context() as patch:
         patch.setattr(resuming, "code_digest", lambda _: "1" * 64)
@@ -61,8 +60,26 @@ def test_the_newest_that_is_free_and_of_this_code_is_taken(config, monkeypatch):
         assert resumed(config) == oldest
 
 
+def test_dates_of_files_copies_and_a_clock_set_back_make_no_other_the_newest(config, monkeypatch):
+    older, newer = broken_off(config), broken_off(config)
+    for folder, date in ((older, 10**9), (newer, 0)):
+        os.utime(folder / FOLDER / "begun.json", (date, date))
+        os.utime(folder, (date, date))
+    assert resumed(config) == newer
+    shutil.copytree(newer, newer.with_name(f"{newer.name}-copy"))
+    shutil.copytree(older, older.with_name("a copy"))
+    assert resumed(config) == newer
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming.time, "time", lambda: 10**9)
+        newest = [broken_off(config), broken_off(config)]
+    assert resumed(config) == newest[-1]
+    shutil.rmtree(newest[-1])
+    assert resumed(config) == newest[0]
+    assert (older.is_dir(), newer.is_dir()) == (True, True)
+
+
 def test_what_holds_up_the_newest_is_said_where_none_is_free(config, monkeypatch):
-    older, newest = broken_off(config, 10.0), broken_off(config)
+    older, newest = broken_off(config), broken_off(config)
     with place_of(config, True), place_of(config, True):
         assert f"The run in {newest} still goes on" in refused(config)
     monkeypatch.setattr(resuming, "code_digest", lambda _: "1" * 64)

@@ -26,6 +26,16 @@ def test_names_are_listed(names: list[str], more: dict[str, object], text: str):
     assert listed(names, **more) == text
 
 
+def test_what_is_long_loses_its_middle():
+    path = "a" * 255 + "/" + "b" * 255
+    text = listed([f"{path} (no image)", "short"])
+    assert text == "a" * 50 + "…" + "b" * 49 + " (no image), short"
+    assert listed(["x" * 100]) == "x" * 100
+    many = listed([" ".join(f"word{number:04}" for number in range(200))])
+    assert (len(many), many[:17], many[-9:]) == (300, "word0000 word0001", " word0199")
+    assert len(listed(["\x1b" * 255] * 25)) < 25 * 102
+
+
 def test_twenty_are_shown():
     text = listed([str(number) for number in range(1025)])
     assert text.endswith("18, 19 and 1,005 more")

@@ -178,6 +178,15 @@ def test_the_lock_is_waited_for_and_let_go_on_an_error(store, monkeypatch):
     assert version_numbers(store, "m") == set()
 
 
+def test_a_note_that_is_damaged_is_of_no_dead_process(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "SETTLE_SECONDS", 0.3)
+    store.create_registered_model("m")
+    (tmp_path / "note").write_bytes(b"\xff")
+    claim = locks._Claim(store, "m", tmp_path / "note", time.monotonic() + 30)
+    claim.take(lambda: None)
+    assert (tmp_path / "note").read_text() == claim.token
+
+
 def test_one_store_has_one_lock_whichever_way_its_address_is_written(store, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0.2)
     (tmp_path / "link").symlink_to(tmp_path / "mlruns")
