@@ -45,9 +45,11 @@ def check_carried(folder: Path) -> None:
     if not file.is_file():
         return
     try:
-        listed: dict[str, str] = dict(json.loads(file.read_bytes()))
-    except ValueError as error:  # no JSON, no text, or no pairs
+        listed = json.loads(file.read_bytes())
+    except ValueError as error:  # no JSON, or no text
         raise _damaged(FILES_FILE) from error
+    if not isinstance(listed, dict):
+        raise _damaged(FILES_FILE)
     for path, digest in listed.items():
         if path.startswith(OWN) and not _is_whole(folder / path, digest):
             raise _damaged(path)

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -61,8 +62,8 @@ class Ended(NamedTuple):
     said: str
 
 
-def write_photos(folder: Path, n: int = 30) -> None:
-    """Write ``n`` images of each of two classes, and a config, into ``folder``."""
+def write_photos(folder: Path, n: int = 30, **changes: object) -> None:
+    """Write ``n`` images of each of two classes, and a config with ``changes``, into ``folder``."""
     from tasks.config import RunConfig
     from tasks.configfile import dump_config
 
@@ -83,22 +84,28 @@ def write_photos(folder: Path, n: int = 30) -> None:
         "evaluation": {"explained_images": 0, "latency_runs": 0, "bootstrap": 100},
         "promotion": {"model": "small"},
     }  # fmt: skip
-    (folder / "run.yaml").write_text(dump_config(RunConfig.model_validate(settings)))
+    (folder / "run.yaml").write_text(dump_config(RunConfig.model_validate(settings | changes)))
 
 
 def run(name: str, resume: bool, kill: tuple[str, float] | None) -> Ended:
     """Run the main job in a forked process; kill it so many seconds into a stage."""
+    given = [f"name={name}", f"promotion.model={name}", f"output.cache=cache-{name}"]
+    return watched(*begun(["run", "run.yaml", *given, *(["--resume"] if resume else [])]), kill)
+
+
+def begun(arguments: list[str], first: Callable[[], object] = lambda: None) -> tuple[int, int]:
+    """Start graft in a forked process, after ``first`` there; return its number and its words."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reader)
         os.dup2(writer, 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _be_graft(["run", "run.yaml", f"name={name}", f"promotion.model={name}",
-                   f"output.cache=cache-{name}", *(["--resume"] if resume else [])])  # fmt: skip
+        first()
+        _be_graft(arguments)
     os.close(writer)
     os.set_blocking(reader, False)
-    return _watched(pid, reader, kill)
+    return pid, reader
 
 
 def _be_graft(arguments: list[str]) -> None:
@@ -112,7 +119,8 @@ def _be_graft(arguments: list[str]) -> None:
         os._exit(code)
 
 
-def _watched(pid: int, reader: int, kill: tuple[str, float] | None) -> Ended:
+def watched(pid: int, reader: int, kill: tuple[str, float] | None = None) -> Ended:
+    """Wait for what ``begun`` has started to end, and kill it when that is due."""
     start, text, seen = time.monotonic(), "", dict[str, float]()
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -207,12 +215,13 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="graft-kills-") as folder:
         os.chdir(folder)
-        _import_all(Path(folder))
+        import_all(Path(folder))
         write_photos(Path(folder))
         return _rounds(given)
 
 
-def _import_all(folder: Path) -> None:
+def import_all(folder: Path) -> None:
+    """Import all that a run needs, and see to a Prefect server."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     if "PREFECT_API_URL" not in os.environ:
         from flows.server import LocalServer

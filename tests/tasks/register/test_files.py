@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities.model_registry import ModelVersion
 
-from tasks.errors import TrackingError
+from tasks.errors import TrackingError, WeightsError
+from tasks.register.carried import check_carried
 from tasks.register.files import (
     FILES,
     FILES_FILE,
@@ -143,3 +144,11 @@ def test_a_list_of_files_that_lie_elsewhere_is_not_followed(path, folder, old, t
     hostile = version(old.tags | {FILES: digest(content.encode())})
     with pytest.raises(TrackingError, match="lists files that lie elsewhere"):
         check_files(hostile, folder)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"5", b"[1]", b"[[1, 2]]"])
+def test_a_list_that_is_none_is_refused(tmp_path: Path, content: bytes):
+    (tmp_path / FILES_FILE).parent.mkdir()
+    (tmp_path / FILES_FILE).write_bytes(content)
+    with pytest.raises(WeightsError, match=FILES_FILE):
+        check_carried(tmp_path)

@@ -1,0 +1,47 @@
+"""Whole runs at the same time: two of one config, and one of another version on their cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+READY = [["READY", "true"], ["READY", "false"]]  # the first is promoted, the same once more is not
+
+
+def test_two_runs_of_one_config_at_once_and_another_version_on_their_cache(prefect_url: str):
+    """In a folder of their own, where neither a cache nor a database is."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.together"],
+        cwd=REPOSITORY,
+        env=os.environ | {"PREFECT_API_URL": prefect_url, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["codes"] == [0, 0, 0], told["said"]
+    assert "Traceback" not in "".join(told["said"])
+    assert max(start for start, _ in told["spans"]) < min(end for _, end in told["spans"])
+
+    small, other = told["small"], told["other"]
+    assert len(small["weights"]) == 2
+    assert set(small["weights"]) == set(other["weights"])
+    assert len(set(small["weights"])) == 1
+    assert sorted(small["versions"], reverse=True) == READY
+    assert other["versions"] == READY[:1]
+    assert small["runs"] + other["runs"] == ["FINISHED"] * 3
+    assert small["epochs"] + other["epochs"] == [[1, 2, 3]] * 3
+    assert small["logged"] + other["logged"] == ["READY"] * 3
+    assert list(told["aliases"]["small"]) == ["champion"]
+    assert told["aliases"]["other"] == {"champion": "1"}
+
+    assert told["cache"] == {"archives": 1, "raw": 2, "prepared": 2, "features": 2}
+    assert (told["hidden"], small["temporary"], other["temporary"]) == ([], [], [])
+    assert [name.rpartition("-")[0].split("-")[0] for name in told["folders"]] == [
+        *("other", "small", "small")
+    ]
