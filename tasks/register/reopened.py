@@ -25,7 +25,6 @@ from tasks.register.tracking import (
 from tasks.retry import with_retries
 
 TOKEN = "graft.token"  # noqa: S105 - a tag's name
-ERROR = "graft.error"
 SYSTEM = "system/"
 
 log = logging.getLogger(__name__)
@@ -77,8 +76,6 @@ def _take_up(client: MlflowClient, run: Run, tracker: RunTracker) -> None:
     """Let a run that was left, be it as it may, be running in this process."""
     run_id = run.info.run_id
     with tracking_errors("going on in the run"):
-        if ERROR in run.data.tags:
-            client.delete_tag(run_id, ERROR)
         for key, value in run_tags().items():
             client.set_tag(run_id, key, value)
         take_over(client, run_id)

@@ -12,7 +12,7 @@ import pytest
 from tasks import resuming
 from tasks.config import OutputConfig, RunConfig
 from tasks.configfile import dump_config
-from tasks.errors import ConfigError
+from tasks.errors import ConfigError, ResourceError
 from tasks.public import public_config
 from tasks.resuming import place_of
 from tasks.unfinished import FOLDER, MODEL
@@ -96,11 +96,14 @@ def test_a_run_that_was_finished_meanwhile_is_not_begun_again(config, monkeypatc
         place.finish()
         assert "still goes on" in refused(config)
     assert not place.inner.exists()
-    assert "is finished" in refused(config)
+    done = f"The run in {place.folder} is finished"
+    assert done in refused(config)
     other = seen.begun.model_copy(update={"token": "another"})
     resuming.write_begun(place.folder, other)
     (place.inner / "lock").touch()
-    assert "is finished" in refused(config)
+    assert done in refused(config)
+    (place.inner / "begun.json").unlink()
+    assert done in refused(config)
 
 
 def test_a_stop_after_the_end_takes_nothing_away(config):
@@ -135,6 +138,54 @@ def test_others_folders_that_cannot_be_read_are_passed_over(config):
     (folder / FOLDER / "begun.json").unlink()
     (folder / "report.json").write_text("{}")
     assert f"The run in {folder} is finished" in refused(config)
+
+
+def test_a_folder_that_cannot_be_removed_hides_no_error(config, monkeypatch):
+    def busy(*_: object, **__: object) -> None:
+        raise OSError("busy")
+
+    def stopped_early() -> None:
+        with place_of(config, False):
+            monkeypatch.setattr(os, "rmdir", busy)
+            raise ValueError("early")
+
+    with pytest.raises(ValueError, match="early"):
+        stopped_early()
+
+
+def test_a_lock_that_cannot_be_opened_is_named(config):
+    lock = broken_off(config) / FOLDER / "lock"
+    lock.unlink()
+    lock.symlink_to(lock)
+    with pytest.raises(ResourceError) as caught, place_of(config, True):
+        pass
+    assert str(caught.value).startswith(f"Cannot write {lock}: ")
+
+
+def test_the_lock_is_opened_as_nfs_wants_it(config, monkeypatch):
+    """There a file that is open for reading alone cannot be locked."""
+    opened, before = {}, os.open
+
+    def noting(path, flags, *given, **named):
+        opened[Path(path).name] = flags
+        return before(path, flags, *given, **named)
+
+    monkeypatch.setattr(os, "open", noting)
+    with place_of(config, False):
+        pass
+    assert opened["lock"] & os.O_ACCMODE == os.O_RDWR
+
+
+def test_what_differs_is_told_by_its_place():
+    for ours, theirs, places in (
+        ({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 2}}, []),
+        ({"a": {"b": {"c": 1, "d": 2}}}, {"a": {"b": {"c": 1, "d": 3}}}, ["a.b.d"]),
+        ({"a": {"b": 1}}, {"a": None}, ["a"]),
+        ({"a": None}, {"a": {"b": 1}}, ["a"]),
+        ({"a": 1}, {"b": 2}, ["a", "b"]),
+        ({"output": 1, "a": {"output": 1}}, {"output": 2, "a": {"output": 2}}, ["a.output"]),
+    ):
+        assert sorted(resuming._differing(ours, theirs)) == places
 
 
 def test_a_folder_that_cannot_be_emptied_costs_no_run(config, monkeypatch, caplog):

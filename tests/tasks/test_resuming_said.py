@@ -50,7 +50,7 @@ def test_a_new_place_says_what_it_is_a_run_of(make):
     config, tokens = make(seed=3), set()
     for _ in range(2):
         with place_of(config, False) as place:
-            assert not place.resumed
+            assert place.resumed is False
             assert re.fullmatch(config.name + r"-\d{8}-\d{6}(-\d+)?", place.folder.name)
             assert place.folder.parent == Path(config.output.folder).resolve()
             text = dump_config(public_config(config))

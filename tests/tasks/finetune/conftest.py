@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from tasks.config import RunConfig
+from tasks.finetune.course import Course, open_course
+from tasks.finetune.progress import Nobody
 from tasks.pretrained import architectures
+from tasks.recipe import StrategyConfig
+from tasks.values import Backbone, PreparedDataset
 from tests.tasks.finetune.short_memory import Memory, Plain
 
 
@@ -24,3 +30,21 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             setattr(Memory, name, images.get(name, 10**9))
 
     return fits
+
+
+@pytest.fixture
+def make_course(
+    prepared: PreparedDataset,
+    backbone: Backbone,
+    make_config: Callable[..., RunConfig],
+    tmp_path: Path,
+) -> Callable[..., Course]:
+    """Return a maker of jobs before their training: a strategy, and sections of a config."""
+
+    def make(strategy: dict[str, object], **sections: object) -> Course:
+        # the fixture's random weights stand for pretrained ones, which the config does not know
+        kind = StrategyConfig.model_validate(strategy)
+        config = make_config(**sections).model_copy(update={"strategy": kind})
+        return open_course(config, prepared, backbone, tmp_path, Nobody(), None)
+
+    return make

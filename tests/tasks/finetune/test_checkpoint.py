@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -16,13 +14,11 @@ import torch
 from torch import nn
 
 from tasks.artifacts import sha256_file
-from tasks.errors import ConfigError, TrainingError
+from tasks.errors import ConfigError
 from tasks.finetune import hold, mixing, start
 from tasks.finetune import keeper as keeper_module
 from tasks.finetune import training as training_module
-from tasks.finetune.lap import begin_lap
 from tasks.finetune.progress import EpochRecord
-from tasks.finetune.saving import Saving
 from tasks.finetune.train import finetune
 from tasks.finetune.tree_file import read_tree
 from tasks.recipe import Kind
@@ -193,23 +189,6 @@ def test_a_long_epoch_has_checkpoints_before_its_end(runs, monkeypatch, tmp_path
     assert places == [(1, 2)]  # the optimiser moves at every other batch
 
 
-def test_a_loss_that_is_no_number_is_not_written(tmp_path):
-    keeper = keeper_module.Keeper(tmp_path, BELONGS)
-    saving = Saving(keeper, lambda epochs, lap: {"lap": lap.as_tree()})
-    lap = begin_lap(0.1, torch.Generator(), torch.device("cpu"))
-
-    def stopped_here() -> None:
-        with saving.open():
-            signal.raise_signal(signal.SIGINT)
-            saving.after_step(0, lap)
-
-    for loss, there in ((torch.nan, False), (1.0, True)):
-        lap.sums[0] = loss
-        with pytest.raises(KeyboardInterrupt):
-            stopped_here()
-        assert (tmp_path / "checkpoint.json").exists() == there
-
-
 def test_muon_goes_on_as_if_it_had_not_been_stopped(runs, monkeypatch):
     """Its network has what graft_tiny has not: a matrix below the head."""
 
@@ -262,69 +241,14 @@ def test_dropout_goes_on_where_it_was(prepared, make_config, tmp_path, monkeypat
     assert broken == [whole[0], whole[1], whole[1], whole[2], whole[2]]
 
 
-def stopped(prepared, backbone, config, folder: Path) -> Path:
-    kept = folder / ".unfinished"
+def test_a_checkpoint_of_other_images_is_refused(prepared, backbone, make_config, tmp_path):
+    config, kept = make_config(), tmp_path / "run" / ".unfinished"
     kept.mkdir(parents=True)
     with pytest.raises(Stop):
-        finetune(config, prepared, backbone, folder, Stopper(1), None, kept)
-    return kept
-
-
-def test_a_damaged_checkpoint_is_not_gone_on_from(prepared, backbone, make_config, tmp_path):
-    config = make_config()
-    kept = stopped(prepared, backbone, config, tmp_path / "run")
-    (tensors,) = kept.glob("checkpoint-*.safetensors")
-    content = bytearray(tensors.read_bytes())
-    content[-1] ^= 1
-    tensors.write_bytes(content)
-    with pytest.raises(TrainingError, match="is damaged"):
-        finetune(config, prepared, backbone, tmp_path / "run", Stopper(), None, kept)
-
-
-def test_a_checkpoint_of_other_images_is_refused(prepared, backbone, make_config, tmp_path):
-    config = make_config()
-    kept = stopped(prepared, backbone, config, tmp_path / "run")
+        finetune(config, prepared, backbone, tmp_path / "run", Stopper(1), None, kept)
     other = prepared.model_copy(update={"digest": "0" * 64})
     with pytest.raises(ConfigError, match="is of another data"):
         finetune(config, other, backbone, tmp_path / "run", Stopper(), None, kept)
-
-
-def test_one_checkpoint_is_left_and_nothing_half_written(prepared, backbone, make_config, tmp_path):
-    kept = tmp_path / "run" / ".unfinished"
-    kept.mkdir(parents=True)
-    config = make_config(training={"epochs": 3})
-    finetune(config, prepared, backbone, tmp_path / "run", Stopper(), None, kept)
-    names = sorted(path.name.partition("-")[0] for path in kept.iterdir())
-    assert names == ["checkpoint", "checkpoint.json"]
-    keeper_module.forget_checkpoint(kept)
-    assert not list(kept.iterdir())
-
-
-BELONGS = dict.fromkeys(("data", "backbone", "teacher", "device", "precision", "threads"), "a")
-
-
-def test_a_checkpoint_waits_until_it_is_worth_its_time(tmp_path, monkeypatch):
-    """10 MB are taken to last 0.05 s, so 1 s passes first; it lasts 2 s, so then 40 s."""
-    clock = iter([0.0, 0.9, 1.1, 3.1, 43.0, 43.2, 44.0])
-    monkeypatch.setattr(keeper_module, "SPARED", 20.0)
-    monkeypatch.setattr(keeper_module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(keeper_module, "write_tree", lambda *given: written.append(given[2]))
-    written, weights = [], torch.zeros(10_000_000, dtype=torch.uint8)
-    keeper = keeper_module.Keeper(tmp_path, BELONGS)
-    for epoch in range(4):
-        keeper.offer(lambda epoch=epoch: {"epoch": epoch, "weights": weights})
-    assert [tree["state"]["epoch"] for tree in written] == [1, 3]
-
-
-def test_a_checkpoint_leaves_as_much_room_as_it_takes(tmp_path, monkeypatch, caplog):
-    """Else the trained model, or MLflow's database, would not find any."""
-    keeper = keeper_module.Keeper(tmp_path, BELONGS)
-    for free, there in ((7_999_999, False), (8_000_000, True)):
-        usage = SimpleNamespace(free=free)
-        monkeypatch.setattr(keeper_module.shutil, "disk_usage", lambda _, usage=usage: usage)
-        keeper.offer(lambda: {"weights": torch.zeros(1_000_000)})
-        assert (tmp_path / "checkpoint.json").exists() == there
-    assert caplog.text.count("it takes 4 MB, and 8 MB are free") == 1
 
 
 def test_no_checkpoint_is_written_that_nothing_could_need(
@@ -335,18 +259,6 @@ def test_no_checkpoint_is_written_that_nothing_could_need(
     config = make_config(training={"epochs": 1})
     finetune(config, prepared, backbone, tmp_path / "run", Stopper(), None, kept)
     assert not list(kept.iterdir())
-
-
-def test_a_disk_without_room_for_a_checkpoint_ends_no_training(tmp_path, caplog):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    keeper = keeper_module.Keeper(tmp_path, BELONGS)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        keeper.offer(lambda: {"weights": torch.zeros(10_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "The disk is full" in caplog.text
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_pupil_goes_on_learning(runs, backbone, prepared, make_config, tmp_path):
