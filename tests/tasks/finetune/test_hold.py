@@ -217,10 +217,11 @@ def test_handlers_of_any_kind_are_stood_in_for_and_put_back(handler):
 
 
 @pytest.mark.usefixtures("own_alarm")
-def test_an_alarm_of_others_is_left_alone():
-    signal.signal(signal.SIGALRM, of_this_module)
+@pytest.mark.parametrize("handler", [of_this_module, {}.__setitem__], ids=["a function", "no name"])
+def test_an_alarm_of_others_is_left_alone(handler):
+    signal.signal(signal.SIGALRM, handler)
     with Hold():
-        assert signal.getsignal(signal.SIGALRM) is of_this_module
+        assert signal.getsignal(signal.SIGALRM) is handler
 
 
 def test_prefect_can_still_tell_a_cancelled_run_from_a_crashed_one():

@@ -43,7 +43,7 @@ def lap() -> Lap:
 
 
 def saving_on(shelf: Shelf | None) -> Saving:
-    return Saving(shelf, lambda *taken: taken)  # type: ignore[arg-type]
+    return Saving(shelf, lambda *taken: taken)
 
 
 def ends(saving: Saving, step: Callable[[], None], stop: bool = True) -> None:

@@ -39,10 +39,8 @@ def test_it_begins_with_the_backbone_and_nothing_else(make_course):
     assert_equal(training.network.state_dict(), plain(course))
     assert (training.course, training.recipe) == (course, course.config.training)
     assert training.parameters == sum(p.numel() for p in plain(course).parameters())
-    assert (training.ema, training.penalty, training.probed, training.trainable) == (
-        *(None, None, None),
-        0,
-    )
+    assert (training.ema, training.penalty, training.probed) == (None, None, None)
+    assert training.trainable == 0
     assert all(training.frozen.can_train(name) for name, _ in training.network.named_parameters())
     assert training.frozen.modules() == set()
     assert course.notes == []

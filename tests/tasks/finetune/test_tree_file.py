@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -187,3 +188,17 @@ def test_what_safetensors_says_else_is_raised_as_it_is(tmp_path: Path, monkeypat
     (place,) = places
     assert place.parent == tmp_path  # on the disk that it is renamed on
     assert place.name.startswith(".point.")  # what a killed process leaves is swept by its dot
+
+
+def test_a_stop_when_the_tensors_have_just_taken_their_place_is_that_stop(tmp_path, monkeypatch):
+    def stopped_after(path: Path, target: Path) -> None:
+        os.replace(path, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopped_after)
+        with pytest.raises(KeyboardInterrupt):
+            write_tree(tmp_path, "point", [torch.ones(1)])
+    assert read_tree(tmp_path, "point") is None
+    remove_tree(tmp_path, "point")
+    assert there(tmp_path) == []
