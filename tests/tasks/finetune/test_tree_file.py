@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import resource
 from pathlib import Path
 
@@ -192,7 +191,7 @@ def test_what_safetensors_says_else_is_raised_as_it_is(tmp_path: Path, monkeypat
 
 def test_a_stop_when_the_tensors_have_just_taken_their_place_is_that_stop(tmp_path, monkeypatch):
     def stopped_after(path: Path, target: Path) -> None:
-        os.replace(path, target)
+        path.rename(target)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
