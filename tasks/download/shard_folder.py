@@ -86,8 +86,7 @@ class Folder:
                 _move(path, Path(self.root) / name)
             return
         with self._errors(self.where(name)):
-            given = {"chunksize": PART, "max_concurrency": 2} if self._is_s3 else {}
-            self.fs.put_file(str(path), f"{self.root}/{name}", **given)
+            self.fs.put_file(str(path), f"{self.root}/{name}", **self._how_to_put())
 
     def write(self, content: bytes, name: str) -> None:
         """Write a small file: whole, or not at all."""
@@ -111,9 +110,10 @@ class Folder:
     def _bucket(self) -> str:
         return self.root.partition("/")[0]
 
-    @property
-    def _is_s3(self) -> bool:
-        return self.url.startswith("s3://")
+    def _how_to_put(self) -> dict[str, int]:
+        if self.url.startswith("az://"):
+            return {"overwrite": True}  # adlfs leaves a file that is there, else
+        return {"chunksize": PART, "max_concurrency": 2} if self.url.startswith("s3://") else {}
 
     def stream(self, name: str) -> Stream:
         """Return the bytes of a file from its first to its last, hashed on the way."""

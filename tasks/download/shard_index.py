@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import re
-from array import array
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from tasks.artifacts import sha256_bytes, sha256_parts
 from tasks.config import DataConfig
 from tasks.download.shard_address import open_folder
 from tasks.download.shard_folder import Folder
-from tasks.download.shard_leaks import Numbers, find_leaks, refuse_drop
+from tasks.download.shard_leaks import find_leaks, refuse_drop
 from tasks.download.shard_marker import refuse_unfinished
+from tasks.download.shard_numbers import Numbers, Part, Reading, numbers_beside, put_pieces
 from tasks.download.shard_pack import Sizes
 from tasks.download.shard_tar import read_entries
 from tasks.download.shards import (
     INDEX_FILE,
-    PREFIX_BYTES,
     SHARD,
     in_order,
     index_digest,
@@ -35,11 +34,12 @@ from tasks.download.splits import SPLITS
 from tasks.errors import ConfigError, DataError
 from tasks.preprocess.decode import UnreadableImage, header_size
 from tasks.preprocess.findings import refuse
+from tasks.preprocess.findings import said as findings_said
 from tasks.preprocess.verdict import refuse_bad
 from tasks.retry import with_retries
 from tasks.splitvalues import Shard, ShardIndex, SplitName
 from tasks.values import SkippedImage
-from tasks.words import listed, printable
+from tasks.words import SHOWN, listed, printable
 
 AT_ONCE = 4  # shards
 TAR = re.compile(r"\.(tar(\.\w+)?|t[gbx]z|tzst)$", re.IGNORECASE)
@@ -80,9 +80,10 @@ class _Looked(NamedTuple):
     """What one shard holds."""
 
     shard: Shard
-    numbers: Numbers
+    part: Part  # of the numbers
     sizes: Sizes
-    bad: list[SkippedImage]
+    bad: list[SkippedImage]  # the first
+    unusable: int  # all such
 
 
 def index_shards(config: DataConfig) -> Indexed:
@@ -90,42 +91,66 @@ def index_shards(config: DataConfig) -> Indexed:
 
     A damaged tar, an image without a label and, by ``data.checks``, the same file or group in two
     splits or a file of two labels raise ``DataError``; then nothing is written. Memory holds a
-    shard's facts and 12 bytes an image, 21 while copies are looked for. Pixels are not decoded: of
-    each image its header is read.
-    Raises ``ConfigError`` for another kind of data, and as ``read_samples``.
+    shard's facts and each class; what grows with the images lies in files beside the shards, which
+    have no name and so leave nothing. Pixels are not decoded: of each image its header is read.
+    Raises ``ConfigError`` for another kind of data, ``ResourceError``, and as ``read_samples``.
     """
     if config.kind != "shards" or config.path is None:
         raise ConfigError("Only data.kind=shards is indexed.\nName the folder in data.path.")
     refuse_drop(config)
     folder = open_folder(config.path, config.timeout_seconds)
-    sizes, labels = folder.sizes(), _Labels()
+    sizes = folder.sizes()
     refuse_unfinished(folder, sizes)
-    looked = _look_at_all(folder, sizes, labels)
-    classes = _classes(looked, labels.names(), folder)
-    _renumber(looked, labels.names(), classes)
-    bad = [image for each in looked for image in each.bad]
-    refuse_bad(bad, sum(each.shard.images for each in looked), config)
-    findings = find_leaks([each.numbers for each in looked], config)
-    refuse(findings)
-    said = [warning for finding in findings for warning in finding.warnings()]
-    said += _passed_over(sizes)
-    if bad:
-        named = listed([f"{image.path} ({image.reason})" for image in bad], between="; ")
-        said.append(f"{len(bad):,} image(s) cannot be used, and runs leave them out: {named}.")
-    index, content = _write(folder, looked, classes)
+    names = _names(folder, sizes)
+    with numbers_beside(folder) as numbers:
+        labels = _Labels()
+        looked = _look_at_all(folder, names, labels, numbers)
+        counts = numbers.counts(len(labels.names()))
+        classes = _classes(counts, labels.names(), folder)
+        position = _positions(labels.names(), classes)
+        said = _judged(looked, numbers, position, config, _passed_over(sizes))
+        by_class = counts[:, np.argsort(position)]
+        index, content = _write(folder, looked, numbers, classes, by_class)
     return Indexed(folder.url, index, sha256_bytes(content), tuple(said))
 
 
-def _look_at_all(folder: Folder, files: Iterable[str], labels: _Labels) -> list[_Looked]:
+def _names(folder: Folder, files: Iterable[str]) -> list[str]:
     names = [name for name in files if SHARD.fullmatch(name)]
     absent = [split for split in SPLITS if not any(n.startswith(f"{split}-") for n in names)]
     if absent:
         others = "".join(f" {words}" for words in _passed_over(files))
         raise DataError(f"{printable(folder.url)} has no shard of {listed(absent)}.{others}\n{HOW}")
+    return names
+
+
+def _look_at_all(
+    folder: Folder, names: Iterable[str], labels: _Labels, numbers: Numbers
+) -> list[_Looked]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        looked = list(pool.map(partial(_look, folder, labels), names))
+        looked = list(pool.map(partial(_look, folder, labels, numbers), names))
     order = {shard.name: place for place, shard in enumerate(in_order([o.shard for o in looked]))}
     return sorted(looked, key=lambda each: order[each.shard.name])
+
+
+def _judged(
+    looked: Sequence[_Looked],
+    numbers: Numbers,
+    position: npt.NDArray[np.int64],
+    config: DataConfig,
+    passed_over: Sequence[str],
+) -> list[str]:
+    """Return the warnings of a run's checks; raises ``DataError`` for what they refuse."""
+    bad = [image for each in looked for image in each.bad]
+    unusable = sum(each.unusable for each in looked)
+    refuse_bad(bad, sum(each.shard.images for each in looked), config, unusable)
+    findings = find_leaks(numbers, [each.part for each in looked], position.tolist(), config)
+    refuse(findings)
+    said = [*findings_said(findings), *passed_over]
+    if bad:
+        words = [f"{image.path} ({image.reason})" for image in bad]
+        named = listed(words, between="; ", total=unusable)
+        said.append(f"{unusable:,} image(s) cannot be used, and runs leave them out: {named}.")
+    return said
 
 
 def _passed_over(files: Iterable[str]) -> list[str]:
@@ -136,34 +161,32 @@ def _passed_over(files: Iterable[str]) -> list[str]:
     return [f"{len(others):,} tar(s) with names of no split are passed over: {listed(others)}."]
 
 
-def _look(folder: Folder, labels: _Labels, name: str) -> _Looked:
+def _look(folder: Folder, labels: _Labels, numbers: Numbers, name: str) -> _Looked:
     split = next(split for split in SPLITS if name.startswith(f"{split}-"))
-    sizes, bad = Sizes(), list[SkippedImage]()
-    # not lists, whose numbers take 40 bytes each
-    prefixes, numbers, groups = array("Q"), array("I"), array("Q")
+    sizes, bad, unusable = Sizes(), list[SkippedImage](), 0
+    reading = Reading(numbers, name, split)
     with folder.stream(name) as stream:
         for entry in read_entries(stream, f"The shard {folder.where(name)}"):
-            prefixes.append(prefix_of(sha256_bytes(entry.image)))
-            numbers.append(labels.number(entry.label))
-            if entry.group:
-                groups.append(prefix_of(sha256_parts(entry.group)))
+            group = prefix_of(sha256_parts(entry.group)) if entry.group else None
+            reading.add(prefix_of(sha256_bytes(entry.image)), labels.number(entry.label), group)
             try:
                 sizes.add(header_size(entry.image))
             except UnreadableImage as fault:
-                path = printable(f"{name}, sample {entry.key}")
-                bad.append(SkippedImage(path=path, reason=str(fault)))
+                unusable += 1
+                if len(bad) < SHOWN:
+                    path = printable(f"{name}, sample {entry.key}")
+                    bad.append(SkippedImage(path=path, reason=str(fault)))
         size, sha256 = stream.position, stream.sha256()
-    if not prefixes:
+    reading.flush()
+    if not reading.images:
         raise DataError(f"{folder.where(name)} holds no image.\nRemove it, or make it again.")
-    shard = Shard(name=name, split=split, images=len(prefixes), size=size, sha256=sha256)
-    arrays = (np.array(prefixes, np.uint64), np.array(numbers, np.uint32))
-    found = Numbers(name, split, *arrays, np.unique(np.array(groups, np.uint64)))
-    return _Looked(shard, found, sizes, bad)
+    shard = Shard(name=name, split=split, images=reading.images, size=size, sha256=sha256)
+    return _Looked(shard, reading.part, sizes, bad, unusable)
 
 
-def _classes(looked: Sequence[_Looked], names: list[str], folder: Folder) -> tuple[str, ...]:
+def _classes(counts: npt.NDArray[np.int64], names: list[str], folder: Folder) -> tuple[str, ...]:
     """Return all labels, sorted; raises ``DataError`` for those that nothing can be learnt from."""
-    in_train = _counts(looked, "train", len(names))
+    in_train = counts[SPLITS.index("train")].tolist()
     untrained = [name for name, images in zip(names, in_train, strict=True) if not images]
     where = printable(folder.url)
     unreadable = sorted(name for name in names if printable(name) != name)
@@ -179,40 +202,32 @@ def _classes(looked: Sequence[_Looked], names: list[str], folder: Folder) -> tup
     return tuple(sorted(names))
 
 
-def _renumber(looked: Sequence[_Looked], names: list[str], classes: tuple[str, ...]) -> None:
-    """Turn the labels' numbers into positions in ``classes``, in place: there may be millions."""
+def _positions(names: list[str], classes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """Return the position in ``classes`` of each label, in the order of their numbers."""
     position = {name: place for place, name in enumerate(classes)}
-    places = np.array([position[name] for name in names], np.uint32)
-    for each in looked:
-        each.numbers.labels[:] = places[each.numbers.labels]
-
-
-def _prefixes(looked: Sequence[_Looked], split: SplitName) -> bytes:
-    """Return the content of a split's file of digests, made without a second copy."""
-    arrays = [each.numbers.prefixes for each in looked if each.shard.split == split]
-    content = BytesIO(bytes(PREFIX_BYTES * sum(map(len, arrays))))
-    with content.getbuffer() as room:
-        np.concatenate(arrays, out=np.frombuffer(room, ">u8"))
-    return content.getvalue()  # what it holds, not a copy; stores' drivers take bytes alone
+    return np.array([position[name] for name in names], np.int64)
 
 
 def _write(
-    folder: Folder, looked: Sequence[_Looked], classes: tuple[str, ...]
+    folder: Folder,
+    looked: Sequence[_Looked],
+    numbers: Numbers,
+    classes: tuple[str, ...],
+    counts: npt.NDArray[np.int64],
 ) -> tuple[ShardIndex, bytes]:
     sizes = Sizes()
     prefixes: dict[SplitName, str] = {}
     for each in looked:
         sizes |= each.sizes
     for split in SPLITS:
-        numbers = _prefixes(looked, split)
-        prefixes[split] = sha256_bytes(numbers)
-        with_retries(folder.write, numbers, prefixes_file(split))
+        parts = [each.part for each in looked if each.shard.split == split]
+        prefixes[split] = put_pieces(folder, prefixes_file(split), numbers.digests(parts))
     shards = tuple(each.shard for each in looked)
     height, width = sizes.common()
     index = ShardIndex(
         classes=classes,
         shards=shards,
-        counts={split: _counts(looked, split, len(classes)) for split in SPLITS},
+        counts={s: tuple(row) for s, row in zip(SPLITS, counts.tolist(), strict=True)},
         height=height,
         width=width,
         prefixes=prefixes,
@@ -221,11 +236,3 @@ def _write(
     content = index.model_dump_json(indent=1).encode()
     with_retries(folder.write, content, INDEX_FILE)
     return index, content
-
-
-def _counts(looked: Sequence[_Looked], split: SplitName, classes: int) -> tuple[int, ...]:
-    counts = np.zeros(classes, np.int64)
-    for each in looked:
-        if each.shard.split == split:
-            counts += np.bincount(each.numbers.labels, minlength=classes)
-    return tuple(counts.tolist())

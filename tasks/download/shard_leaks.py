@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.config import DataConfig
-from tasks.download.shards import Prefixes
+from tasks.download.shard_numbers import Numbers, Part, rows_of
 from tasks.errors import ConfigError
 from tasks.measures import Policy
-from tasks.preprocess.findings import Check, Finding, judged
-from tasks.preprocess.splits import SPLITS
-from tasks.splitvalues import SplitName
+from tasks.preprocess.findings import Check, Finding
+from tasks.spilled import Rows, Spilled, by_value
 from tasks.words import SHOWN
 
-
-class Numbers(NamedTuple):
-    """Of one shard's images, in order: eight bytes of each digest, and each label's position."""
-
-    shard: str
-    split: SplitName
-    prefixes: Prefixes
-    labels: npt.NDArray[np.uint32]
-    groups: Prefixes  # of the groups that it has, each once
+Held = Iterable[tuple[str, int, Rows]]  # a shard, the place of the first image, rows in order
 
 
 def refuse_drop(config: DataConfig) -> None:
@@ -38,84 +27,87 @@ def refuse_drop(config: DataConfig) -> None:
             )
 
 
-def find_leaks(found: Sequence[Numbers], config: DataConfig) -> tuple[Finding, ...]:
+def find_leaks(
+    numbers: Numbers, parts: Sequence[Part], position: Sequence[int], config: DataConfig
+) -> tuple[Finding, ...]:
     """Return what the checks of files find; two different files of a million look alike 1 in 37e6.
 
-    Source of that figure: the birthday bound, n^2 / 2^65. Memory holds one more copy of all
-    numbers while they are sorted, and afterwards only those that come more than once.
+    Source of that figure: the birthday bound, n^2 / 2^65. Shards are in the index's ``parts``, in
+    its order; ``position`` is that of each label's number among the classes. Rows are sorted in a
+    file beside those of ``numbers``: memory holds a piece. Raises ``ResourceError``.
     """
-    images = _repeated(found, [numbers.prefixes for numbers in found])
-    groups = _repeated(found, [numbers.groups for numbers in found])
+    copies, labels, groups = _Torn("split"), _Torn("label"), _Torn("split")
+    _look(numbers.images, copies, labels)
+    _look(numbers.groups, groups)
     checks = config.checks
+
+    def images() -> Held:
+        return rows_of(parts, numbers.images, groups=False)
+
+    copied = copies.places(images, "image {place} of {shard}", int)
+    labelled = labels.places(images, "image {place} of {shard}", position.__getitem__)
+    torn = groups.places(lambda: rows_of(parts, numbers.groups, groups=True), "{shard}", int)
     return (
-        _finding("exact_duplicates", checks.exact_duplicates, images, images.splits),
-        _finding("conflicting_labels", checks.conflicting_labels, images, images.labels),
-        _finding("group_leakage", checks.group_leakage, groups, groups.splits),
+        _finding("exact_duplicates", checks.exact_duplicates, copies.count, copied),
+        _finding("conflicting_labels", checks.conflicting_labels, labels.count, labelled),
+        _finding("group_leakage", checks.group_leakage, groups.count, torn),
     )
 
 
-class _Repeated(NamedTuple):
-    """Numbers that come more than once, a row each time: where, and under which label."""
+class _Torn:
+    """Values that come on two sides, splits or labels: how many, and the first of them."""
 
-    values: Prefixes
-    splits: npt.NDArray[np.uint32]
-    labels: npt.NDArray[np.uint32]  # of images alone
-    shards: npt.NDArray[np.uint32]  # positions in ``names``
-    places: npt.NDArray[np.uint32]  # in the shard, from 0
-    names: list[str]
+    def __init__(self, side: str) -> None:
+        self.count = 0
+        self._side = side
+        self._first: list[int] = []
+        self._last: np.uint64 | None = None
 
+    def look(self, rows: Rows) -> None:
+        """Look at rows sorted by value, the first of which was the last one before."""
+        values, sides = rows["value"], rows[self._side]
+        # in any order of a value's rows, two neighbours differ unless all are alike
+        differ = (values[1:] == values[:-1]) & (sides[1:] != sides[:-1])
+        torn = np.unique(values[1:][differ])
+        if len(torn) and torn[0] == self._last:
+            torn = torn[1:]
+        if len(torn):
+            self.count, self._last = self.count + len(torn), torn[-1]
+            self._first += torn[: SHOWN - len(self._first)].tolist()
 
-def _repeated(found: Sequence[Numbers], arrays: Sequence[Prefixes]) -> _Repeated:
-    every = np.concatenate(arrays)
-    every.sort()
-    repeated = np.unique(every[1:][every[1:] == every[:-1]])
-    del every
-    columns: list[list[npt.NDArray[np.uint32]]] = [[], [], [], []]
-    values = []
-    for shard, (numbers, held) in enumerate(zip(found, arrays, strict=True)):
-        at = np.flatnonzero(_among(held, repeated))
-        named = numbers.labels[at] if held is numbers.prefixes else np.zeros_like(at)
-        same = (np.full_like(at, number) for number in (SPLITS.index(numbers.split), shard))
-        for column, part in zip(columns, (at, named, *same), strict=True):
-            column.append(part.astype(np.uint32))
-        values.append(held[at])
-    places, labels, splits, shards = (np.concatenate(column) for column in columns)
-    names = [numbers.shard for numbers in found]
-    return _Repeated(np.concatenate(values), splits, labels, shards, places, names)
-
-
-def _among(held: Prefixes, known: Prefixes) -> npt.NDArray[np.bool_]:
-    """Tell which of ``held`` are in ``known``, which is sorted and may be of millions.
-
-    Not np.isin: it would sort all that is known anew for every shard.
-    """
-    if not len(known):
-        return np.zeros(len(held), bool)
-    at = np.minimum(np.searchsorted(known, held), len(known) - 1)
-    return np.asarray(known[at] == held)
+    def places(
+        self, held: Callable[[], Held], words: str, order: Callable[[int], int]
+    ) -> list[list[str]]:
+        """Say where each of the first values is first on each side; ``order`` sorts the sides."""
+        found: dict[int, dict[int, str]] = {value: {} for value in self._first}
+        wanted = np.array(self._first, np.uint64)
+        for shard, place, rows in held() if found else ():
+            at = np.flatnonzero(np.isin(rows["value"], wanted))
+            which = rows[at]
+            columns = (which["value"].tolist(), which[self._side].tolist(), (place + at).tolist())
+            for value, side, n in zip(*columns, strict=True):
+                if side not in found[value]:
+                    found[value][side] = words.format(place=n + 1, shard=shard)
+        return [[sides[side] for side in sorted(sides, key=order)] for sides in found.values()]
 
 
-def _finding(
-    check: Check, policy: Policy, rows: _Repeated, sides: npt.NDArray[np.uint32]
-) -> Finding:
-    """Judge the numbers that come on two sides: splits, or labels."""
-    order = np.lexsort((sides, rows.values))
-    values, sorted_sides = rows.values[order], sides[order]
-    differ = (values[1:] == values[:-1]) & (sorted_sides[1:] != sorted_sides[:-1])
-    torn = np.unique(values[1:][differ])
+def _look(file: Spilled, *checks: _Torn) -> None:
+    for rows in _overlapping(by_value(file.pieces(), file.row, file.folder)):
+        for check in checks:
+            check.look(rows)
+
+
+def _overlapping(pieces: Iterable[Rows]) -> Iterator[Rows]:
+    """Yield each piece with the last row of the one before it in front."""
+    last: Rows | None = None
+    for piece in pieces:
+        yield piece if last is None else np.concatenate([last, piece])
+        last = piece[-1:]
+
+
+def _finding(check: Check, policy: Policy, found: int, places: Sequence[Sequence[str]]) -> Finding:
     unit = "group" if check == "group_leakage" else "image"
     between = " and " if unit == "group" else " = "
-    examples = [between.join(_places(rows, v, sides, unit)) for v in torn[:SHOWN].tolist()]
-    examples += [""] * (len(torn) - len(examples))  # counted, and not shown
     where = "have two labels" if check == "conflicting_labels" else "are in two splits"
-    return judged(check, policy, unit, f"{len(torn):,} {unit}(s) {where}", examples, ())
-
-
-def _places(rows: _Repeated, value: int, sides: npt.NDArray[np.uint32], unit: str) -> list[str]:
-    """Say where a group, or a file, is first on each side; of a file its place in the shard."""
-    at = np.flatnonzero(rows.values == value)
-    at = at[np.unique(sides[at], return_index=True)[1]]
-    shards = [rows.names[shard] for shard in rows.shards[at]]
-    if unit == "group":
-        return shards
-    return [f"image {n + 1} of {shard}" for n, shard in zip(rows.places[at], shards, strict=True)]
+    examples = tuple(between.join(each) for each in places)
+    return Finding(check, policy, found, unit, f"{found:,} {unit}(s) {where}", examples)

@@ -23,12 +23,18 @@ from tasks.values import (
 from tasks.words import SHOWN, listed
 
 
-def refuse_bad(bad: Sequence[SkippedImage], n: int, config: DataConfig) -> None:
-    """Raise ``DataError`` for bad images, of ``n`` in all, where the policy is to fail."""
+def refuse_bad(
+    bad: Sequence[SkippedImage], n: int, config: DataConfig, found: int | None = None
+) -> None:
+    """Raise ``DataError`` for bad images, of ``n`` in all, where the policy is to fail.
+
+    ``found`` counts them where they are more than are given.
+    """
+    found = len(bad) if found is None else found
     if bad and config.on_bad_image == "fail":
         raise DataError(
-            f"{len(bad)} of {n} images cannot be used (data.on_bad_image=skip leaves them out):\n"
-            f"{_listed(bad)}"
+            f"{found} of {n} images cannot be used (data.on_bad_image=skip leaves them out):\n"
+            f"{_listed(bad, found)}"
         )
 
 
@@ -101,5 +107,5 @@ def describe(
     )
 
 
-def _listed(bad: Sequence[SkippedImage]) -> str:
-    return listed([f"{image.path} ({image.reason})" for image in bad], between="; ")
+def _listed(bad: Sequence[SkippedImage], found: int = 0) -> str:
+    return listed([f"{image.path} ({image.reason})" for image in bad], between="; ", total=found)

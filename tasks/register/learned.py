@@ -2,7 +2,7 @@
 
 The first eight bytes of each image file's SHA-256, sorted: two different files of a million share
 them with a chance of 1 in 37 million. Lists that grow with the images lie in mapped files, which
-take no memory of the process's own, and are searched and written a piece at a time.
+take no memory of the process's own, and are searched, sorted and written a piece at a time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tasks.artifacts import disk_errors
 from tasks.download.shards import Prefixes, among, prefixes_of, read_prefixes
 from tasks.index import ImageRecord, read_index
 from tasks.preprocess.stream import read_index_of
+from tasks.spilled import by_value, cut
 from tasks.values import PreparedDataset, StreamedSplit
 
 LEARNED_FILE = "artifacts/learned_images.bin"
 LEARNED = "graft.learned_digest"  # version tag: digest of that file
 PARTLY = "graft.learned_partly"  # version tag: "true" where there may be images beside those listed
-PIECE = 1 << 17  # prefixes, 1 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,13 +59,13 @@ class Learned:
     def pieces(self) -> Iterator[Prefixes]:
         """Yield all of them, a piece at a time."""
         for part in self.parts:
-            for start in range(0, len(part), PIECE):
-                yield part[start : start + PIECE].astype(np.uint64)
+            for piece in cut(part):
+                yield piece.astype(np.uint64)
 
     def write(self, path: Path) -> None:
         """Write the file: each image once, in order, big-endian; raises ``ResourceError``."""
         with disk_errors(str(path)), path.open("wb") as file:
-            for piece in _each_once(_on_disk(self.pieces())):
+            for piece in _each_once(by_value(self.pieces(), np.uint64)):
                 file.write(piece.astype(">u8").tobytes())
 
 
@@ -90,18 +90,18 @@ def _mapped(path: Path) -> Prefixes:
 
 
 def _on_disk(pieces: Iterable[Prefixes]) -> Prefixes:
-    """Return ``pieces`` in one array, of a mapped file without a name that may be written to."""
+    """Return ``pieces`` in one array, of a mapped file without a name."""
     with disk_errors(tempfile.gettempdir()), tempfile.TemporaryFile() as file:
         for piece in pieces:
             file.write(piece.tobytes())
         file.flush()  # blocks are had by now: a full disk is an error above, no SIGBUS below
-        return np.memmap(file, np.uint64, "r+") if file.tell() else np.empty(0, np.uint64)
+        return np.memmap(file, np.uint64, "r") if file.tell() else np.empty(0, np.uint64)
 
 
-def _each_once(images: Prefixes) -> Iterator[Prefixes]:
-    """Sort ``images`` where they lie, and yield each value once, a piece at a time."""
-    images.sort()
-    for start in range(0, len(images), PIECE):
-        piece = images[start : start + PIECE]
-        before = images[start - 1 : start] if start else ~piece[:1]
+def _each_once(pieces: Iterable[Prefixes]) -> Iterator[Prefixes]:
+    """Yield each value once of sorted ones, a piece at a time."""
+    last: Prefixes | None = None
+    for piece in pieces:
+        before = ~piece[:1] if last is None else last
         yield piece[np.diff(piece, prepend=before) != 0]
+        last = piece[-1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import resource
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -18,13 +19,12 @@ from tasks.download import shard_index
 from tasks.download.shard_address import open_folder
 from tasks.download.shard_folder import Folder
 from tasks.download.shard_index import Indexed, index_shards
-from tasks.download.shard_leaks import Numbers, find_leaks
-from tasks.download.shard_pack import Packing, Sizes
+from tasks.download.shard_numbers import numbers_beside
+from tasks.download.shard_pack import Packing
 from tasks.download.shard_samples import read_samples
 from tasks.download.shard_write import write_shards
 from tasks.download.shards import INDEX_FILE, read_prefixes
-from tasks.errors import ConfigError, DataError
-from tasks.splitvalues import Shard
+from tasks.errors import ConfigError, DataError, ResourceError
 
 Samples = list[dict[str, object]]
 
@@ -166,18 +166,18 @@ def test_tars_of_other_names_are_told(tars, others):
         index(folder)
 
 
-def taken(work: Callable[[], object]) -> tuple[object, int, int]:
-    """Return what ``work`` returns, the bytes that stay with it, and those at its peak."""
+def taken(work: Callable[[], object]) -> tuple[object, int]:
+    """Return what ``work`` returns, and the bytes that stay with it."""
     tracemalloc.start()
     try:
         made = work()
         gc.collect()  # or what waits for it would count, now and then
-        return made, *tracemalloc.get_traced_memory()
+        return made, tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
 
 
-def test_an_image_takes_twelve_bytes_and_a_class_is_held_once(tmp_path, png):
+def test_a_class_is_held_once_and_an_image_not_at_all(tmp_path, png):
     images, image = 500, png(0)  # of a class each, the same ones in every tar
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         for number in range(images):
@@ -189,72 +189,30 @@ def test_an_image_takes_twelve_bytes_and_a_class_is_held_once(tmp_path, png):
         (tmp_path / f"{name}.tar").hardlink_to(tmp_path / "train-0.tar")
     folder, labels = open_folder(str(tmp_path), 1), shard_index._Labels()
     names = [path.name for path in tmp_path.iterdir()]
-    shard_index._look(folder, labels, names[0])  # imports, and each class
-    looked, held, _ = taken(lambda: shard_index._look_at_all(folder, names, labels))
+    with numbers_beside(folder) as numbers:
+        shard_index._look(folder, labels, numbers, names[0])  # imports, and each class
+        looked, held = taken(lambda: shard_index._look_at_all(folder, names, labels, numbers))
+        assert len(numbers.images) == 6 * images
     assert len(labels.names()) == images
-    arrays = [array for each in looked for array in each.numbers if isinstance(array, np.ndarray)]
-    assert sum(array.nbytes for array in arrays) == 5 * 12 * images
-    # beside them a shard's facts, 4 KB
-    assert held < 5 * (12 * images + 8_192), held / (5 * images)
+    assert held < len(looked) * 8_192, held / len(looked)  # a shard's facts, 4 KB
 
 
-def many(shards: int, images: int, classes: int) -> list[shard_index._Looked]:
-    """Return what was seen of so many shards of train, and one each of val and test."""
-    rng = np.random.default_rng(0)
-    return [
-        shard_index._Looked(
-            Shard(name=f"{s}-{n}.tar", split=s, images=images, size=1 << 40, sha256="0" * 64),
-            Numbers(
-                f"{s}-{n}.tar",
-                s,
-                rng.integers(1 << 63, size=images, dtype=np.uint64),
-                rng.integers(classes, size=images, dtype=np.uint32),
-                np.zeros(0, np.uint64),
-            ),
-            Sizes(),
-            [],
-        )
-        for n in range(shards)
-        for s in (("train", "val", "test") if n == 0 else ("train",))
-    ]
+def stopped(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
-def test_what_is_done_with_all_images_takes_nine_bytes_more(tmp_path):
-    images, classes = 20_000, tuple(f"{number:05}" for number in range(5_000))
-    looked = many(10, images, len(classes))
-    every, folder, config = (
-        len(looked) * images,
-        open_folder(str(tmp_path), 1),
-        DataConfig(kind="digits"),
-    )
-    numbers = [each.numbers for each in looked]
-    _, _, found = taken(lambda: find_leaks(numbers, config))
-    _, _, renumbered = taken(lambda: shard_index._renumber(looked, list(classes), classes))
-    (made, _), _, written = taken(lambda: shard_index._write(folder, looked, classes))
-    assert max(found, renumbered, written) < 9 * every + (4 << 20)
-    train = [each.numbers.prefixes for each in looked if each.shard.split == "train"]
-    assert np.array_equal(
-        np.concatenate(list(read_prefixes(folder.url, made))), np.concatenate(train)
-    )
-
-
-def test_a_store_is_given_bytes_that_are_held_once():
-    """As adlfs asks for: it sends what is no ``bytes`` piece by piece, of a bytearray numbers."""
-    given: dict[str, bytes] = {}
-
-    class Store:
-        def pipe_file(self, path: str, value: bytes) -> None:
-            if type(value) is not bytes:
-                raise TypeError(f"{type(value)} is read as an iterable")
-            given[path] = value
-
-    images = 50_000
-    looked = many(2, images, 2)
-    shard_index._write(Folder("az://b/x", "b/x", Store(), remote=True), looked, ("a", "b"))
-    train = [each.numbers.prefixes for each in looked if each.shard.split == "train"]
-    assert given["b/x/train.digests.bin"] == np.concatenate(train).astype(">u8").tobytes()
-    assert set(given) == {f"b/x/{s}.digests.bin" for s in ("train", "val", "test")} | {
-        f"b/x/{INDEX_FILE}"
-    }
-    made, _, most = taken(lambda: shard_index._prefixes(looked, "train"))
-    assert most < 1.1 * len(made) == 1.1 * 8 * 2 * images
+@pytest.mark.parametrize("cause", ["Ctrl-C", "full disk"])
+def test_what_ends_it_leaves_nothing_behind(cause, tars, monkeypatch):
+    folder, before = tars(**GOOD), resource.getrlimit(resource.RLIMIT_FSIZE)
+    if cause == "Ctrl-C":
+        monkeypatch.setattr(Folder, "put", stopped)  # the digests are in their file by then
+        with pytest.raises(KeyboardInterrupt):
+            index(folder)
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+        try:
+            with pytest.raises(ResourceError, match="The disk is full while writing"):
+                index(folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.suffix for path in folder.iterdir()} == {".tar"}

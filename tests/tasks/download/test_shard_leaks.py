@@ -5,39 +5,70 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tasks import spilled
 from tasks.config import DataConfig
-from tasks.download.shard_leaks import Numbers, find_leaks
+from tasks.download.shard_address import open_folder
+from tasks.download.shard_leaks import find_leaks
+from tasks.download.shard_numbers import Part, numbers_beside
 
 SPLITS = ("train", "train", "train", "val", "val", "test")
-WARN = dict.fromkeys(("exact_duplicates", "conflicting_labels", "group_leakage"), "warn")
+CHECKS = ("exact_duplicates", "conflicting_labels", "group_leakage")
+WARN = DataConfig(kind="shards", path="x", checks=dict.fromkeys(CHECKS, "warn"))
+POSITION = [3, 0, 6, 1, 2, 5, 4, 7]  # of each label's number among the classes
+
+Shard = tuple[str, np.ndarray, np.ndarray, np.ndarray]
 
 
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("kinds", [3, 40, 4_000])
-def test_what_is_found_is_what_pairs_show(seed: int, kinds: int):
-    rng = np.random.default_rng(seed)
-    found = []
-    for number, split in enumerate(SPLITS):
+def drawn(seed: int, kinds: int) -> list[Shard]:
+    """Return (split, images, labels, groups) of some shards."""
+    rng, shards = np.random.default_rng(seed), []
+    for split in SPLITS:
         n = int(rng.integers(1, 30))
         images = rng.integers(0, kinds, n).astype(np.uint64)
         labels = (images % 7 + (rng.random(n) < 0.05)).astype(np.uint32)
-        groups = np.unique(rng.integers(0, kinds, rng.integers(0, 5)).astype(np.uint64))
-        found.append(Numbers(f"{split}-{number}.tar", split, images, labels, groups))
-    splits: dict[int, set[str]] = {}
-    labels_of: dict[int, set[int]] = {}
-    groups_of: dict[int, set[str]] = {}
-    for each in found:
-        for image, label in zip(each.prefixes.tolist(), each.labels.tolist(), strict=True):
-            splits.setdefault(image, set()).add(each.split)
-            labels_of.setdefault(image, set()).add(label)
-        for group in each.groups.tolist():
-            groups_of.setdefault(group, set()).add(each.split)
-    wanted = [sum(len(of) > 1 for of in table.values()) for table in (splits, labels_of, groups_of)]
-    findings = find_leaks(found, DataConfig(kind="shards", path="x", checks=WARN))
-    assert [finding.found for finding in findings] == wanted
-    for example in findings[0].examples:
-        places = [part.removeprefix("image ").split(" of ") for part in example.split(" = ")]
-        held = {name: numbers for numbers in found for name in [numbers.shard]}
-        values = {int(held[name].prefixes[int(at) - 1]) for at, name in places}
-        assert len(values) == 1
-        assert {name.split("-")[0] for _, name in places} == splits[values.pop()]
+        groups = rng.integers(0, kinds, rng.integers(0, 5)).astype(np.uint64)
+        shards.append((split, images, labels, groups))
+    return shards
+
+
+def on_two_sides(rows: list[tuple[int, int, str]], between: str) -> list[str]:
+    """Return what is said of each value that comes on two sides, of (value, side, where)."""
+    sides: dict[int, dict[int, str]] = {}
+    for value, side, where in rows:
+        sides.setdefault(value, {}).setdefault(side, where)
+    torn = [sides[value] for value in sorted(sides) if len(sides[value]) > 1]
+    return [between.join(of[side] for side in sorted(of)) for of in torn]
+
+
+def plain(shards: list[Shard]) -> list[list[str]]:
+    """Return what is said of all that each check finds, by a look at every number."""
+    copies, conflicts, torn = [], [], []
+    for shard, (split, images, labels, groups) in enumerate(shards):
+        side = ("train", "val", "test").index(split)
+        for n, (value, label) in enumerate(zip(images.tolist(), labels.tolist(), strict=True)):
+            where = f"image {n + 1} of {split}-{shard}.tar"
+            copies.append((value, side, where))
+            conflicts.append((value, POSITION[label], where))
+        torn += [(value, side, f"{split}-{shard}.tar") for value in groups.tolist()]
+    betweens = (" = ", " = ", " and ")
+    return [on_two_sides(*each) for each in zip((copies, conflicts, torn), betweens, strict=True)]
+
+
+@pytest.mark.parametrize("piece", [1, 5, 1_000])
+@pytest.mark.parametrize("kinds", [3, 40, 4_000])
+def test_what_is_found_is_what_pairs_show(piece: int, kinds: int, tmp_path, monkeypatch):
+    monkeypatch.setattr(spilled, "PIECE", piece)
+    for seed in range(7):
+        shards = drawn(seed, kinds)
+        with numbers_beside(open_folder(str(tmp_path))) as numbers:
+            parts = [Part(f"{s}-{n}.tar", s, [], []) for n, (s, *_) in enumerate(shards)]
+            # as they come when threads read several shards at once
+            for half in (slice(7), slice(7, None)):
+                for part, (_, *arrays) in zip(parts[::-1], shards[::-1], strict=True):
+                    numbers.append(part, *(array[half] for array in arrays))
+            findings = find_leaks(numbers, parts, POSITION, WARN)
+        wanted = plain(shards)
+        assert [finding.check for finding in findings] == list(CHECKS)
+        assert [finding.found for finding in findings] == [len(each) for each in wanted]
+        assert [list(finding.examples) for finding in findings] == [x[:20] for x in wanted]
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from tasks import spilled
 from tasks.artifacts import sha256_bytes
 from tasks.index import ImageRecord, read_index
 from tasks.register import learned as module
@@ -46,7 +47,7 @@ def test_it_is_written_in_order_each_once_and_read_back(prepared, tmp_path):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_pieces_of_any_size_make_one_list(size, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PIECE", size)
+    monkeypatch.setattr(spilled, "PIECE", size)
     draw = np.random.default_rng(size)
     parts = [draw.integers(0, 20, n, dtype=np.uint64) for n in (0, 1, 30, 5)]
     parts.append(np.array([0, 2**64 - 1], np.uint64))
