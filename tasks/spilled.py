@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +93,7 @@ def by_value(
     Computer Programming 3, 5.4). Raises as ``Spilled``.
     """
     with Spilled(row, folder) as file:
-        runs = [_Run(file, file.append(_sorted(piece, "quicksort"))) for piece in pieces]
+        runs = [_Run(file, file.append(_sorted(piece))) for piece in pieces]
         yield from _merged(runs)
 
 
@@ -126,15 +126,12 @@ def _merged(runs: list[_Run]) -> Iterator[Rows]:
         runs = [run for run in runs if len(run.held)]
         if runs:
             most = min(_values(run.held)[-1] for run in runs)
-            # stable: it goes by what is in order already
-            yield _sorted(np.concatenate([run.take(most) for run in runs]), "stable")
+            yield _sorted(np.concatenate([run.take(most) for run in runs]))
 
 
 def _values(rows: Rows) -> npt.NDArray[np.uint64]:
     return rows["value"] if rows.dtype.names else rows
 
 
-def _sorted(rows: Rows, kind: Literal["quicksort", "stable"]) -> Rows:
-    if not rows.dtype.names:
-        return np.sort(rows, kind=kind)
-    return rows[np.argsort(rows["value"], kind=kind)]
+def _sorted(rows: Rows) -> Rows:
+    return rows[np.argsort(rows["value"])] if rows.dtype.names else np.sort(rows)

@@ -16,12 +16,12 @@ from tasks.spilled import Spilled, by_value, cut
 ROW = np.dtype([("value", "<u8"), ("kind", "u1")])
 
 
-@pytest.mark.parametrize("piece", [1, 2, 7, 100, 5_000])
+@pytest.mark.parametrize("piece", [1, 7, 100, 5_000])
 @pytest.mark.parametrize("most", [2, 50, 2**64 - 1])
 def test_rows_are_sorted_as_in_memory(piece: int, most: int, monkeypatch):
     monkeypatch.setattr(spilled, "PIECE", piece)
     draw = np.random.default_rng(piece)
-    for n in (0, 1, piece, 600):
+    for n in (0, 1, piece, 150):
         rows = np.empty(n, ROW)
         rows["value"] = draw.integers(0, most, n, np.uint64, endpoint=True)
         rows["kind"] = draw.integers(0, 3, n)

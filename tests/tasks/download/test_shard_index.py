@@ -190,9 +190,13 @@ def test_a_class_is_held_once_and_an_image_not_at_all(tmp_path, png):
     folder, labels = open_folder(str(tmp_path), 1), shard_index._Labels()
     names = [path.name for path in tmp_path.iterdir()]
     with numbers_beside(folder) as numbers:
-        shard_index._look(folder, labels, numbers, names[0])  # imports, and each class
-        looked, held = taken(lambda: shard_index._look_at_all(folder, names, labels, numbers))
-        assert len(numbers.images) == 6 * images
+
+        def look() -> list[shard_index._Looked]:
+            return shard_index._look_at_all(folder, names, labels, numbers)
+
+        look()  # imports, and each class
+        looked, held = taken(look)
+        assert len(numbers.images) == 10 * images
     assert len(labels.names()) == images
     assert held < len(looked) * 8_192, held / len(looked)  # a shard's facts, 4 KB
 

@@ -74,21 +74,18 @@ def test_what_is_written_is_what_memory_would_give(tmp_path, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_images(tmp_path):
-    """Of 2 million images, most of them copies: as much as of a tenth of them."""
+    """Of a million, most of them copies, a few pieces are held: with all of them it were 21 MB."""
     config = DataConfig(kind="shards", path="x", checks={"exact_duplicates": "warn"})
-    peaks = []
-    for shards in (18, 1):
-        folder = open_folder(str(tmp_path / f"{shards}"))
-        Path(folder.root).mkdir()
-        with numbers_beside(folder) as numbers:
-            tracemalloc.start()
-            parts = parts_of(numbers, shards, 100_000, 1_000)
-            find_leaks(numbers, parts, range(1_000), config)
-            written(folder, numbers, looked_at(parts, 100_000), 1_000)
-            peaks.append(tracemalloc.get_traced_memory()[1])
-            tracemalloc.stop()
-    assert peaks[0] < 1.2 * peaks[1], peaks
-    assert peaks[0] < 12e6, peaks
+    folder = open_folder(str(tmp_path))
+    with numbers_beside(folder) as numbers:
+        tracemalloc.start()
+        parts = parts_of(numbers, 18, 50_000, 1_000)
+        found = find_leaks(numbers, parts, range(1_000), config)
+        written(folder, numbers, looked_at(parts, 50_000), 1_000)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert found[0].found > 50_000
+    assert most < 11e6, most
 
 
 def test_a_store_is_given_files_of_digests(tmp_path, monkeypatch):
