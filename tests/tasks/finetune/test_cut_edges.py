@@ -35,7 +35,7 @@ class Changed(Small):
         pytest.param(lambda y: y[: y.shape[0] // 2 * 2], id="an even number"),
     ],
 )
-def test_what_has_not_as_many_rows_as_images_comes_behind_the_cut(
+def test_what_has_another_number_of_rows_than_images_comes_behind_the_cut(
     change: Callable[[Tensor], Tensor],
 ):
     network = Changed(change)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -79,6 +81,9 @@ class Alternating(nn.Module):
 
 
 def test_lists_are_opened_where_hardly_a_stage_would_be_left():
-    stages = find_stages(Alternating(), "head", images_bchw=IMAGES)
     blocks = ("a.0", "b.0", "c.0", "a.1", "b.1", "c.1")
+    stages = find_stages(Alternating(), "head", images_bchw=IMAGES)
     assert stages == tuple((f"{block}.0", f"{block}.1") for block in blocks)
+    chain = nn.Sequential(OrderedDict(body=Alternating()))  # and in what is opened itself
+    stages = find_stages(chain, "body.head", images_bchw=IMAGES)
+    assert stages == tuple((f"body.{block}.0", f"body.{block}.1") for block in blocks)
