@@ -54,14 +54,14 @@ def test_one_image_is_tried_however_many_are_given():
     assert tried == [2, 3]  # copies of it
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_suffix_is_in_the_mode_of_the_network(training: bool):
+@pytest.mark.parametrize(("training", "other"), [(True, False), (False, True)])
+def test_the_suffix_is_in_the_mode_of_the_network(training: bool, other: bool):
     network = Small(nn.Dropout(0.5))
     held(network, ("layer",))
     network.train(training)
     suffix = cut_network(network, ("layer",), IMAGES).suffix
     assert suffix.training is training
-    assert suffix.train(not training).training is not training
+    assert suffix.train(other).training is other
 
 
 def test_modes_of_the_same_code_share_a_graph():
