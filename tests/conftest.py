@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 IMPORT_PATH = tuple(sys.path)
+
+if sys.dont_write_bytecode and sys.pycache_prefix is None:
+    # the tests start hundreds of processes, and each would compile Prefect, SQLAlchemy and more
+    # anew: what is compiled is kept, beside no source, as whoever set that wants it
+    _compiled = REPOSITORY / ".pytest_cache" / "compiled"
+    shutil.rmtree(f"{_compiled}{tempfile.gettempdir()}", ignore_errors=True)  # of earlier tests
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(_compiled)
+    os.environ["PYTHONPYCACHEPREFIX"] = str(_compiled)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, which -p no:xdist leaves out
