@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FLOW = "transfer"
 POLL_SECONDS = 1.0
 STRAGGLING = 5.0  # seconds that a worker's last lines may take: it sends them every two
+LINGERING = 1.0  # and lines of other threads, once the line has come that Prefect ends a log with
+LAST = ("prefect.flow_runs", "Finished in state")
 OVERLAP = timedelta(seconds=10)  # lines of several threads do not come in order
 PAGE = 200  # lines; the most that Prefect gives at once
 OURS = ("tasks.", "flows.")
@@ -84,6 +86,7 @@ class Follower:
         self._told: set[UUID | None] = set()
         self._newest: datetime | None = None
         self._state = ""
+        self._wait = STRAGGLING
 
     def follow(self) -> FlowRun:
         """Return the run when it has ended and its last lines are told."""
@@ -96,7 +99,7 @@ class Follower:
                 if ended is None:
                     self._newest = None  # once more from the start: a clock may have been set back
                 ended = time.monotonic() if ended is None or fresh else ended
-                if time.monotonic() - ended > STRAGGLING:
+                if time.monotonic() - ended > self._wait:
                     return run
             time.sleep(POLL_SECONDS)
 
@@ -113,6 +116,8 @@ class Follower:
         for line in fresh:
             self._told.add(line.id)
             self._newest = max(line.timestamp, self._newest or line.timestamp)
+            if line.name == LAST[0] and line.message.startswith(LAST[1]):
+                self._wait = LINGERING
             if line.name.startswith(OURS):
                 room = line.name.split(".")[1]
                 self._say(ROOMS.get(room, room), line.message)

@@ -81,3 +81,16 @@ def test_lines_are_told_whatever_their_clock_says(client, run, monkeypatch):
     client.set_flow_run_state(run.id, Completed(), force=True)
     follower.follow()
     assert [text for text in told if text != "Completed"] == ["first", "an hour earlier"]
+
+
+def test_nobody_is_kept_waiting_once_the_last_line_has_come(client, run, monkeypatch):
+    monkeypatch.setattr(submitting, "STRAGGLING", 60.0)
+    monkeypatch.setattr(submitting, "LINGERING", 0.3)
+    monkeypatch.setattr(submitting, "POLL_SECONDS", 0.1)
+    name, words = submitting.LAST
+    last = {"name": name, "level": 20, "message": f"{words} Completed()", "flow_run_id": run.id}
+    client.create_logs([LogCreate(**last, timestamp=datetime.now(UTC))])
+    client.set_flow_run_state(run.id, Completed(), force=True)
+    began = time.monotonic()
+    Follower(client, run.id, lambda *_: None).follow()
+    assert time.monotonic() - began < 30
