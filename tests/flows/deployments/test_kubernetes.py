@@ -19,7 +19,7 @@ from prefect.utilities.schema_tools import ValidationError, is_valid_schema
 from prefect.utilities.schema_tools import validate as check_variables
 from prefect.utilities.templating import find_placeholders
 
-from tests.flows.deployments.site import DEPLOYMENTS, REPOSITORY, Site
+from tests.flows.deployments.site import DEPLOYMENTS, LEAST, REPOSITORY, Site
 from tests.flows.deployments.stack import BIN, DEPLOY, compose, free_ports
 
 TEMPLATE: dict[str, Any] = json.loads((DEPLOY / "kubernetes_pool.json").read_text())
@@ -170,14 +170,13 @@ def start_pod(job: dict[str, Any], index: int, site: Site, port: int) -> subproc
 def test_two_pods_train_together(site: Site):
     config = copy.deepcopy(DEPLOYMENTS["digits"]["parameters"]["config"])
     config["training"] |= {"epochs": 1, "nodes": 2, "device": "cpu", "threads": 1}
+    config["evaluation"] |= LEAST
     config["promotion"]["model"] = "pods"
     config["output"]["folder"] = site.runs
     # no worker takes runs from there: the pods are what one would start
     queue = site.post("work_pools/graft/queues", {"name": "pods", "concurrency_limit": 0})
-    deployment = site.send("GET", "deployments/name/transfer/digits", None)
-    given = {"parameters": {"config": config}, "work_queue_name": queue["name"]}
-    run = site.post(f"deployments/{deployment['id']}/create_flow_run", given)
-    job = rendered(UUID(run["id"]), nodes=2)
+    run = site.begin("transfer/digits", {"config": config}, work_queue_name=queue["name"])
+    job = rendered(UUID(run), nodes=2)
     (port,) = free_ports(1)
     pods = [start_pod(job, index, site, port) for index in (0, 1)]
     try:
@@ -187,7 +186,7 @@ def test_two_pods_train_together(site: Site):
             pod.kill()
             pod.wait()
         site.send("DELETE", "work_pools/graft/queues/pods", None)  # as it was, for other files
-    (found,) = site.ask("flow_runs", flow_runs={"id": {"any_": [run["id"]]}})
+    (found,) = site.ask("flow_runs", flow_runs={"id": {"any_": [run]}})
     assert found["state_type"] == "COMPLETED", site.logs()
     assert "training digits as node 1" in (site.folder / "pod-1.log").read_text()
     assert site.query("select version from model_versions where name = 'pods'") == [(1,)]

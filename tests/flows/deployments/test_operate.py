@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,7 +26,8 @@ from flows.notify import block_of, make_automations
 from flows.stale_runs import DEFAULT, _set_period
 from tasks.download.fetch import fetch
 from tasks.errors import DataError
-from tests.flows.deployments.site import BIN, REPOSITORY, RUN_SECONDS, Site, until
+from tests.flows.conftest import Result
+from tests.flows.deployments.site import REPOSITORY, RUN_SECONDS, Site, until
 from tests.flows.deployments.vault import IN_BLOCK, IN_ENVIRONMENT, Vault
 
 if TYPE_CHECKING:
@@ -93,11 +95,31 @@ def client_of(site: Site) -> Iterator[SyncPrefectClient]:
         yield client
 
 
+def typed(site: Site, *arguments: str) -> Result:
+    """Run a command of graft's at the site, in this process: one of its own starts for seconds."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        temporary_settings({PREFECT_API_URL: site.url}),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        patch.chdir(REPOSITORY)
+        for name, value in site.environment.items():
+            patch.setenv(name, value)
+        code = main(list(arguments))
+    return Result(code, out.getvalue(), err.getvalue())
+
+
 def graft(site: Site, *arguments: str) -> dict[str, Any]:
     """Return what a command of graft's that must end well says to machines."""
-    done = site.attempt(*arguments, "--json", program="graft")
-    assert done.returncode == 0, done.stdout + done.stderr + site.logs()
-    answer: dict[str, Any] = json.loads(done.stdout)
+    done = typed(site, *arguments, "--json")
+    assert done.code == 0, done.out + done.err + site.logs()
+    answer: dict[str, Any] = json.loads(done.out)
     return answer
 
 
@@ -185,11 +207,9 @@ def test_a_deployment_that_submit_made_follows_its_pattern(site: Site, deployed_
 
 
 def test_a_scheduled_run_waits_in_the_queue_of_its_config(site: Site, deployed_again):
-    done = site.attempt(
-        "schedule", CRON, "configs/digits.yaml", "training.device=cuda", program="graft"
-    )
-    assert done.returncode == 2
-    assert "name=digits-gpu" in done.stderr
+    done = typed(site, "schedule", CRON, "configs/digits.yaml", "training.device=cuda")
+    assert done.code == 2
+    assert "name=digits-gpu" in done.err
     graft(site, "schedule", CRON, "configs/digits.yaml", "name=old")  # was in the queue gpu
     old = found(site, "transfer/old")
     assert (old["work_queue_name"], len(old["schedules"])) == ("default", 1)
@@ -310,17 +330,8 @@ def left(site: Site, deployed_again) -> Iterator[Left]:
     taking_turns = [_on_gpu_queue(site) for _ in range(2)]
     killed = _killed_with_its_worker(site)
     # 1 s of silence is no sign of anything, and so both are looked at
-    command = [BIN / "graft", "status", "--mark-stale", "--after", "1", "--json"]
-    with subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env=site.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as looking:
+    with site.beside("status", "--mark-stale", "--after", "1", "--json") as looking:
         yield Left(healthy, killed, taking_turns, looking)
-        looking.kill()
 
 
 def test_ctrl_c_leaves_a_run_going_and_a_killed_one_says_that_it_runs(site: Site, left: Left):
@@ -331,14 +342,7 @@ def test_ctrl_c_leaves_a_run_going_and_a_killed_one_says_that_it_runs(site: Site
 def _left_by_ctrl_c(site: Site) -> str:
     """Follow a run until it trains, press Ctrl-C, and return the run, which goes on."""
     config = small(site, "long", training={"epochs": LONG, "threads": 1, "device": "cpu"})
-    with subprocess.Popen(
-        [BIN / "graft", "submit", str(config)],
-        cwd=REPOSITORY,
-        env=site.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as follower:
+    with site.beside("submit", str(config)) as follower:
         assert follower.stderr is not None
         lines = []
         for line in follower.stderr:
@@ -423,8 +427,8 @@ def test_an_alert_is_passed_on(site: Site, hook: Hook, deployed_again):
 
 def test_a_query_that_prefect_would_show_is_refused(site: Site):
     data = {"kind": "folder", "path": "https://host/a.zip?sig=s3cr3t", "sha256": "0" * 64}
-    done = site.attempt("submit", str(small(site, "open", data=data)), program="graft")
-    assert (done.returncode, "s3cr3t" in done.stdout + done.stderr) == (2, False)
+    done = typed(site, "submit", str(small(site, "open", data=data)))
+    assert (done.code, "s3cr3t" in done.out + done.err) == (2, False)
     assert not any("s3cr3t" in json.dumps(run) for run in site.ask("flow_runs"))
 
 
