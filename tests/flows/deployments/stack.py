@@ -90,6 +90,9 @@ class Stack:
             "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
             "GRAFT_CACHE": str(self.folder / "cache"),
             "NO_COLOR": "1",
+            # not the image's: 10 s between two questions are long where a run takes as many
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
         }
         return kept | image | given
 
@@ -182,10 +185,9 @@ def _run_sql(stack: Stack, port: str, given: Mapping[str, str]) -> None:
 
 
 def start_store(stack: Stack) -> None:
-    """Start the S3 server."""
+    """Start the S3 server; it takes some seconds until it answers."""
     port = stack.hosts["minio:9000"].rsplit(":", 1)[1]
     stack.launch("minio", [str(BIN / "moto_server"), "-H", "127.0.0.1", "-p", port])
-    stack.wait_for("minio", f"http://127.0.0.1:{port}/moto-api/")
 
 
 def free_ports(n: int) -> list[int]:
@@ -199,16 +201,17 @@ def free_ports(n: int) -> list[int]:
 
 @contextmanager
 def open_stack(folder: Path) -> Iterator[Stack]:
-    """Give the file's services, each started when those it depends on are ready."""
+    """Give the file's services, each started as soon as those it depends on are ready."""
     stack = Stack(folder)
     ports = free_ports(len(HOSTS))
     stack.hosts = {h: f"127.0.0.1:{p}" for h, p in zip(HOSTS, ports, strict=True)}
     try:
-        start_postgres(stack)
         start_store(stack)
+        start_postgres(stack)
+        stack.start("prefect")
+        stack.wait_for("minio", f"http://{stack.hosts['minio:9000']}/moto-api/")
         assert stack.start("bucket").wait(120) == 0, stack.log("bucket")
         stack.start("mlflow")
-        stack.start("prefect")
         stack.wait_for("mlflow", f"http://{stack.hosts['mlflow:5000']}/health")
         stack.wait_for("prefect", f"http://{stack.hosts['prefect:4200']}/api/health")
         stack.start("worker")
