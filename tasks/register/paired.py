@@ -117,10 +117,9 @@ def score_interval(wins: int, losses: int, n: int, alpha: float) -> tuple[float,
         return sign * float(statistic) - far
 
     def bound(sign: int) -> float:  # 1: the lower one
-        end = -sign * (1 - 1e-9)
-        if sign * (here - end) <= 0 or above(end, sign) <= 0:
-            return float(-sign)
-        return float(brentq(above, end, here, args=(sign,)))
+        if here == -sign:
+            return here
+        return float(brentq(above, -sign, here, args=(sign,)))  # where the score has no end
 
     return bound(1), bound(-1)
 

@@ -49,7 +49,7 @@ def superior_wins(n: int, alpha: float) -> Counts:
     from scipy.stats import binom
 
     def enough(wins: Counts, m: Counts) -> Truths:
-        found: Truths = (2 * binom.sf(wins - 1, m, 0.5) < alpha) & (2 * wins > m)
+        found: Truths = 2 * binom.sf(wins - 1, m, 0.5) < alpha
         return found
 
     return _least(n, enough)
@@ -75,11 +75,8 @@ def _least(n: int, enough: Callable[[Counts, Counts], Truths]) -> Counts:
     low, high = np.zeros_like(m), m + 1
     while np.any(low < high):
         middle = (low + high) // 2
-        found = enough(middle, m) | (middle > m)
-        low, high = (
-            np.where(found, low, np.minimum(middle + 1, high)),
-            np.where(found, middle, high),
-        )
+        found = enough(middle, m)
+        low, high = np.where(found, low, middle + 1), np.where(found, middle, high)
     return high
 
 
@@ -140,7 +137,7 @@ def detectable(wins_m: Counts, share: float, lowest: float) -> float | None:
     """
 
     def power(gain: float) -> float:
-        return chance(wins_m, gain, min(1.0, max(share, abs(gain))))
+        return chance(wins_m, gain, max(share, abs(gain)))
 
     low, high = lowest, 1.0
     if power(high) < POWER:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from fractions import Fraction
 from itertools import chain
 
 import numpy as np
@@ -170,9 +171,30 @@ def test_three_groups_of_a_class_give_one_to_each_split() -> None:
 
 
 def test_a_class_with_too_few_images_is_named_with_what_it_needs() -> None:
-    with pytest.raises(DataError, match=r"each class needs 3 .*'bee' has 2\.\n") as caught:
+    with pytest.raises(DataError) as caught:
         assign_splits(records_of(10, 2, 10), CLASSES, settings(), seed=0)
-    assert str(caught.value).count("\n") == 1
+    assert str(caught.value) == (
+        "Too few training images to split into train, val, test: each class needs 3 image(s), "
+        "and 'bee' has 2.\n"
+        "Add images, or declare the splits yourself (data.train, data.val, data.test)."
+    )
+
+
+def test_where_two_splits_are_cut_each_class_needs_two() -> None:
+    test = records_of(3, 3, 3, split="test", prefix="test/")
+    with pytest.raises(
+        DataError, match=r"into train, val: each class needs 2 image\(s\), and 'cat'"
+    ):
+        assign_splits([*records_of(9, 2, 1), *test], CLASSES, settings(), seed=0)
+    splits = assign_splits([*records_of(9, 2, 2), *test], CLASSES, settings(), seed=0)
+    assert Counter(r.label for r in splits["val"]) == {0: 1, 1: 1, 2: 1}
+
+
+def test_names_that_are_no_text_are_dealt_like_others() -> None:
+    """A file's name may be any bytes: Python has those that are no UTF-8 as lone surrogates."""
+    records = [r._replace(path=f"{r.path}\udcff") for r in records_of(9, 9, 9)]
+    splits = assign_splits(records, CLASSES, settings(), seed=0)
+    assert sorted(chain(*splits.values())) == sorted(records)
 
 
 def test_a_class_with_too_few_groups_is_named() -> None:
@@ -225,11 +247,11 @@ def test_a_class_without_training_images_is_refused() -> None:
         assign_splits(records, CLASSES, settings(), seed=0)
 
 
-def test_fractions_that_leave_no_training_images_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"sum is 1\.1"):
-        assign_splits(
-            records_of(9, 9, 9), CLASSES, settings(val_fraction=0.5, test_fraction=0.6), seed=0
-        )
+@pytest.mark.parametrize(("val", "found"), [(0.4, r"1, "), (0.5, r"1\.1, ")])
+def test_fractions_that_leave_no_training_images_are_refused(val: float, found: str) -> None:
+    fractions = settings(val_fraction=val, test_fraction=0.6)
+    with pytest.raises(ConfigError, match=f"sum is {found}and must be below 1"):
+        assign_splits(records_of(9, 9, 9), CLASSES, fractions, seed=0)
 
 
 @pytest.mark.parametrize("n", range(3, 60))
@@ -241,3 +263,15 @@ def test_largest_remainder_keeps_the_sum_and_is_within_one(n: int) -> None:
     if n >= 10:
         assert all(abs(c - n * s) < 1 for c, s in zip(counts, shares, strict=True))
     assert largest_remainder(30, shares) == [21, 3, 6]
+
+
+def test_largest_remainder_is_hamiltons_method_with_at_least_one_each() -> None:
+    few = [[1, 1, 1], [2, 1, 1], [3, 1, 1], [4, 1, 1], [5, 1, 1], [5, 1, 2], [6, 1, 2]]
+    assert [largest_remainder(n, [0.7, 0.1, 0.2]) for n in range(3, 10)] == few
+    for n in range(10, 60):
+        exact = [Fraction(n * tenths, 10) for tenths in (7, 1, 2)]
+        counts = [int(each) for each in exact]
+        order = sorted(range(3), key=lambda i: (exact[i] - counts[i], i), reverse=True)
+        for i in order[: n - sum(counts)]:
+            counts[i] += 1
+        assert largest_remainder(n, [0.7, 0.1, 0.2]) == counts

@@ -13,7 +13,7 @@ from tasks.config import DataConfig
 from tasks.errors import DataError
 from tasks.index import ImageRecord, count_labels
 from tasks.preprocess.splits import assign_splits
-from tasks.preprocess.stratify import largest_remainder
+from tasks.preprocess.stratify import largest_remainder, stratify
 
 CONFIG = DataConfig(kind="manifest", path="labels.csv", multi_label=True)
 SHARES = [0.7, 0.1, 0.2]
@@ -120,6 +120,65 @@ def test_train_has_every_label_however_few_images_and_many_labels(seed: int) -> 
     splits = assign_splits(records, tuple(map(str, known)), CONFIG, seed)
     assert set(count_labels(splits["train"])) == set(range(len(known)))
     assert all(splits.values())
+
+
+Units = list[list[ImageRecord]]
+
+
+def labels_of(records: list[ImageRecord]) -> Counter[int]:
+    """Count images by label; to have none is label -1."""
+    return Counter(label for record in records for label in record.labels or (-1,))
+
+
+def by_the_paper(units: Units, shares: dict[str, float]) -> dict[str, list[ImageRecord]]:
+    """Deal as the docstring of ``stratify`` says, with everything counted anew for each unit."""
+
+    def goals(n: int) -> dict[str, float]:
+        parts = list(shares.values())
+        whole = largest_remainder(n, parts) if n >= len(parts) else [n * part for part in parts]
+        return dict(zip(shares, whole, strict=True))
+
+    every = [record for unit in units for record in unit]
+    room, wanted = goals(len(every)), {k: goals(n) for k, n in labels_of(every).items()}
+    splits: dict[str, list[ImageRecord]] = {name: [] for name in shares}
+    waiting = units.copy()
+    while waiting:
+        left = Counter(label for unit in waiting for label in labels_of(unit))
+        rarest = min(left, key=lambda label: (left[label], label))
+        for unit in [unit for unit in waiting if rarest in labels_of(unit)]:
+            left = Counter(label for unit in waiting for label in labels_of(unit))
+            new = labels_of(unit).keys() - labels_of(splits["train"]).keys()
+            lacks = {
+                name: (wanted[rarest][name] - labels_of(dealt)[rarest], room[name] - len(dealt))
+                for name, dealt in splits.items()
+            }
+            last = any(left[label] == 1 for label in new)
+            splits["train" if last else max(lacks, key=lambda name: lacks[name])] += unit
+            waiting.remove(unit)
+    return splits
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_units_are_dealt_as_the_paper_says(seed: int) -> None:
+    rng = random.Random(seed)
+    rates = (0.5, 0.3, 0.2, 0.1, 0.06, 0.04)
+    units = [
+        [
+            ImageRecord(
+                f"{u}/{i}",
+                tuple(k for k, rate in enumerate(rates) if rng.random() < rate),
+                "",
+                "",
+                f"{u}-{i}",
+            )
+            for i in range(rng.choice((1, 1, 2, 4)))
+        ]
+        for u in range(rng.randint(12, 40))
+    ]
+    shares = rng.choice(({"train": 0.7, "val": 0.1, "test": 0.2}, {"train": 0.75, "test": 0.25}))
+    expected = by_the_paper(units, shares)
+    assert all(expected.values())
+    assert stratify(units, shares) == expected
 
 
 def test_declared_splits_stay() -> None:

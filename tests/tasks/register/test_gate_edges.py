@@ -87,6 +87,30 @@ def test_a_p_value_at_the_level_is_not_under_it():
         assert (found.p_value, found.shown) == (0.0625, shown)
 
 
+def test_an_exact_p_value_of_non_inferiority_at_the_level_is_not_under_it():
+    p = non_inferiority_exact(3, 1, N, 0.15)
+    settings = PromotionConfig(rule="non_inferiority", margin=0.15, alpha=2 * p)
+    found = compare(*pair(3, 1, 20), settings, Draws(100, 0))
+    assert (found.p_value, found.level, found.shown) == (p, p, False)
+
+
+def test_a_share_of_resamples_at_the_level_is_not_under_it(monkeypatch: pytest.MonkeyPatch):
+    """Student's t gives no round level: the one that is asked for stands in for its."""
+    monkeypatch.setattr("tasks.register.paired.strict_level", lambda level, images: level)
+    models, draws = pair(9, 4, 20), Draws(400, 1)
+    p = compare(*models, PromotionConfig(metric="macro_f1"), draws).p_value
+    for alpha, shown in ((2 * p, False), (2.001 * p, True)):
+        found = compare(*models, PromotionConfig(metric="macro_f1", alpha=alpha), draws)
+        assert (found.p_value, found.level > p, found.shown) == (p, shown, shown)
+
+
+def test_what_one_resample_finds_has_no_spread_and_what_two_find_has():
+    for resamples in (1, 2):
+        found = compare(*pair(9, 4, 20), PromotionConfig(metric="macro_f1"), Draws(resamples, 0))
+        assert found.level > 0
+        assert (found.detectable is None) == (found.low == found.high) == (resamples == 1)
+
+
 def test_resamples_without_a_gain_are_against_it():
     """One win and one loss of a class: about a third of the resamples have as many of each."""
     settings = PromotionConfig(metric="balanced_accuracy", alpha=0.2)

@@ -22,6 +22,7 @@ from tasks.register.paired import (
     strict_level,
     telling_images,
 )
+from tasks.register.power import detectable_resampled
 
 
 def closed_form(wins: int, losses: int) -> float:
@@ -142,11 +143,17 @@ def test_the_paired_bootstrap_is_scipys(metric):
         vectorized=False,
         rng=np.random.default_rng(3),
     )
+    assert found.level == strict_level(0.25, telling_images(ours, theirs, metric))
+    figures = [abs(PLAIN[metric](scores, whole)) for scores in (ours, theirs)]
+    assert [found.ours, found.theirs] == pytest.approx(figures, abs=1e-6)
     assert found.gain == pytest.approx(gain(whole), abs=1e-6)
     assert (found.low, found.high) == pytest.approx(tuple(same.confidence_interval), abs=1e-6)
     share = (1 + np.sum(same.bootstrap_distribution <= 0)) / (RESAMPLES + 1)
     assert found.p_value == pytest.approx(share)
     assert found.shown == (found.low > 0)
+    errors = same.bootstrap_distribution - found.gain
+    expected = detectable_resampled(errors, found.level, 0.0)
+    assert found.detectable == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_loss_gains_where_it_falls_and_a_margin_is_given_away():
