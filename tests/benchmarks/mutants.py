@@ -86,7 +86,6 @@ AREAS = {
             "register/paired",
             "tasks/register/test_gate_edges.py",
             "tasks/register/test_paired.py",
-            "properties/test_paired.py::test_mcnemar_is_twice_the_smaller_tail",
             "properties/test_paired.py::test_the_interval_holds_the_gain_and_turns_with_the_table",
             "tasks/register/test_gate.py",
         ),
