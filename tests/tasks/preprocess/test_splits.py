@@ -159,10 +159,11 @@ def test_the_last_groups_of_a_class_go_to_the_splits_that_are_without_it() -> No
     assert counts == {"train": 10, "val": 1, "test": 1}
 
 
-def test_three_groups_of_a_class_give_one_to_each_split() -> None:
+@pytest.mark.parametrize("sizes", [(9, 1, 1), (4, 3, 3)])  # of 10, train still lacks 3 after 4
+def test_three_groups_of_a_class_give_one_to_each_split(sizes: tuple[int, ...]) -> None:
     records = records_of(30, 30, 0) + [
         ImageRecord(f"cat/{g}{i}.jpg", 2, "", f"g{g}", f"cat{g}{i}")
-        for g, size in enumerate((9, 1, 1))
+        for g, size in enumerate(sizes)
         for i in range(size)
     ]
     for seed in range(10):
