@@ -15,42 +15,45 @@ from safetensors.torch import load_file
 
 GRAFT = Path(sys.executable).with_name("graft")
 
-
 Run = Callable[..., dict]
 
 
 @pytest.fixture
-def run(repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return ``graft run`` as a user calls it; its accuracy is printed also when all is well."""
+def run(graft, repository: Path, tmp_path: Path, monkeypatch, capfd) -> Run:
+    """Return ``graft run`` in this process, whose imports and Prefect server are there already.
+
+    What it writes is in ``tmp_path``. Its accuracy is printed also when all is well.
+    """
+    monkeypatch.chdir(repository)  # the configs' paths are relative
+    for name, value in places(tmp_path).items():
+        monkeypatch.setenv(name, value)
 
     def call(config: str, *overrides: str) -> dict:
-        report = graft_run(repository, tmp_path, config, *overrides)
-        with capsys.disabled():
-            print(f"\n{config}: test accuracy {report['accuracy']:.2%} of {report['n']} images")
-        return report
+        result = graft(*words(config, tmp_path), *overrides)
+        assert result.code == 0, result.err
+        with capfd.disabled():
+            return checked(config, result.out)
 
     return call
 
 
-def graft_run(repository: Path, folder: Path, config: str, *overrides: str) -> dict:
-    """Run ``graft run`` with everything it writes in ``folder``."""
-    environment = {
-        **os.environ,
+def places(folder: Path) -> dict[str, str]:
+    """Return the settings that keep tracking and caches in ``folder``."""
+    return {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         "GRAFT_CACHE": str(folder / "cache"),
-        "PREFECT_HOME": str(folder / "prefect"),
     }
-    done = subprocess.run(
-        [GRAFT, "run", f"configs/{config}", *overrides, f"output.folder={folder}/runs", "--json"],
-        cwd=repository,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    print(done.stderr)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    report, decision = answer["report"], answer["decision"]
+
+
+def words(config: str, folder: Path) -> tuple[str, ...]:
+    return "run", f"configs/{config}", f"output.folder={folder}/runs", "--json"
+
+
+def checked(config: str, answer: str) -> dict:
+    """Return the report of a run that made the first champion; its accuracy is its file's."""
+    told = json.loads(answer)
+    report, decision = told["report"], told["decision"]
+    print(f"\n{config}: test accuracy {report['accuracy']:.2%} of {report['n']} images")
     assert decision["promoted"]
     assert decision["champion_version"] is None
     frame = pd.read_parquet(report["predictions"])
@@ -64,8 +67,18 @@ def unmoved(report: dict, weights: Path) -> set[str]:
     return {name for name in before.keys() & after.keys() if before[name].equal(after[name])}
 
 
-def test_digits(run):
-    report = run("digits.yaml")
+def test_digits(repository: Path, tmp_path: Path, capsys):
+    """As a user calls it: a process of its own, with a Prefect server of its own."""
+    done = subprocess.run(
+        [GRAFT, *words("digits.yaml", tmp_path)],
+        cwd=repository,
+        env=os.environ | places(tmp_path) | {"PREFECT_HOME": str(tmp_path / "prefect")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    with capsys.disabled():
+        report = checked("digits.yaml", done.stdout)
     assert report["n"] == 361
     assert report["accuracy"] >= 0.97
 
