@@ -195,10 +195,11 @@ def test_a_class_is_held_once_and_an_image_not_at_all(tmp_path, png):
             return shard_index._look_at_all(folder, names, labels, numbers)
 
         look()  # imports, and each class
-        looked, held = taken(look)
-        assert len(numbers.images) == 6 * images
+        found = [taken(look) for _ in range(3)]  # what else the process keeps comes once
+        assert len(numbers.images) == (1 + len(found)) * 3 * images
     assert len(labels.names()) == images
-    assert held < len(looked) * 8_192, held / len(looked)  # a shard's facts, 4 KB
+    held = min(each for _, each in found)
+    assert held < 3 * 8_192, held / 3  # a shard's facts, 4 KB
 
 
 def stopped(*_: object) -> None:
