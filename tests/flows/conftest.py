@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -149,6 +152,28 @@ def prefect_url(home: Path) -> str:
     server = start_server()
     assert server is not None
     return server.url
+
+
+@pytest.fixture
+def told_by(prefect_url: str) -> Callable[..., dict[str, Any]]:
+    """Return what runs a program of ``tests/benchmarks`` on the server and returns what it tells.
+
+    That is its last line, as JSON.
+    """
+
+    def tell(name: str, *arguments: str, timeout: float) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments],
+            cwd=Path(__file__).resolve().parents[2],
+            env=os.environ | {"PREFECT_API_URL": prefect_url, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return tell
 
 
 @pytest.fixture

@@ -236,16 +236,6 @@ def test_a_run_stopped_before_an_epoch_leaves_nothing(workspace: Path, graft, st
     assert not folders("too-soon")
 
 
-def test_a_run_killed_in_every_stage_in_turn(prefect_url: str):
+def test_a_run_killed_in_every_stage_in_turn(told_by):
     """The program of ``tests/benchmarks/kills.py`` says what must be left; 30 rounds are there."""
-    command = [sys.executable, "-m", "tests.benchmarks.kills", "--chain"]
-    done = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env=os.environ | {"PREFECT_API_URL": prefect_url, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert sum(json.loads(done.stdout.splitlines()[-1])["kills"].values()) >= 4
+    assert sum(told_by("kills", "--chain", timeout=600)["kills"].values()) >= 4

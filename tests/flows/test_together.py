@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 READY = [["READY", "true"], ["READY", "false"]]  # the first is promoted, the same once more is not
 
 
-def test_two_runs_of_one_config_at_once_and_another_version_on_their_cache(prefect_url: str):
+def test_two_runs_of_one_config_at_once_and_another_version_on_their_cache(told_by):
     """In a folder of their own, where neither a cache nor a database is."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.together"],
-        cwd=REPOSITORY,
-        env=os.environ | {"PREFECT_API_URL": prefect_url, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = told_by("together", timeout=300)
     assert told["codes"] == [0, 0, 0], told["said"]
     assert "Traceback" not in "".join(told["said"])
     assert max(start for start, _ in told["spans"]) < min(end for _, end in told["spans"])

@@ -5,7 +5,6 @@ The server is MLflow's own. A line in between cuts it off, where it is not stopp
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -20,7 +19,7 @@ from mlflow import MlflowClient
 
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
-from tasks.finetune.progress import EpochRecord, StepProgress
+from tasks.finetune.progress import EpochRecord, StepProgress, read_history
 from tasks.finetune.train import finetune
 from tasks.pretrained.load import load_pretrained
 from tasks.register import delivery, wire
@@ -87,7 +86,7 @@ def test_a_training_goes_on_without_the_server_and_every_epoch_is_there_once(
         (tmp_path / "run").mkdir()
         model = finetune(config, strong.prepared, backbone, tmp_path / "run", watcher)
     assert watcher.waited == [False, True, True, False]
-    lines = [EpochRecord(**json.loads(one)) for one in model.history.read_text().splitlines()]
+    lines = read_history(model.history)
     assert len(lines) == 4
     assert history(tracker.run_id) == expected(*lines)
     assert line.sent.count(POINT) == 4
