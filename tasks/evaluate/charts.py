@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.evaluate.plots import new_figure
+from tasks.finetune.progress import EpochRecord
 from tasks.measures import Curve, ReliabilityBin
 
 if TYPE_CHECKING:
@@ -61,15 +62,15 @@ _POINTER = re.compile(r'(?<=[("])#([\w-]+)')  # url(#…) and href="#…"
 MOST_GREY = 42  # curves drawn beside the coloured ones
 
 
-def learning_curve(epochs: Sequence[dict[str, float]], name: str, chosen: int) -> str:
+def learning_curve(epochs: Sequence[EpochRecord], name: str, chosen: int) -> str:
     """Draw ``train_NAME`` and ``val_NAME`` of each epoch; the chosen one is marked."""
     from matplotlib.ticker import MaxNLocator
 
     with _style():
         figure, axes = _axes("epoch", "loss (nats)" if name == "loss" else name)
-        x = [row["epoch"] for row in epochs]
+        x = [record.epoch for record in epochs]
         for split, words, colour in (("train", "training", 1), ("val", "validation", 2)):
-            y = [row[f"{split}_{name}"] for row in epochs]
+            y = [getattr(record, f"{split}_{name}") for record in epochs]
             axes.plot(x, y, marker=".", color=LINES[colour - 1], label=words)
         axes.axvline(chosen, color=FAINT, linestyle=":", label="chosen")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

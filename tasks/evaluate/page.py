@@ -11,6 +11,7 @@ from tasks.configfile import dump_config
 from tasks.evaluate import charts, page_parts, trust_words, wording
 from tasks.evaluate.seen_words import seen_words
 from tasks.evaluate.subject import Model, subject_facts
+from tasks.finetune.progress import read_history
 from tasks.public import public_config
 from tasks.values import EvaluationReport, FineTunedModel, PreparedDataset
 from tasks.words import printable
@@ -43,7 +44,7 @@ def html_page(
 
     Whatever a user chose is escaped by the template, and the page forbids itself, by its content
     security policy, to run a script or to load anything. Raises ``OSError`` when the history or an
-    explained image cannot be read.
+    explained image cannot be read, ``ValueError`` when the history is damaged.
     """
     content = _content(config, prepared, model, report)
     sections = {key: title for key, title in TITLES.items() if _present(key, content)}
@@ -98,9 +99,9 @@ def _charts(model: Model, report: EvaluationReport) -> dict[str, Any]:
         chart = charts.reliability_chart(report.reliability, report.multi_label)
         found["reliability"] = Markup(chart)  # noqa: S704 - as above
     if isinstance(model, FineTunedModel):
-        rows = page_parts.epochs(model)
+        records = read_history(model.history)
         found["learning"] = {
-            name: Markup(charts.learning_curve(rows, name, model.chosen_epoch))  # noqa: S704 - as above
+            name: Markup(charts.learning_curve(records, name, model.chosen_epoch))  # noqa: S704 - as above
             for name in ("loss", "accuracy")
         }
     return found

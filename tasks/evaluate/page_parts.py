@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from PIL import Image
 from tasks.evaluate.charts import LINES
 from tasks.evaluate.wording import counted
 from tasks.measures import Corruption, Curve, Estimate, ExplainedImage, Slice
-from tasks.values import ClassReport, EvaluationReport, FineTunedModel
+from tasks.values import ClassReport, EvaluationReport
 
 MOST_IN_MATRIX = 50  # classes; beyond that a matrix is no longer read
 MOST_ROWS = 30  # of a table before the rest is folded away
@@ -182,11 +181,6 @@ def mean_corrupted(corruptions: Sequence[Corruption]) -> float | None:
 def undamaged(corruptions: Sequence[Corruption]) -> float | None:
     """Return the accuracy on the same images as they are: severity 0."""
     return next((one.accuracy for one in corruptions if one.severity == 0), None)
-
-
-def epochs(model: FineTunedModel) -> list[dict[str, float]]:
-    """Return the lines of a training's history.jsonl; raises ``OSError``."""
-    return [json.loads(line) for line in model.history.read_text().splitlines()]
 
 
 def pictures(report: EvaluationReport) -> list[Picture]:

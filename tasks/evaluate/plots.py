@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.artifacts import write_atomic
+from tasks.finetune.progress import read_history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,16 +104,20 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
 
 
 def plot_learning_curve(history: Path, chosen_epoch: int, stem: Path) -> None:
-    """Write ``stem``.png and .svg from a history.jsonl; the chosen epoch is marked."""
+    """Write ``stem``.png and .svg from a history.jsonl; the chosen epoch is marked.
+
+    Raises ``OSError`` or ``ValueError`` as ``read_history`` does.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    rows = [json.loads(line) for line in history.read_text().splitlines()]
-    epochs = [row["epoch"] for row in rows]
+    records = read_history(history)
+    epochs = [record.epoch for record in records]
     figure = new_figure(9.0, 3.6)
     for position, name in enumerate(("loss", "accuracy"), start=1):
         axes = figure.add_subplot(1, 2, position)
         for split in ("train", "val"):
-            axes.plot(epochs, [row[f"{split}_{name}"] for row in rows], marker=".", label=split)
+            values = [getattr(record, f"{split}_{name}") for record in records]
+            axes.plot(epochs, values, marker=".", label=split)
         axes.axvline(chosen_epoch, color="grey", linestyle=":", label="chosen")
         axes.set_xlabel("epoch")
         axes.set_title(f"{name} (nats)" if name == "loss" else name)

@@ -21,6 +21,7 @@ from sklearn.metrics import (
 from tasks.config import DataConfig, RunConfig
 from tasks.evaluate.metrics import measure
 from tasks.evaluate.score import Scores
+from tasks.finetune.progress import EpochRecord
 from tasks.measures import (
     Calibration,
     Corruption,
@@ -218,16 +219,22 @@ def prepared_of(
 def model_of(
     folder: Path, names: tuple[str, ...], words: str | None, multi_label: bool
 ) -> FineTunedModel:
-    rows = [
-        {
-            "epoch": epoch,
-            **{f"{split}_loss": 1 / epoch for split in ("train", "val")},
-            **{f"{split}_accuracy": 1 - 1 / (1 + epoch) for split in ("train", "val")},
-        }
+    records = [
+        EpochRecord(
+            epoch=epoch,
+            epochs=5,
+            train_loss=1 / epoch,
+            train_accuracy=1 - 1 / (1 + epoch),
+            val_loss=1 / epoch,
+            val_accuracy=1 - 1 / (1 + epoch),
+            learning_rate=0.01,
+            seconds=1.0,
+            images_per_second=100.0,
+        )
         for epoch in range(1, 6)
     ]
     history = folder / "history.jsonl"
-    history.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    history.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
     return FineTunedModel(
         folder=folder,
         weights=folder / "model.safetensors",
