@@ -232,8 +232,10 @@ def import_all(folder: Path) -> None:
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
     for name in IMPORTED:
         importlib.import_module(name)
-    # these epochs are over before a checkpoint is worth its time: the forked would begin anew
-    importlib.import_module("tasks.finetune.keeper").SPARED = 0.0
+    # these epochs are over before a checkpoint is worth its time: the forked would begin anew.
+    # So one is written after each step, and a kill may come within an epoch as well as between two
+    keeper = importlib.import_module("tasks.finetune.keeper")
+    keeper.SPARED = keeper.WITHIN = 0.0
 
 
 def _rounds(given: argparse.Namespace) -> int:

@@ -46,6 +46,8 @@ WORK = Work(data="1" * 64, config="2" * 64, code="3" * 64)
 def test_what_an_older_graft_has_left_is_found_by_its_names():
     names = (".unfinished", "begun.json", "model.json", "report.json", "lock", "checkpoint")
     assert names == (FOLDER, BEGUN_FILE, MODEL, REPORT, LOCK, CHECKPOINT)
+    assert Place(Path("run"), BEGUN, True).metrics == Path("run/.unfinished/metrics.jsonl")
+    assert BEGUN.since == 0  # it did not note since when: others are newer
 
 
 def version(name: str) -> RegisteredModel:

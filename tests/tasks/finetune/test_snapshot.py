@@ -52,12 +52,12 @@ class Begun(NamedTuple):
 
 
 @pytest.fixture
-def begin(make_course: Callable[..., Course]) -> Callable[[int], Begun]:
+def begin(make_course: Callable[..., Course]) -> Callable[..., Begun]:
     """Return a maker of trainings before their first step."""
 
-    def make(seed: int) -> Begun:
+    def make(seed: int, **strategy: object) -> Begun:
         recipe = {"epochs": 4, "optimizer": "adamw", "schedule": "cosine"}
-        course = make_course({"kind": "ema", "ema_decay": 0.5}, training=recipe)
+        course = make_course(strategy or {"kind": "ema", "ema_decay": 0.5}, training=recipe)
         training = start_training(course, course.config.training, seed)
         feed = Feed(course, training.network, None)
         inputs = make_inputs(feed.packed(0), training.recipe)
@@ -110,6 +110,15 @@ def test_another_training_is_as_far_once_all_is_put_back(begin, tmp_path, caplog
     assert isinstance(member, Outcome)
     said = [(record.name, record.getMessage()) for record in caplog.records]
     assert said == [(LOGGER, "going on in epoch 3 of 4 after batch 2")]
+
+
+def test_between_two_epochs_and_without_an_average_all_is_put_back_too(begin):
+    begun, other = begin(1, kind="full"), begin(9, kind="full")
+    torch.rand(3, generator=begun.training.orders)
+    point = snapshot(*begun, 1, 2, None)
+    restore_weights(other.training, point)
+    assert restore_motion(*other, point) == (2, None)
+    assert same(snapshot(*other, 1, 2, None) | {"seconds": point["seconds"]}, point)
 
 
 def test_what_is_in_no_checkpoint_of_an_older_graft_is_not_asked_for(begin, tmp_path, caplog):
