@@ -115,7 +115,7 @@ def _features(
     """Return what the head of a backbone would get (n, d), and the labels (n,)."""
     use_threads(config.training.threads)
     device = pick_device(config.training.device)
-    size = scoring_batch(config.evaluation.batch_size, device)
+    size = scoring_batch(config.evaluation.batch_size, device, prepared.input.crop)
     labels: list[npt.NDArray[np.int64]] = []
 
     def noted() -> Iterator[Batch]:

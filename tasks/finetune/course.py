@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from tasks.finetune.keeper import Keeper
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.ranks import local_device, rank
 from tasks.finetune.tree_file import Tree
-from tasks.values import Backbone, PreparedDataset, RegisteredModel
+from tasks.memory import pages_kept
+from tasks.values import Backbone, PreparedDataset, RegisteredModel, StreamedSplit
 
 SHORT = "memory ran out: what is free decides in which parts a batch goes through"
 
@@ -71,7 +73,16 @@ class Course:
     @property
     def scoring_batch(self) -> int:
         """How many images are scored at once."""
-        return scoring_batch(self.config.evaluation.batch_size, self.device)
+        crop = self.prepared.input.crop
+        return scoring_batch(self.config.evaluation.batch_size, self.device, crop)
+
+    def pages_kept(self) -> AbstractContextManager[None]:
+        """Keep a step's memory for the next one: on a CPU, and where no images are streamed.
+
+        What a stream leaves between its images goes back to the system, or it would pile up.
+        """
+        streamed = isinstance(self.prepared.train, StreamedSplit)
+        return nullcontext() if self.device.type != "cpu" or streamed else pages_kept()
 
     def note(self, text: str) -> None:
         """Say what was decided and keep it for the report."""

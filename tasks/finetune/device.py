@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -12,8 +13,11 @@ from torch import nn
 
 from tasks.errors import ResourceError
 
-_SCORED_ON_CPU = 64  # images: more cost memory and no less time
 _SCORED = 256
+# 16 images of 224 pixels, 32 of 96, 128 of 32: measured on SqueezeNet, ResNet-18 and MobileNetV3.
+# More cost memory and no less time, fewer leave the processor waiting
+_SIDES_ON_CPU = 3584  # images x pixels of a side
+_MOST_ON_CPU = 128
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -78,11 +82,13 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def scoring_batch(size: int | Literal["auto"], device: torch.device) -> int:
-    """Return how many images are scored at once: ``evaluation.batch_size``, resolved."""
+def scoring_batch(size: int | Literal["auto"], device: torch.device, crop: int) -> int:
+    """Return how many images of ``crop`` pixels a side are scored at once, where ``auto`` asks."""
     if size != "auto":
         return size
-    return _SCORED_ON_CPU if device.type == "cpu" else _SCORED
+    if device.type != "cpu":
+        return _SCORED
+    return min(_MOST_ON_CPU, 1 << max(0, round(math.log2(_SIDES_ON_CPU / crop))))
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def find_learning_rate(
     run = _plain(config)
     course = open_course(run, prepared, backbone, folder, Nobody(), teacher)
     log.info("trying learning rates on %s", describe(course.device, course.precision))
-    with memory_errors(config.training.batch_size, "training.batch_size"):
+    with memory_errors(config.training.batch_size, "training.batch_size"), course.pages_kept():
         found = _sweep(course)
     finding = _finding(config, found)
     plot_finding(finding, folder / "lr_find")

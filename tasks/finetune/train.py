@@ -66,7 +66,11 @@ def _finetune(
     log.info("fine-tuning %s on %s", backbone.architecture, where)
     if checkpoints is not None:
         resume_course(course, Keeper(checkpoints, belongs(course)))
-    with memory_errors(config.training.batch_size, "training.batch_size"), in_fixed_order(course):
+    with (
+        memory_errors(config.training.batch_size, "training.batch_size"),
+        in_fixed_order(course),
+        course.pages_kept(),
+    ):
         outcome = train(course)
     model = _finish(course, outcome, course.seconds)
     return model if teacher is None else model.model_copy(update={"teacher_sha256": teacher.sha256})

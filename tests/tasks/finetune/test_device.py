@@ -35,10 +35,19 @@ def test_precision_on_a_cpu(name, kind):
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "images"), [("auto", "cpu", 64), ("auto", "cuda", 256), (300, "cpu", 300)]
+    ("asked", "device", "crop", "images"),
+    [
+        ("auto", "cpu", 224, 16),
+        ("auto", "cpu", 96, 32),
+        ("auto", "cpu", 32, 128),
+        ("auto", "cpu", 8, 128),
+        ("auto", "cpu", 10_000, 1),
+        ("auto", "cuda", 224, 256),
+        (300, "cpu", 224, 300),
+    ],
 )
-def test_as_many_images_are_scored_at_once_as_were_asked_for(asked, device, images):
-    assert scoring_batch(asked, torch.device(device)) == images
+def test_as_many_images_are_scored_at_once_as_were_asked_for(asked, device, crop, images):
+    assert scoring_batch(asked, torch.device(device), crop) == images
 
 
 def test_threads_are_set_and_said():
