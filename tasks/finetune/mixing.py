@@ -38,8 +38,7 @@ def train(course: Course) -> Outcome:
 
 def _kept(training: Training) -> Outcome:
     record = training.chosen.record
-    if record is None:
-        raise AssertionError("every training has an epoch")
+    assert record is not None  # every training has an epoch
     return Outcome(
         state=training.chosen.state,
         epoch=record.epoch,
@@ -52,8 +51,8 @@ def _kept(training: Training) -> Outcome:
 
 def _wise(course: Course, training: Training) -> Outcome:
     share, start = course.config.strategy.wise_ft, training.probed
-    if share is None or start is None:
-        raise AssertionError("weights are mixed with those of the head's own phase")
+    assert share is not None
+    assert start is not None  # the weights of the head's own phase
     kept, network = _kept(training), training.network
     found = wise_ft(network, start, kept.state, share, partial(validate_images, course))
     course.note(f"WiSE-FT: {found.share:g} of the fine-tuned weights, the rest from before")

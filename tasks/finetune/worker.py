@@ -138,7 +138,8 @@ def _tell(job: Job, what: str, error: GraftError) -> None:
     words = as_words(error, int(os.environ["RANK"]))
     if job.session is not None:
         Meeting(job.session.place).say_first(job.session.key(what), words)
-    elif job.scratch is not None:
+    else:
+        assert job.scratch is not None
         write_first(job.scratch / what, words)
 
 

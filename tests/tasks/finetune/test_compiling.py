@@ -137,3 +137,17 @@ def test_what_is_compiled_is_given_up_first(memory):
     assert "8 images at once" in bench.said[1]
     assert not bench.forward.stay_plain()
     assert not Forward(bench.network, TrainingConfig(compile="off"), CPU, batches=1).stay_plain()
+
+
+def test_a_gpu_is_waited_for_before_the_clock_is_read(model, compilations, monkeypatch):
+    """What torch is asked for: there is no GPU."""
+    gpu, waited, told = torch.device("cuda"), [], []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    timed = Forward(model, TrainingConfig(), gpu, batches=99, vary=told.append)
+    assert timed._stage is compiling._Stage.WARMING
+    timed.begin_epoch()
+    assert (waited, told) == ([gpu], [])
+    forward = Forward(model, TrainingConfig(compile="on"), gpu, batches=99, vary=told.append)
+    forward.begin_epoch()  # times nothing
+    assert waited == [gpu]
+    assert told == ["torch.compile may choose among kernels by timing them"]

@@ -8,6 +8,7 @@ import torch
 from tasks.errors import ResourceError
 from tasks.finetune.device import (
     describe,
+    free_memory,
     memory_errors,
     pick_device,
     pick_precision,
@@ -86,3 +87,28 @@ def test_auto_is_bfloat16_where_the_processor_multiplies_in_it(monkeypatch):
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
         assert pick_precision("auto", CPU) == kind
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_gpu_is_named_and_asked_for_bfloat16_of_its_own(has, monkeypatch):
+    """What torch is asked for: there is no GPU."""
+
+    def supported(including_emulation: bool = True) -> bool:
+        return has or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"{device} of somebody")
+    gpu = torch.device("cuda", 1)
+    kind = pick_precision("auto", gpu)
+    assert kind == (torch.bfloat16 if has else torch.float32)
+    name = "bfloat16" if has else "float32"
+    assert describe(gpu, kind) == f"cuda (cuda:1 of somebody), {name}, channels_last"
+
+
+@pytest.mark.parametrize(("kind", "freed"), [("cuda", ["cuda"]), ("mps", ["mps"]), ("cpu", [])])
+def test_memory_is_given_back_where_torch_keeps_it(kind, freed, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append("cuda"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: seen.append("mps"))
+    free_memory(torch.device(kind))
+    assert seen == freed

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.errors import ResourceError
-from tasks.finetune import feature_disk, feature_files, feature_pass
+from tasks.finetune import feature_disk, feature_files, feature_pass, feature_worth
 from tasks.finetune.cut import Cut, cut_network
 from tasks.finetune.device import on_device
 from tasks.finetune.feature_disk import make_room
@@ -448,3 +448,22 @@ def test_a_thin_layer_with_large_maps_is_quicker_computed(prepared, tmp_path):
     cut = cut_network(network, ("0",), torch.zeros(1, 3, 64, 64))
     assert cut.shape == (64, 64, 64)
     assert "longer to read" in worth_caching(cut, prepared, recipe_of(), 99, tmp_path)
+
+
+def test_no_cache_may_take_more_than_all_may(prepared, tmp_path, monkeypatch):
+    cut = Frozen("graft_tiny", 1.0, prepared).cut
+    need = (61 + 30) * 112 * 4
+    for most, fits in ((need, True), (need - 1, False)):
+        monkeypatch.setattr(feature_worth, "MOST", most)
+        found = worth_caching(cut, prepared, recipe_of(), 5, tmp_path)
+        assert found is None if fits else found.endswith("0.0 GB all caches may take")
+        assert not isinstance(found, NoRoom)
+
+
+@pytest.mark.parametrize(
+    ("kind", "operations"), [("cuda", feature_worth._GPU), ("mps", feature_worth._APPLE)]
+)
+def test_a_gpu_computes_more_while_a_byte_is_read(kind, operations, monkeypatch):
+    monkeypatch.setattr(feature_worth, "pick_device", torch.device)
+    per_thread = feature_worth._operations_a_byte(recipe_of(device="cpu")) / torch.get_num_threads()
+    assert feature_worth._operations_a_byte(recipe_of(device=kind)) == operations > per_thread

@@ -12,7 +12,9 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -163,3 +165,63 @@ def test_a_gpu_is_known_by_what_it_is():
     (gpu,) = gpus_of(torch.device("cuda"), 1)
     assert gpu.key.startswith("cuda-")
     assert gpu.name == torch.cuda.get_device_name(0)
+
+
+def test_who_waits_says_so_at_once_and_then_every_ten_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """On a clock of the test's own."""
+    monkeypatch.setenv("GRAFT_GPU_LOCKS", str(tmp_path / "locks"))
+    monkeypatch.setattr(gpu_lock, "gpus_of", lambda device, wanted: [Gpu("a", "GPU A")])
+    monkeypatch.setattr(gpu_lock.getpass, "getuser", lambda: "ada")
+    first, slept, training = ExitStack(), [], TrainingConfig(device="cpu")
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 5:
+            first.close()
+
+    first.enter_context(gpus_held(training, "first"))
+    now = SimpleNamespace(monotonic=lambda: 250.0 * len(slept), sleep=sleep)
+    monkeypatch.setattr(gpu_lock, "time", now)
+    with caplog.at_level(logging.INFO), gpus_held(training, "second"):
+        note = json.loads((tmp_path / "locks" / "a.holder").read_text())
+    assert note["run"] == "second"
+    assert slept == [gpu_lock.POLL_SECONDS] * 5
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2  # at 0 s and 750 s of 1250
+    words = f"waiting for GPU A: run first (process {os.getpid()} of ada, since "
+    assert all(one.startswith(words) for one in said)
+    assert not (tmp_path / "locks" / "a.holder").exists()
+
+
+@pytest.mark.parametrize("error", [KeyError("uid not found"), OSError("no such user")])
+def test_a_user_without_a_name_holds_a_gpu_too(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def nobody() -> str:
+        raise error
+
+    monkeypatch.setattr(gpu_lock.getpass, "getuser", nobody)
+    gpu_lock._tell(tmp_path / "note", "run")
+    assert f"(process {os.getpid()} of unknown, since " in gpu_lock._holder(tmp_path / "note")
+
+
+def test_the_folder_of_locks_is_everybodys_where_it_is_made_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("GRAFT_GPU_LOCKS", raising=False)
+    monkeypatch.setattr(gpu_lock.tempfile, "tempdir", str(tmp_path))
+    made = gpu_lock._folder()
+    assert (made, made.stat().st_mode & 0o777) == (tmp_path / "graft-gpus", 0o777)
+    made.chmod(0o750)  # its owner's choice
+    assert gpu_lock._folder().stat().st_mode & 0o777 == 0o750
+
+
+def test_the_first_gpus_that_torch_counts_are_taken(monkeypatch: pytest.MonkeyPatch):
+    assert gpus_of(torch.device("mps"), 1) == [Gpu("mps", "Apple's GPU")]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    facts = [SimpleNamespace(uuid=f"id-{n}", name=f"GPU {n}") for n in range(3)]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", facts.__getitem__)
+    found = gpus_of(torch.device("cuda"), 2)
+    assert found == [Gpu("cuda-id-0", "GPU 0"), Gpu("cuda-id-1", "GPU 1")]

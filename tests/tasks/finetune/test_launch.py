@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 import time
 
 import psutil
 import pytest
+import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.utils.store import barrier
 
-from tasks.errors import TrainingError
-from tasks.finetune.launch import _explained, _Settled
+from tasks.errors import ResourceError, Terminated, TrainingError
+from tasks.finetune import launch as module
+from tasks.finetune.launch import _explained, _Settled, _signals_kept, check_gpus, launch
 from tasks.finetune.meeting import LOOPBACK, Meeting, Place, Session, open_store
+from tasks.finetune.roll import left_of
 from tasks.finetune.trouble import as_words, write_first
-from tasks.finetune.worker import FAULT, PROBLEM
+from tasks.finetune.worker import DONE, FAULT, PROBLEM
+from tasks.recipe import TrainingConfig
 
 
 def handler(session: Session | None) -> _Settled:
@@ -92,3 +99,89 @@ def test_an_agent_does_not_wait_for_one_that_is_gone():
     assert time.monotonic() - began < 4
     barrier(agents[1], 2, "end", barrier_timeout=300)  # the two share what they wrote
     assert store.num_keys() > 0
+
+
+def test_the_first_node_gives_the_reason_that_another_wrote_down(make_job):
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    place = Place(host=LOOPBACK, port=port, nodes=2, patience=9, silence=2)
+    meeting = Meeting(place, open_store(place, listener))
+
+    def said(number: int, **words: str) -> str:
+        session = Session(place=place, number=number, node=0)
+        for key, value in words.items():
+            meeting.say(session.key(key), value)
+        meeting.say(session.key(DONE, 1), "yes")
+        job = make_job(scratch=None, session=session)
+        return str(_explained(job, 0, ProcessFailure(0, 7, 1, "/no/such/file")))
+
+    told = as_words(TrainingError("process 1 failed"), 1)
+    assert said(0, **{PROBLEM: told}) == "process 1 failed"
+    assert said(1, **{FAULT: told}) == "process 1 failed"
+    assert said(2).startswith("Training process 0 ended by itself (exit code 1)")
+    meeting.say(left_of(1), "it had no disk")
+    assert "left: it had no disk." in said(3)
+
+
+@pytest.mark.parametrize(
+    ("met", "several", "error", "words"),
+    [
+        (SignalException("", signal.SIGINT), False, KeyboardInterrupt, None),
+        (SignalException("", signal.SIGTERM), False, Terminated, None),
+        (dist.DistStoreError("gone"), False, dist.DistStoreError, "gone"),
+        (dist.DistStoreError("gone"), True, ResourceError, "does not answer any more"),
+    ],
+)
+def test_how_the_launcher_was_stopped_is_told(met, several, error, words, make_job, monkeypatch):
+    def stopped(*_: object) -> None:
+        raise met
+
+    monkeypatch.setattr(module, "elastic_launch", lambda settings, work: stopped)
+    place = Place(host="first", port=1, nodes=2, patience=9, silence=2)
+    session = Session(place=place, number=0, node=0) if several else None
+    with pytest.raises(error, match=words) as caught:
+        launch(make_job(session=session))
+    if error is Terminated:
+        assert caught.value.args == Terminated(signal.SIGTERM).args
+
+
+def test_more_gpus_than_the_machine_has_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_gpus(TrainingConfig(device="cuda", devices=2, batch_size=6))
+    with pytest.raises(ResourceError, match=r"training\.devices=3, and this machine has 2 GPUs"):
+        check_gpus(TrainingConfig(device="cuda", devices=3, batch_size=6))
+    check_gpus(TrainingConfig(device="cpu", devices=3, batch_size=6))
+
+
+def test_handlers_of_signals_come_back_and_a_thread_leaves_them_alone():
+    before, failed = signal.getsignal(signal.SIGHUP), []
+
+    def in_a_thread() -> None:
+        try:
+            with _signals_kept():
+                pass
+        except BaseException as error:
+            failed.append(error)
+
+    try:
+        with _signals_kept():
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            thread = threading.Thread(target=in_a_thread)
+            thread.start()
+            thread.join()
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert failed == []
+
+
+def test_a_rendezvous_is_over_and_nobody_is_waited_for():
+    settled = handler(None)
+    settled.set_closed()
+    assert (settled.is_closed(), settled.num_nodes_waiting(), settled.shutdown()) == (
+        False,
+        0,
+        True,
+    )

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tasks.errors import ConfigError, ResourceError
+from tasks.finetune import host as host_module
 from tasks.finetune.follow import follow
 from tasks.finetune.host import host
 from tasks.finetune.meeting import END, Meeting, Place, open_store
@@ -184,3 +186,26 @@ def test_every_option_is_in_the_help(capsys):
     assert Path(__file__).stem.removeprefix("test_") in said
     for name in ("--nodes", "--rank", "--host", "--port", "--patience", "--silence"):
         assert name in said
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+def test_a_name_that_nobody_knows_yet_is_waited_for(failures: int, place: Place, monkeypatch):
+    found, asked, slept = socket.getaddrinfo, [], []
+
+    def look_up(*given: object, **more: object) -> object:
+        asked.append(given[0])
+        if len(asked) <= failures:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return found(*given, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    clock = SimpleNamespace(monotonic=lambda: len(slept) * 0.2, sleep=slept.append)
+    monkeypatch.setattr(host_module, "time", clock)
+    if failures == 2:
+        with host_module._listener(place) as listener:
+            assert listener.getsockname() == (place.host, place.port)
+        assert len(asked) == 3
+        return
+    with pytest.raises(ConfigError, match=f"on {place.address}: Name or service not known"):
+        host_module._listener(place)
+    assert slept == [1] * 2  # 0.3 s are over at the third look

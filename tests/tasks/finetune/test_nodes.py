@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +19,14 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.errors import ConfigError, GraftError, ResourceError, TrainingError
+from tasks.finetune import session as session_module
 from tasks.finetune.alike import files_in, fingerprint, sight
 from tasks.finetune.meeting import END, VARIABLE, Meeting, Place, Session, open_store
 from tasks.finetune.progress import EpochRecord, StepProgress
-from tasks.finetune.session import READY, Call, attend
+from tasks.finetune.roll import host_of, left_of
+from tasks.finetune.session import READY, Call, _too_late, _wait_for_all, attend
 from tasks.finetune.train import finetune
-from tasks.finetune.trouble import as_error
+from tasks.finetune.trouble import as_error, as_words
 from tasks.pretrained.load import load_pretrained
 
 NODE = [sys.executable, "-m", "tasks.finetune.node"]
@@ -199,6 +202,47 @@ def test_a_node_that_has_not_the_same_says_so(called, prepared, monkeypatch):
     assert isinstance(error, ResourceError)
     assert re.match(rf"Node 1 \(.*\): {labels} is not there, on the first node", str(error))
     assert len(str(error).splitlines()) == 2
+
+
+def test_a_node_that_is_ready_is_let_go_where_the_others_are_not(called, monkeypatch):
+    launched = []
+    monkeypatch.setattr(session_module, "launch", launched.append)
+    monkeypatch.setattr(session_module, "_may_go", lambda meeting, session: session.number == 1)
+    for _ in range(2):
+        assert "no error of graft's: 'yes'" in str(called())  # it answered that it is ready
+    assert [job.session.number for job in launched] == [1]
+
+
+def test_who_is_waited_for_and_what_ends_the_wait(place):
+    meeting, numbers = Meeting(place), itertools.count()
+
+    def waited(**words: str) -> GraftError:
+        session = Session(place=place, number=next(numbers), node=0)
+        for key, value in words.items():
+            meeting.say(session.key(key, 1), value)
+        with pytest.raises(GraftError) as caught:
+            _wait_for_all(meeting, session)
+        return caught.value
+
+    error = waited(**{READY: as_words(ConfigError("Its code is another."))})
+    assert (type(error), str(error)) == (ConfigError, "Its code is another.")
+    late = place.model_copy(update={"patience": 3})
+    assert "Start on it: python -m tasks.finetune.node" in str(_too_late(meeting, late, 1))
+    meeting.say(host_of(1), "far")
+    words = str(_too_late(meeting, late, 1))
+    assert words.startswith("Node 1 (far) was not ready within 3 s.\n")
+    meeting.say(left_of(1), "it had no disk")
+    assert str(waited()).startswith("Node 1 (far) left: it had no disk.\n")
+
+
+def test_marks_of_killed_commands_go_and_those_of_others_stay(tmp_path: Path):
+    old, young = (tmp_path / f".meeting-{name}" for name in ("old", "young"))
+    for path in (old, young):
+        path.touch()
+    ages = time.time() - 15 * 24 * 3600
+    os.utime(old, (ages, ages))
+    session_module._sweep(tmp_path)
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_all_blocks_of_a_file_count(tmp_path: Path):

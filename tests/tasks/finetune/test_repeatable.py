@@ -16,6 +16,7 @@ from tasks.artifacts import sha256_file
 from tasks.download import builtin, source
 from tasks.evaluate.repeat_words import machine_words, repeat_words
 from tasks.finetune import compiling, feature_key, feature_worth
+from tasks.finetune import repeatable as repeatable_module
 from tasks.finetune.compiling import Forward
 from tasks.finetune.course import open_course
 from tasks.finetune.machine import this_machine
@@ -157,3 +158,16 @@ def test_the_kind_of_machine_is_the_processor_and_the_threads_that_compute():
     assert torch.backends.cpu.get_cpu_capability() in machine.device
     assert machine.libraries == f"torch {torch.__version__}"
     assert machine_words(machine).startswith(f"{machine.device}, {machine.threads} thread")
+
+
+def test_what_no_machine_here_shows_is_said_all_the_same(course, monkeypatch):
+    course.device, course.seconds_before = torch.device("mps"), 3.0
+    for processes, sums in (
+        (2, []),
+        (3, ["the gradients of 3 processes are added in no promised"]),
+    ):
+        monkeypatch.setattr(repeatable_module, "world", lambda n=processes: n)
+        reasons = repeatability(course).reasons
+        words = ["of Apple's GPU it is not known", *sums, "it went on after a break"]
+        assert len(reasons) == len(words)
+        assert all(one.startswith(start) for one, start in zip(reasons, words, strict=True))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 import torch
 
+from tasks.errors import DivergedError
 from tasks.finetune.checkpoint import (
     belongs,
     restore_motion,
@@ -26,7 +29,7 @@ from tasks.finetune.lap import begin_lap
 from tasks.finetune.phases import plan_phases
 from tasks.finetune.progress import EpochRecord
 from tasks.finetune.start import Training, start_training
-from tasks.finetune.training import Motion, build_motion
+from tasks.finetune.training import Motion, _validate, build_motion
 from tests.tasks.finetune.test_tree_file import same
 
 RECORD = EpochRecord(1, 4, 1.5, 0.5, 1.25, 0.625, 0.01, 3.0, 200.0)
@@ -191,3 +194,14 @@ def test_a_checkpoint_belongs_to_what_decides_the_weights(begin):
         "precision": "float32",
         "threads": str(torch.get_num_threads()),
     }
+
+
+def test_outputs_that_are_no_numbers_end_a_training(begin):
+    training = begin(0).training
+    feed = SimpleNamespace(validate=lambda network: SimpleNamespace(accuracy=0.5, log_loss=worth))
+    for worth in (0.25, math.inf, math.nan):
+        if math.isfinite(worth):
+            assert _validate(training, feed) == (0.5, worth)
+            continue
+        with pytest.raises(DivergedError, match=r"(?s)no longer finite.*training\.learning_rate"):
+            _validate(training, feed)

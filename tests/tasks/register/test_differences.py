@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 from math import comb
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow.entities import Param
+from mlflow.exceptions import MlflowException
 
 from tasks.errors import TrackingError
 from tasks.evaluate.evaluate import score_weights
 from tasks.register.contest import image_keys
-from tasks.register.differences import LISTED, compare_versions
+from tasks.register.differences import LISTED, _run, compare_versions
 from tasks.register.facts import dataset_inputs
 from tasks.values import ClassReport, EvaluationReport
 
@@ -213,3 +216,15 @@ def test_unknown_names_and_versions_are_told_with_what_there_is(version):
     for name, which, words in (("n", "1", "There is: m"), (NAME, "4", "Versions of m: 1")):
         with pytest.raises(TrackingError, match=words):
             compare_versions(name, which, "1")
+
+
+def test_only_a_run_that_is_not_there_is_taken_for_none(store, tmp_path):
+    run = store.create_run(store.create_experiment("e"))
+    of = SimpleNamespace
+    assert _run(store, of(run_id=run.info.run_id)).info.run_id == run.info.run_id
+    assert _run(store, of(run_id=None)) is None
+    assert _run(store, of(run_id="0" * 32)) is None
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+        database.execute("ALTER TABLE runs RENAME TO elsewhere")
+    with pytest.raises(MlflowException, match="no such table"):
+        _run(store, of(run_id="0" * 32))

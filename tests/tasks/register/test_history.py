@@ -49,6 +49,8 @@ def moved(before, after, kind="promoted", **moves):
         # the champion was deleted
         ([moved(None, 1), moved(1, 2), moved(None, 3)], [1, 2, 3]),
         ([moved(None, 1), moved(1, 2), moved(None, 1, BACK)], [1]),
+        ([moved(None, 1), moved(1, 2), moved(2, 3), moved(3, 1, BACK)], [1]),
+        ([moved(None, 1), moved(1, None)], [1]),  # nobody is champion
         # the first version ever, taken back
         ([moved(None, 1), moved(1, None, "taken back")], []),
         ([Event(kind="refused", version=4, when=None)], []),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from tasks.errors import ResourceError, TransientTrackingError
 from tasks.register import locks
@@ -221,3 +224,71 @@ def test_the_folder_for_locks_is_the_users_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(locks.tempfile, "tempdir", str(tmp_path))
     assert locks._scratch() == locks._scratch()
     assert locks._scratch().stat().st_mode & 0o777 == 0o700
+
+
+def test_a_store_on_this_machine_is_known_by_its_path(tmp_path):
+    for address in (str(tmp_path / "runs"), (tmp_path / "runs").as_uri()):
+        assert locks._local_store(address) == tmp_path / "runs"
+    assert locks._local_store("http://localhost:5000") is None
+
+
+@pytest.fixture
+def refuse(store, tmp_path):
+    """Return what makes the database refuse a kind of write to the tags of registered models."""
+
+    def make(kind: str) -> None:
+        with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+            database.execute(
+                f"CREATE TRIGGER no_{kind} BEFORE {kind} ON registered_model_tags "
+                "BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+
+    store.create_registered_model("m")
+    return make
+
+
+def test_a_claim_that_the_database_refuses_is_anothers_turn_or_a_fault(store, refuse, tmp_path):
+    claim = locks._Claim(store, "m", tmp_path / "note", time.monotonic() + 30)
+    refuse("INSERT")
+    with pytest.raises(MlflowException):
+        claim._write(time.monotonic())
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+        database.execute("DROP TRIGGER no_INSERT")
+    store.set_registered_model_tag("m", LOCK, "another's")
+    refuse("UPDATE")
+    assert claim._write(time.monotonic()) is False
+    assert not (tmp_path / "note").exists()
+
+
+def test_a_claim_that_another_writes_over_does_not_count(store, refuse, tmp_path, monkeypatch):
+    def overwritten(_: float) -> None:
+        store.set_registered_model_tag("m", LOCK, "another's")
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=overwritten)
+    monkeypatch.setattr(locks, "time", clock)
+    claim = locks._Claim(store, "m", tmp_path / "note", time.monotonic() + 30)
+    assert claim._write(time.monotonic()) is False
+    assert not (tmp_path / "note").exists()
+    claim.release()  # it is not this process's to take away
+    assert store.get_registered_model("m").tags[LOCK] == "another's"
+
+
+def test_a_claim_that_cannot_be_taken_away_is_said(store, refuse, tmp_path, caplog):
+    claim = locks._Claim(store, "m", tmp_path / "note", time.monotonic() + 30)
+    store.set_registered_model_tag("m", LOCK, claim.token)
+    refuse("DELETE")
+    claim.release()
+    assert f"the lock of m stays for {locks.LEASE_SECONDS:g} s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("token", "holder"),
+    [
+        ("", "one process after another"),
+        ("[1]", "one process after another"),
+        ("{}", "one process after another"),
+        (locks._token(), f"process {os.getpid()} on "),
+    ],
+)
+def test_who_holds_a_lock_is_told_as_far_as_it_is_known(token, holder):
+    assert locks._holder(token).startswith(holder)

@@ -10,10 +10,10 @@ import pytest
 
 from tasks.errors import TrackingError, TransientTrackingError
 from tasks.register.aliases import move_champion, read_aliases
-from tasks.register.approval import approve
+from tasks.register.approval import answered, approve
 from tasks.register.files import SHA256, SPEC_SHA256
 from tasks.register.history import EVENT
-from tasks.register.moves import promote, roll_back, story
+from tasks.register.moves import _verdict, promote, roll_back, story
 from tasks.register.registry import fetch
 from tasks.register.versions import take_back, write_decision
 from tasks.values import PromotionDecision
@@ -291,3 +291,25 @@ def test_a_version_that_is_taken_back_leaves_the_aliases_as_they_were(store, dec
         assert aliases(store) == before
         assert told()[-1][:2] == ("taken back", number)
     assert "moved outside graft" not in {event[0] for event in told()}
+
+
+def test_what_became_of_a_version_without_a_history_is_what_its_tags_say(store):
+    store.create_registered_model(NAME)
+    model = store.get_registered_model(NAME)
+    given = (None, decision(1, True, None), decision(1, False, None))
+    assert [_verdict(model, 1, one) for one in given] == [None, "promoted", "refused"]
+
+
+def test_an_answer_is_one_that_a_person_gave_on_a_decision(store, publish, tiny_models):
+    number = publish(store, NAME, tiny_models[0])
+    with pytest.raises(TrackingError, match=f"No decision stands on version {number} of {NAME}"):
+        approve(NAME, str(number))
+    waits = decision(number, False, None).model_copy(update={"waiting": True})
+    write_decision(store, store.get_model_version(NAME, str(number)), waits)
+    assert answered(NAME, str(number), "approved", "ada") is None
+    approve(NAME, str(number), who="ada")
+    found = answered(NAME, str(number), "approved", "ada")
+    assert found is not None
+    assert found.promoted
+    assert answered(NAME, str(number), "approved", "bob") is None
+    assert answered(NAME, str(number), "rejected", "ada") is None

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
+from mlflow.exceptions import MlflowException
 
 from tasks.errors import TrackingError
 from tasks.register.promote import register
-from tasks.register.registry import fetch, list_versions
+from tasks.register.registry import fetch, find_champion, find_model, list_versions
 from tasks.register.tracking import open_run
 
 
@@ -102,3 +105,15 @@ def test_without_a_store_fetching_says_so_and_makes_none(tmp_path, monkeypatch):
     with pytest.raises(TrackingError, match="no tracking database"):
         fetch("models:/colours@champion", tmp_path / "cache")
     assert not list(tmp_path.iterdir())
+
+
+def test_only_what_is_not_there_is_taken_for_that(store, tmp_path):
+    assert find_champion(store, "nobody") is None
+    with pytest.raises(TrackingError, match="nobody"):
+        find_model(store, "nobody")
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as database:
+        database.execute("ALTER TABLE registered_models RENAME TO elsewhere")
+        database.execute("ALTER TABLE registered_model_aliases RENAME TO elsewhere_too")
+    for find in (find_champion, find_model):
+        with pytest.raises(MlflowException, match="no such table"):
+            find(store, "nobody")

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from tasks import retry
 from tasks.artifacts import cache_folder
@@ -24,7 +26,7 @@ from tasks.register.facts import flat_params
 from tasks.register.pages import file_page
 from tasks.register.promote import register
 from tasks.register.registry import fetch
-from tasks.register.tracking import open_run
+from tasks.register.tracking import find_experiment, open_run
 
 RECORD = EpochRecord(1, 2, 1.5, 0.5, 1.25, 0.625, 0.01, 3.0, 200.0)
 
@@ -336,3 +338,15 @@ def run_while_the_server_goes_away(line, strong):
         line.down()
         tracker.epoch(RECORD)  # training goes on
         tracker.finished(strong.model, strong.report)
+
+
+def test_an_experiment_that_another_run_makes_at_the_same_moment_is_used(store):
+    class Raced(MlflowClient):
+        def create_experiment(self, name, *given, **more):
+            store.create_experiment(name)
+            return super().create_experiment(name, *given, **more)
+
+    found = find_experiment(Raced(store.tracking_uri), "new")
+    assert found == store.get_experiment_by_name("new").experiment_id
+    with pytest.raises(MlflowException, match="name"):  # which nobody can make
+        find_experiment(store, "")
