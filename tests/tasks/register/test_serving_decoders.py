@@ -170,3 +170,20 @@ def test_a_format_whose_header_may_lie_goes_with_the_large():
         asyncio.run(decoders.decoded(classifier, [image(kind)]))
     names = [name.rpartition("_")[0] for name in classifier.large]
     assert names == ["decode", "decode-large", "decode-large"]
+
+
+def test_images_of_too_many_pixels_together_are_refused_and_none_is_decoded():
+    classifier = Held()
+    with pytest.raises(Refusal, match="5 megapixels in all; 4 is the most at once") as caught:
+        asyncio.run(Decoders(1).decoded(classifier, [png(1000, 1000)] * 5))
+    assert caught.value.status == 413
+    assert classifier.large == []
+
+
+def test_memory_that_runs_out_over_a_header_is_not_taken_for_a_bad_image(monkeypatch):
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", full)
+    with pytest.raises(MemoryError):
+        checked_cost(0, png(10, 10), 1)
