@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shutil
 import subprocess
@@ -19,10 +20,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tasks.artifacts import sha256_file
+from tasks.errors import TrackingError
 from tasks.pretrained.tiny import GraftTiny
 from tasks.register.classifier import ModelSpec
 from tasks.register.files import list_files
-from tasks.register.packaging import example_image, needed_modules, save_model
+from tasks.register.learned import LEARNED_FILE, learned_images
+from tasks.register.packaging import (
+    KEPT_REFERENCE,
+    _forget,
+    example_image,
+    log_model,
+    needed_modules,
+    save_model,
+)
 
 CLASSES = ("blue", "green", "red")
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
@@ -176,6 +186,43 @@ def test_requirements_are_pinned_and_public(packaged):
     lines = (packaged / "requirements.txt").read_text().split()
     assert {line.partition("==")[0] for line in lines} >= {"mlflow", "torch", "torchvision"}
     assert all("==" in line and "+" not in line for line in lines)
+
+
+@pytest.fixture
+def run_id(store, tmp_path) -> str:
+    experiment = store.create_experiment("packaging", (tmp_path / "files").as_uri())
+    return store.create_run(experiment).info.run_id
+
+
+def test_what_it_learned_from_and_the_reference_are_stored_where_they_are_known(
+    store, run_id, strong
+):
+    bare = strong.report.model_copy(update={"reference": None})
+    kept: list[set[str]] = []
+    for report, learned in ((bare, None), (strong.report, learned_images(strong.prepared))):
+        val = strong.prepared.val
+        logged = log_model(store, run_id, strong.model, report, val, ", ", learned)
+        place = Path(
+            store.get_logged_model(logged.model_id).artifact_location.removeprefix("file://")
+        )
+        kept.append({name for name in (LEARNED_FILE, KEPT_REFERENCE) if (place / name).exists()})
+        assert (place / "artifacts" / "model.safetensors").is_file()
+        assert (logged.learned_digest is None) == (learned is None)
+    assert kept == [set(), {LEARNED_FILE, KEPT_REFERENCE}]
+
+
+def test_a_model_that_cannot_be_stored_leaves_none_behind(store, run_id, strong, tmp_path):
+    model = strong.model.model_copy(update={"weights": tmp_path / "gone.safetensors"})
+    with pytest.raises(TrackingError, match="MLflow failed while storing the model"):
+        log_model(store, run_id, model, strong.report, strong.prepared.val, ", ")
+    experiment = store.get_run(run_id).info.experiment_id
+    assert list(store.search_logged_models([experiment])) == []
+
+
+def test_a_model_that_cannot_be_taken_away_hides_no_earlier_fault(store, caplog):
+    with caplog.at_level(logging.WARNING):
+        _forget(store, "m-none")  # does not raise
+    assert "the logged model m-none is left behind: " in caplog.text
 
 
 ALONE = """

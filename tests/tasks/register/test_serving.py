@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import pandas as pd
 import pytest
 
 from tasks.register.promote import register
+from tasks.register.serving import Ready, ServeSettings, serve
 from tasks.register.tracking import open_run
 
 
@@ -80,3 +85,39 @@ def test_the_champion_is_served_over_http(service, strong):
         status, text = post(service, body)
         assert status == 400, (body, text)
         assert "label" not in text
+
+
+@pytest.fixture
+def signals() -> Iterator[list[int]]:
+    """Return the SIGTERMs that came, which end nothing meanwhile."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    yield came
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_serve_is_ready_once_it_answers_and_hands_the_signal_on(
+    store, tiny_models, publish, tmp_path, signals
+):
+    publish(store, "tiny", tiny_models[0])
+    store.set_registered_model_alias("tiny", "champion", "1")
+    told: list[Ready] = []
+    answers: list[dict[str, object]] = []
+
+    def ask(ready: Ready) -> None:
+        told.append(ready)
+        threading.Thread(target=look_and_stop, args=(ready.address,)).start()
+
+    def look_and_stop(address: str) -> None:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=30) as answer:
+                answers.append(json.load(answer))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    serve(ServeSettings("tiny", tmp_path / "cache", port=0, poll=86400), ask)
+    assert signals == [signal.SIGTERM]
+    assert [(ready.model, ready.version) for ready in told] == [("tiny", 1)]
+    assert [(a["model"], a["version"], a["uri"]) for a in answers] == [
+        ("tiny", 1, "models:/tiny@champion")
+    ]

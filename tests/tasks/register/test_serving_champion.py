@@ -3,13 +3,16 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
+import threading
 import weakref
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from tasks.errors import TrackingError
+from tasks.errors import TrackingError, TransientTrackingError
+from tasks.register.client import PROBE
 from tasks.register.serving_champion import Champion, uri_of
 
 
@@ -137,3 +140,66 @@ def test_a_registry_that_does_not_answer_is_said_and_waited_for(two, tmp_path):
     database.write_bytes(content)
     champion.look()
     assert (champion.current.version, champion.problem) == (2, None)
+
+
+def test_the_same_problem_is_logged_once(two, tmp_path, caplog):
+    champion = Champion(uri_of("tiny"), tmp_path / "cache")
+    two.delete_registered_model_alias("tiny", "champion")
+    for _ in range(2):
+        champion.look()
+        assert champion.problem is not None
+    said = [record.getMessage() for record in caplog.records if "tasks" in record.name]
+    assert said == [champion.problem]
+
+
+def test_the_watch_looks_again_and_again(two, tmp_path):
+    looks: list[float] = []
+    third = threading.Event()
+
+    class Ended(Champion):
+        def look(self, seconds: float = 0.0) -> None:
+            super().look(seconds)
+            looks.append(seconds)
+            if len(looks) == 3:
+                third.set()
+                threading.Event().wait()  # to the end of this process: the thread never ends
+
+    champion = Ended(uri_of("tiny"), tmp_path / "cache")
+    two.set_registered_model_alias("tiny", "champion", "2")
+    champion.watch(0.01)
+    assert third.wait(30)
+    assert looks == [0.01] * 3
+    assert (champion.current.version, champion.problem) == (2, None)
+
+
+class Busy(BaseHTTPRequestHandler):
+    """A server that answers the first question and is not ready for any other."""
+
+    def do_POST(self) -> None:
+        self._answer(200 if self.path == PROBE else 503)
+
+    def do_GET(self) -> None:
+        self._answer(503)
+
+    def _answer(self, status: int) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_registry_that_is_busy_is_not_taken_for_one_without_a_champion(monkeypatch, tmp_path):
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        try:
+            with pytest.raises(TransientTrackingError, match="503") as caught:
+                Champion(uri_of("tiny"), tmp_path / "cache")
+        finally:
+            server.shutdown()
+    assert "graft promote" not in str(caught.value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 import logging
 import socket
 import time
@@ -12,6 +14,7 @@ import pytest
 import torch
 from fastapi import Request
 from fastapi.testclient import TestClient
+from mlflow.version import VERSION
 from PIL import Image
 
 from tasks.register import serving_app, serving_body
@@ -20,6 +23,7 @@ from tasks.register.serving_app import Service, make_app
 from tasks.register.serving_body import MIB, Limits, Memory, body_of
 from tasks.register.serving_champion import Champion
 from tasks.register.serving_images import Refusal
+from tasks.register.serving_urls import NotFetched
 
 
 @pytest.fixture
@@ -123,6 +127,90 @@ def test_addresses_are_not_read_where_no_host_is_allowed(client):
     reply = client.post("/invocations", json={"dataframe_records": records})
     assert reply.status_code == 400
     assert "--allow-url" in reply.json()["message"]
+
+
+class Shelf:
+    """Has what addresses name, where a ``UrlReader`` would ask a host."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.allowed: list[int] = []
+
+    def read(self, address: str, most: int) -> bytes:
+        self.allowed.append(most)
+        if address not in self.files:
+            raise NotFetched(f"{address} is not here")
+        return self.files[address]
+
+
+def test_images_by_address_are_classified_as_sent_ones_and_share_the_limit(champion, image):
+    shelf, limits = Shelf({"https://a/b.png": image}), Limits(mib=1)
+    client = TestClient(make_app(Service(champion, limits, shelf)))
+    replies = [
+        client.post("/invocations", json={"inputs": {name: [value] * 2}})
+        for name, value in (
+            ("url", "https://a/b.png"),
+            ("image", base64.b64encode(image).decode()),
+        )
+    ]
+    assert [reply.status_code for reply in replies] == [200, 200]
+    assert replies[0].json() == replies[1].json()
+    assert shelf.allowed == [limits.bytes, limits.bytes - len(image)]
+    reply = client.post(
+        "/invocations", json={"inputs": {"url": ["https://a/b.png", "https://a/c"]}}
+    )
+    assert reply.status_code == 400
+    assert reply.json()["message"] == "row 1: https://a/c is not here."
+
+
+def test_what_is_served_is_told_and_nothing_else_is_there(client, champion):
+    replies = {path: client.get(path) for path in ("/ping", "/version", "/health", "/nowhere")}
+    assert (replies["/ping"].text, replies["/version"].text) == ("\n", VERSION)
+    assert replies["/health"].json() == {
+        "status": "ok",
+        "model": "tiny",
+        "version": 1,
+        "since": champion.current.since.isoformat(timespec="seconds"),
+        "uri": "models:/tiny/1",
+        "problem": None,
+    }
+    assert [reply.status_code for reply in replies.values()] == [200, 200, 200, 404]
+    assert replies["/nowhere"].json() == {
+        "error_code": "ENDPOINT_NOT_FOUND",
+        "message": "Not Found",
+    }
+    assert {reply.headers["x-graft-version"] for reply in replies.values()} == {"1"}
+    reply = post(client, b"text")
+    assert (reply.status_code, reply.json()["error_code"]) == (400, "BAD_REQUEST")
+    assert "row 0: not an image" in reply.json()["message"]
+
+
+def test_a_request_that_breaks_off_or_outlasts_the_server_has_its_reply(champion):
+    service = Service(champion, Limits(), None)
+    scope = {"type": "http", "headers": [(b"content-type", b"image/png")]}
+
+    async def gone() -> dict[str, object]:
+        return {"type": "http.disconnect"}
+
+    async def scene() -> list[tuple[int, str]]:
+        waits = asyncio.Event()
+
+        async def never() -> dict[str, object]:
+            waits.set()
+            await asyncio.sleep(60)
+            return {}
+
+        broken = await service.invocations(Request(scope, gone))
+        task = asyncio.create_task(service.invocations(Request(scope, never)))
+        await waits.wait()
+        task.cancel()
+        replies = (broken, await task)
+        return [(reply.status_code, json.loads(reply.body)["message"]) for reply in replies]
+
+    assert asyncio.run(scene()) == [
+        (400, "The connection broke off."),
+        (503, "The server is stopping."),
+    ]
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
