@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import os
 import shutil
 import tempfile
@@ -190,12 +189,13 @@ def gone_on_error(folder: Path) -> Iterator[None]:
 
 
 def _first_free(parent: Path, name: str) -> Path:
-    for n in itertools.count(1):
-        folder = parent / (name if n == 1 else f"{name}-{n}")
+    folder, n = parent / name, 1
+    while True:
         with suppress(FileExistsError):
             folder.mkdir()  # exclusive: two runs in one second get two folders
             return folder
-    raise AssertionError  # count() does not end
+        n += 1
+        folder = parent / f"{name}-{n}"
 
 
 def cache_folder(configured: Path | None) -> Path:

@@ -112,9 +112,9 @@ def _write(member: Member, path: Path, archive: Path) -> None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         source = member.open()
-        if source is not None:
-            with source, path.open("xb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+        assert source is not None  # tarfile's is of a link or a device, which are refused
+        with source, path.open("xb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
     except (FileExistsError, NotADirectoryError) as fault:
         raise DataError(
             f"{printable(archive)} holds {member.name!a} twice.\nPack every file once."
@@ -190,10 +190,10 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
         yield _tar_member(archive, info)
         archive.members.clear()  # type: ignore[attr-defined]  # else tarfile keeps every header
     # tarfile takes a damaged header in the middle for the end
-    if archive.fileobj is not None:
-        archive.fileobj.seek(archive.offset)
-        if archive.fileobj.read(TAR_BLOCK) != bytes(TAR_BLOCK):
-            raise tarfile.ReadError("no end mark: cut off, or a damaged header")
+    assert archive.fileobj is not None  # as of one that is being written
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(TAR_BLOCK) != bytes(TAR_BLOCK):
+        raise tarfile.ReadError("no end mark: cut off, or a damaged header")
 
 
 def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member:

@@ -62,8 +62,7 @@ def pack_evaluated(
 
 def read_raw_index(raw: RawDataset) -> ShardIndex:
     """Return what is in the shards of ``raw``; raises ``DataError``."""
-    if raw.shards is None:
-        raise AssertionError("a data set of shards has their index")
+    assert raw.shards is not None, "a data set of shards has their index"
     return read_index_file(raw.shards)
 
 

@@ -74,6 +74,18 @@ def test_folder_made_meanwhile_by_another_process_stays(tmp_path: Path):
     assert (target / "file").read_bytes() == b"theirs"
 
 
+def test_a_file_that_another_process_made_meanwhile_stays(tmp_path: Path):
+    target = tmp_path / "target"
+    with (
+        pytest.raises(ResourceError, match=r"Cannot write .*target: Not a directory"),
+        folder_atomic(target) as scratch,
+    ):
+        (scratch / "file").write_bytes(b"ours")
+        target.write_bytes(b"theirs")
+    assert names_in(tmp_path) == {"target"}
+    assert target.read_bytes() == b"theirs"
+
+
 def test_new_folder_gets_a_name_of_its_own(tmp_path: Path):
     for expected in ("run", "run-2", "run-3"):
         with new_folder(tmp_path / "runs", "run") as folder:

@@ -203,6 +203,26 @@ WRONG = {
     "too large": ("#" * (1 << 20) + "\n" + DIGITS, [], ["larger than 1,048,576 bytes"]),
     "too deep a key": (DIGITS, ["a." * 2000 + "b=1"], ["not an override"]),
     "an endless one": (None, [], ["larger than 1,048,576 bytes"]),
+    "nothing to stay near": (
+        DIGITS,
+        ["strategy.kind=scratch", "model.weights=null", "strategy.l2_sp=0.1"],
+        ["strategy.kind=scratch has no pretrained weights to stay near"],
+    ),
+    "warmed up twice": (
+        DIGITS,
+        ["training.schedule=one_cycle", "training.warmup_epochs=1"],
+        ["training.schedule=one_cycle warms up by itself", "warmup_epochs=0"],
+    ),
+    "weights from anywhere": (
+        DIGITS,
+        ["model.weights=https://host/w.pth"],
+        ["model.sha256 is needed when model.weights is an https address"],
+    ),
+    "a teacher of mixtures": (
+        DIGITS,
+        ["strategy={kind: distill, teacher: models:/a@b}", "training.cutmix=1.0"],
+        ["training.mixup and cutmix must be 0 with strategy.kind=distill"],
+    ),
     "key with a line break": (DIGITS + '"a\\nb": 1\n', [], ["a b is not a known key"]),
 }
 

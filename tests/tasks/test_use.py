@@ -92,3 +92,17 @@ def test_what_is_not_there_is_no_error(tmp_path: Path):
     with in_use([tmp_path / "gone" / "entry"]):
         pass
     assert not (tmp_path / "gone").exists()
+
+
+def test_a_lock_that_can_be_none_is_no_lock_held(tmp_path: Path):
+    lock_file(tmp_path / "entry").mkdir()  # neither a read-only cache nor nothing to remove
+    with pytest.raises(IsADirectoryError), in_use([tmp_path / "entry"]):
+        pytest.fail("it is in use without a lock")
+
+
+def test_a_lock_that_was_replaced_meanwhile_is_left_to_whoever_made_it(tmp_path: Path):
+    entry = tmp_path / "entry"
+    with in_use([entry]):
+        lock_file(entry).unlink()
+        lock_file(entry).write_bytes(b"another's")
+    assert lock_file(entry).read_bytes() == b"another's"

@@ -108,3 +108,20 @@ def test_a_long_batch_is_timed_once(tmp_path: Path):
     speed = measure_speed(network, SPEC, CPU, 4, 1, tmp_path / "w", 1)
     assert network.sizes.count(4) == 1
     assert speed.images_per_second < 8
+
+
+def test_what_runs_beside_the_cpu_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Before and after each timed prediction: 7 single ones and a batch twice."""
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    (tmp_path / "w").write_bytes(b"x")
+    meta = torch.device("meta")  # as a GPU another device than the CPU, and on every machine
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 2, device=meta))
+    speed = measure_speed(network, SPEC, meta, 4, 7, tmp_path / "w", 1)
+    assert waited == [meta] * 2 * (7 + 2)
+    assert (speed.device, speed.gflops) == ("meta", 2 * 3 * 64 * 2 / 1e9)
+    waited.clear()
+    measure_speed(
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), SPEC, CPU, 1, 1, tmp_path / "w", 1
+    )
+    assert waited == []

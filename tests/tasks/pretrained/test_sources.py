@@ -99,6 +99,32 @@ def test_file_that_torch_has_at_hand_is_used_if_its_digest_is_right(
     assert not list((tmp_path / "cache").rglob("*.pth"))
 
 
+def test_torchvision_weights_are_held_to_the_digest_of_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    weights = published(b"weights", digest)
+    monkeypatch.setattr("tasks.pretrained.sources.torchvision_weights", lambda *_: weights)
+    at_hand = tmp_path / "torch/hub/checkpoints" / weights.url.rpartition("/")[2]
+    at_hand.parent.mkdir(parents=True)
+    at_hand.write_bytes(b"weights")
+    for given in (None, digest):
+        asked = model(weights="torchvision:DEFAULT", sha256=given)
+        assert locate(asked, None, tmp_path / "cache") == at_hand
+    with pytest.raises(WeightsError, match=f"sha256 {digest}, not {'0' * 64}"):
+        locate(model(weights="torchvision:DEFAULT", sha256="0" * 64), None, tmp_path / "cache")
+
+
+def test_published_weights_without_a_digest_are_for_the_user_to_check(tmp_path: Path):
+    class Bare(WeightsEnum):
+        V1 = Weights(url="https://127.0.0.1:9/net.pth", transforms=list, meta={})
+
+    with pytest.raises(WeightsError, match=r"net.pth has no digest in its name.\nDownload it, and"):
+        published_weights(Bare.V1, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.network
 def test_download_from_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tasks.config import ModelConfig, PreprocessConfig, RunConfig
-from tasks.errors import ConfigError, WeightsError
+from tasks.errors import ConfigError, TransientWeightsError, WeightsError
 from tasks.finetune.strategy import describe_stages
 from tasks.preprocess.decode import decode_rgb
 from tasks.preprocess.views import eval_view, shrink
@@ -249,6 +250,7 @@ def test_weights_come_from_the_hub_once_and_what_it_lacks_is_told(
 ):
     address, asked = hub
     environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "PATH": ""}
+    environment |= {k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")}
     done = subprocess.run(
         [sys.executable, "-c", HUB, str(tmp_path / "cache")],
         env=environment,
@@ -269,6 +271,67 @@ def test_weights_come_from_the_hub_once_and_what_it_lacks_is_told(
     assert missing.startswith("WeightsError The Hugging Face hub does not give out timm/test_vit")
     assert offline.startswith("TransientWeightsError timm/test_vit.r160_in1k cannot be read")
     assert list((tmp_path / "cache/downloads").iterdir()) == [path]
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Return what puts the weights of one network into the hub's cache under another's name."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def put(tagged: str, network: str) -> Path:
+        repository = tmp_path / "hub" / f"models--timm--{tagged}"
+        path = repository / "snapshots" / ("0" * 40) / "model.safetensors"
+        path.parent.mkdir(parents=True)
+        save_file(timm.create_model(network).state_dict(), path)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("0" * 40)
+        return path
+
+    return put
+
+
+def test_what_the_hub_cached_before_is_taken_and_kept_under_its_digest(
+    hub_cache: Callable[[str, str], Path], tmp_path: Path
+):
+    theirs = hub_cache("test_resnet.r160_in1k", "test_resnet")
+    model = ModelConfig(architecture="timm:test_resnet", weights="timm:r160_in1k")
+    path = locate(model, None, tmp_path)
+    assert path is not None
+    expected, found = load_file(theirs), load_file(path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    theirs.unlink()  # it is not asked for again ...
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stem.rpartition("-")[2] == digest[:16]
+    with pytest.raises(WeightsError, match=f"sha256 {digest}, not {'0' * 64}"):
+        locate(model.model_copy(update={"sha256": "0" * 64}), None, tmp_path)
+    path.write_bytes(b"damaged")  # ... until what is kept is not what its name says
+    with pytest.raises(TransientWeightsError, match=r"timm/test_resnet.r160_in1k cannot be read"):
+        locate(model, None, tmp_path)
+
+
+def test_weights_of_another_network_under_its_name_are_refused(
+    hub_cache: Callable[[str, str], Path], tmp_path: Path
+):
+    hub_cache("test_vit.r160_in1k", "test_resnet")
+    model = ModelConfig(architecture="timm:test_vit", weights="timm:r160_in1k")
+    with pytest.raises(
+        WeightsError, match=r"^timm could not load test_vit.r160_in1k: .*"
+    ) as caught:
+        locate(model, None, tmp_path)
+    assert type(caught.value) is WeightsError  # trying again would not mend it
+    assert str(caught.value).endswith("\nSet model.weights to a file.")
+    assert not list((tmp_path).glob("downloads/*"))
+
+
+def test_a_network_that_was_shown_whole_images_is_told_of(caplog: pytest.LogCaptureFixture):
+    model = ModelConfig(architecture="timm:convnextv2_huge", weights=None)
+    spec = preset(model, None)
+    assert "timm:convnextv2_huge was trained on whole images (squash)" in caplog.text
+    assert (spec.resize, spec.crop) == (384, 384)
 
 
 @pytest.mark.network
