@@ -76,12 +76,14 @@ def test_folder_made_meanwhile_by_another_process_stays(tmp_path: Path):
 
 def test_a_file_that_another_process_made_meanwhile_stays(tmp_path: Path):
     target = tmp_path / "target"
-    with (
-        pytest.raises(ResourceError, match=r"Cannot write .*target: Not a directory"),
-        folder_atomic(target) as scratch,
-    ):
-        (scratch / "file").write_bytes(b"ours")
-        target.write_bytes(b"theirs")
+
+    def late() -> None:
+        with folder_atomic(target) as scratch:
+            (scratch / "file").write_bytes(b"ours")
+            target.write_bytes(b"theirs")
+
+    with pytest.raises(ResourceError, match=r"Cannot write .*target: Not a directory"):
+        late()
     assert names_in(tmp_path) == {"target"}
     assert target.read_bytes() == b"theirs"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import gzip
 import io
 import random
@@ -389,6 +390,17 @@ def test_archive_larger_than_the_disk_is_refused(tmp_path: Path):
     with pytest.raises(ResourceError, match="bytes left") as caught:
         unpack(tmp_path / "huge.tar", tmp_path / "cache", Limits(ratio=1 << 62))
     assert isinstance(caught.value, GraftError)
+
+
+def test_a_disk_that_fills_up_is_no_damage_of_the_archive(tmp_path: Path, pack: Pack, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = pack(tmp_path / "a.tar", FILES)
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(ResourceError, match="The disk is full while writing"):
+        unpack(archive, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "archives").iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".tar.xz"])

@@ -79,6 +79,12 @@ def test_every_store_is_told_how_long_it_may_be_silent(monkeypatch):
     assert (told["read_timeout"], told["connection_timeout"]) == (1.5, 1.5)
 
 
+def test_without_what_gcsfs_needs_it_is_told_nothing_and_named_as_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(ConfigError, match="gs:// needs gcsfs"):
+        open_folder("gs://bucket/shards", timeout=1.5)
+
+
 def test_a_driver_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(import_module("fsspec.registry")._registry, "s3", raising=False)

@@ -84,3 +84,26 @@ def test_a_file_is_removed_once_and_again(tmp_path: Path, s3: str):
         folder.remove("mark")
         folder.remove("mark")
         assert folder.sizes() == {"other": 1}
+
+
+def test_a_file_that_is_longer_than_one_of_grafts_is_not_read(tmp_path: Path):
+    (tmp_path / "mark").write_bytes(b"1234")
+    assert open_folder(str(tmp_path)).read("mark", 4) == b"1234"
+    with pytest.raises(DataError, match=r"mark has more than 3 bytes: it is not graft's"):
+        open_folder(str(tmp_path)).read("mark", 3)
+
+
+def test_a_full_disk_is_said_to_be_whatever_is_done(tmp_path: Path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "made").write_bytes(b"new")
+    folder = open_folder(str(tmp_path / "far"))
+    folder.write(b"old", "mark")
+    monkeypatch.setattr(folder.fs, "rm_file", full)
+    with pytest.raises(ResourceError, match=r"The disk is full while writing .*far/mark"):
+        folder.remove("mark")
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(ResourceError, match=r"The disk is full while writing .*far/mark"):
+        folder.put(tmp_path / "made", "mark")
+    assert (tmp_path / "far" / "mark").read_bytes() == b"old"

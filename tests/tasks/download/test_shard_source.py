@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -14,9 +17,9 @@ from tasks.download.identity import content_digest, download_key
 from tasks.download.shard_index import index_shards
 from tasks.download.shard_pack import Packing
 from tasks.download.shard_write import Written, write_shards
-from tasks.download.shards import INDEX_FILE
+from tasks.download.shards import INDEX_FILE, index_digest
 from tasks.download.source import download
-from tasks.errors import ConfigError, DataError
+from tasks.errors import ConfigError, DataError, ResourceError
 from tasks.index import read_index
 from tasks.presence import is_present
 
@@ -147,3 +150,64 @@ def test_names_that_lead_out_or_come_twice_are_replaced_by_keys(tmp_path, png):
     ]
     found = [path.relative_to(raw.root) for path in raw.root.rglob("*") if path.is_file()]
     assert len(found) == 10
+
+
+@pytest.mark.parametrize(
+    ("left", "counts", "words"),
+    [
+        (("train", "val"), (14, 14), r"has no shard of test.\n"),
+        (("train", "val", "test"), (28, 0), r"classes without a training image.*: b\."),
+        (("train", "val", "test"), (28,), r"or one class only: a\."),
+    ],
+)
+def test_an_index_of_what_no_run_could_use_is_refused(left, counts, words, made, tmp_path):
+    """graft makes none, yet takes those of others."""
+    path = tmp_path / "shards" / INDEX_FILE
+    index = made[0].index
+    classes, shards = index.classes[: len(counts)], [s for s in index.shards if s.split in left]
+    other = index.model_copy(
+        update={
+            "classes": classes,
+            "shards": tuple(shards),
+            "counts": {
+                name: (sum(index.counts[name]),) if len(counts) == 1 else index.counts[name]
+                for name in left
+            }
+            | {"train": counts},
+            "prefixes": {name: index.prefixes[name] for name in left},
+            "digest": index_digest(classes, shards),
+        }
+    )
+    path.write_text(other.model_dump_json())
+    with pytest.raises(DataError, match=words):
+        download(DataConfig(kind="shards", path=made[0].url), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("fails", ["room", "write"])
+def test_a_disk_without_room_for_the_images_is_said_to_be(fails, made, tmp_path, monkeypatch):
+    opened, usage = Path.open, shutil.disk_usage
+
+    def full(self, mode="r", *rest, **given):
+        if mode == "xb":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(self, mode, *rest, **given)
+
+    if fails == "room":
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=9))
+    else:
+        monkeypatch.setattr(Path, "open", full)
+    words = r"have [\d,]+ bytes, and 9 are left" if fails == "room" else "disk is full"
+    with pytest.raises(ResourceError, match=words):
+        download(DataConfig(kind="shards", path=made[0].url), tmp_path / "cache")
+    assert list((tmp_path / "cache" / "archives").iterdir()) == []
+
+
+def test_counts_that_are_not_those_of_the_images_are_refused(made, tmp_path):
+    path = tmp_path / "shards" / INDEX_FILE
+    facts = json.loads(path.read_text())
+    facts["counts"]["val"] = [4, 0] if facts["counts"]["val"] != [4, 0] else [0, 4]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(DataError, match=r"counts other val images of a class.*\nIndex the folder"):
+        download(DataConfig(kind="shards", path=made[0].url), tmp_path / "cache")
+    assert list((tmp_path / "cache" / "archives").iterdir()) == []

@@ -166,6 +166,24 @@ def test_a_folder_with_other_shards_is_left_alone(photos, tmp_path, snapshot, pn
     assert snapshot(tmp_path / "shards") == before
 
 
+@pytest.mark.parametrize("told", ["prefixes", "counts"])
+def test_an_index_that_says_otherwise_of_the_same_shards_is_left_alone(
+    told, photos, tmp_path, snapshot
+):
+    config = DataConfig(kind="folder", path=str(photos))
+    write(config, tmp_path / "shards", tmp_path)
+    path = tmp_path / "shards" / INDEX_FILE
+    facts = json.loads(path.read_text())
+    first, second, *rest = facts["counts"]["train"]
+    other = "0" * 64 if told == "prefixes" else [first + 1, second - 1, *rest]
+    facts[told]["train"] = other
+    path.write_text(json.dumps(facts))
+    before = snapshot(tmp_path / "shards")
+    with pytest.raises(DataError, match=r"holds other shards already.*\nName an empty folder"):
+        write(config, tmp_path / "shards", tmp_path)
+    assert snapshot(tmp_path / "shards") == before
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -25,6 +25,7 @@ from tasks.download.shards import (
     INDEX_FILE,
     index_digest,
     parse_index,
+    read_index_file,
     read_prefixes,
     shared_with_training,
 )
@@ -370,6 +371,15 @@ def test_images_that_are_trained_on_are_those_of_a_plain_look(seed, monkeypatch)
     assert shared_with_training("x", None, records) == wanted
 
 
+def test_a_copy_of_an_index_that_is_gone_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match=r"shards.json cannot be read: No such .*\nRun again"):
+        read_index_file(tmp_path / "shards.json")
+
+
+def facts_of(name: str) -> dict[str, object]:
+    return {"name": name, "split": "train", "images": 5, "size": 9_000, "sha256": "0" * 64}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -378,6 +388,8 @@ def test_images_that_are_trained_on_are_those_of_a_plain_look(seed, monkeypatch)
         ({"counts": {"train": (3, 2), "val": (0, 0)}}, "counts or digests"),
         ({"name": "../train-0.tar"}, "not SPLIT-NAME.tar"),
         ({"name": "val-0.tar"}, "not SPLIT-NAME.tar"),
+        ({"shards": [facts_of("train-1.tar"), facts_of("train-0.tar")]}, "not in order"),
+        ({"shards": [facts_of("train-0.tar"), facts_of("train-0.tar")]}, "not in order"),
         ({"images": 0}, "a shard is empty"),
         ({"images": 1 << 40, "counts": {"train": (1 << 40, 0)}}, "or too small"),
         ({"sha256": "1" * 64}, "its digest differs"),

@@ -201,6 +201,13 @@ def test_disk_that_takes_no_more_is_a_resource_error(tmp_path: Path, repository:
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
+def test_images_that_are_gone_by_the_time_they_are_hashed_are_counted_and_named(tree: Tree):
+    root = tree("a/1.png", "b/1.png")
+    images = [ListedImage(f"{name}/{k}.png", name, "", "") for name in "ab" for k in (1, 2)]
+    with pytest.raises(DataError, match=r"^2 images cannot be read: .*a/2.png, .*b/2.png.\nCheck"):
+        hashed_records(Listing(root, tuple(images), (), 0), ("a", "b"))
+
+
 def test_core_imports_without_the_heavy_packages(repository: Path):
     code = (
         "import sys, tasks.download.source\n"

@@ -127,6 +127,29 @@ def test_report_and_files(model, prepared, make_config):
     assert page.startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize("novelty", [False, True])
+def test_where_nothing_is_chosen_by_validation_the_outputs_are_reported_as_they_are(
+    novelty, model, prepared, make_config, monkeypatch
+):
+    monkeypatch.setattr("tasks.evaluate.metrics.MOST_IN_MATRIX", 2)
+    settings = {"calibrate": False, "novelty": novelty, "latency_runs": 1, "bootstrap": 0}
+    settings["explained_images"] = 0
+    report = evaluate(make_config(evaluation=settings), prepared, model, model.folder)
+    raw = score_weights(make_config(), model, prepared.test)
+    labels = np.load(prepared.test.labels)
+    assert report.log_loss == pytest.approx(sk.log_loss(labels, raw.probabilities_nc), rel=1e-5)
+    assert (report.calibration, report.rejection) == (None, None)
+    assert (report.novelty is not None) is novelty
+    # a reference is of the images that are scored
+    splits = [prepared.test, prepared.val] if novelty else [prepared.test]
+    features = load_file(model.folder / "reference.safetensors")
+    assert {len(each) for each in features.values()} >= {sum(split.n for split in splits)}
+    # of more classes than a matrix has room for there is no picture of one
+    assert (report.confusion, report.class_confusion) == ((), None)
+    assert not list(model.folder.glob("confusion.*"))
+    assert (model.folder / "learning_curve.png").exists()
+
+
 def test_what_is_scored_is_a_plain_forward(model, prepared, backbone, make_config):
     scores = score_weights(make_config(), model, prepared.test)
     network = build_network(backbone, 3, 0)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from tasks.download.source import download
 from tasks.errors import ConfigError, DataError
 from tasks.finetune.device import use_threads
 from tasks.preprocess.batches import PackedImages
+from tasks.preprocess.decode import decode_rgb
 from tasks.preprocess.prepare import prepare
 from tasks.preprocess.stream import StreamedImages, decoding_threads
+from tasks.preprocess.stream_decode import Encoded, decoded
 from tasks.preprocess.stream_order import Limits
 from tasks.values import InputSpec, PackedSplit, PreparedDataset, StreamedSplit
 from tests.tasks.shard_folders import (
@@ -238,6 +241,28 @@ def test_for_the_first_images_no_further_shard_is_begun(shards, tmp_path):
     for piece in pieces[2:]:  # one is open, and one is read ahead
         (tmp_path / "shards" / f"train-{piece.shard:06}.tar").unlink()
     assert sum(len(labels) for _, labels in images.first(5, 5, generator(), CPU)) == 5
+
+
+def test_an_epoch_ends_with_its_images_and_takes_no_more(shards):
+    images = streamed(*shards)
+    order = replace(images.order(60, 1, generator()), images=61)
+    rows = list(images._rows(order, 0, 0))
+    assert len(rows) == order.images == 61
+    assert Counter((row.pixels.tobytes(), row.label) for row in rows) == rows_of(
+        list(images.batches(order, 0, 61, CPU))
+    )
+
+
+@pytest.mark.parametrize("wanted", [1, 9, 20])
+def test_no_image_is_taken_that_is_not_needed(wanted):
+    left = iter([Encoded("s", key, 0, image) for key, image, _ in samples(20, 0)])
+    rows = list(decoded(left, wanted, lambda pixels: pixels, 1))
+    assert len(rows) == wanted
+    assert len(list(left)) == 20 - wanted
+    assert all(
+        np.array_equal(row.pixels, decode_rgb(image))
+        for row, (_, image, _) in zip(rows, samples(wanted, 0), strict=True)
+    )
 
 
 @pytest.mark.parametrize(

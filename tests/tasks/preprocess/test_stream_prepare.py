@@ -12,6 +12,7 @@ from tasks.download.source import download
 from tasks.errors import DataError
 from tasks.preprocess.drift import class_drift, counted_drift
 from tasks.preprocess.prepare import prepare
+from tasks.preprocess.stream_prepare import pack_evaluated
 from tasks.presence import is_present
 from tasks.register.learned import learned_images
 from tasks.values import InputSpec, PreparedDataset
@@ -72,6 +73,19 @@ def test_a_test_image_that_is_trained_on_is_found(tmp_path: Path, spec: InputSpe
         strict = checked(data, exact_duplicates=policy)
         with pytest.raises(DataError, match=words):
             prepared_shards(strict, spec, tmp_path / "cache")
+
+
+def test_near_copies_add_to_what_is_refused_for_being_trained_on(tmp_path: Path, spec: InputSpec):
+    contents = {"train-0": samples(30, 0), "val-0": samples(6, 2), "test-0": samples(6, 3)}
+    contents["test-0"] += contents["train-0"][3:5]
+    warned = checked(DataConfig(kind="shards", path="unused"), exact_duplicates="warn")
+    warned = indexed(tmp_path / "shards", contents, checks=warned.checks.model_dump())
+    data = checked(warned, exact_duplicates="fail", near_duplicates="fail")
+    raw = download(data, tmp_path / "cache")
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(DataError, match="2 image"):
+        pack_evaluated(data, raw, spec, tmp_path / "scratch")
+    assert (tmp_path / "scratch" / "test.u8").exists()  # both were looked for before it was said
 
 
 def test_tiny_classes_are_counted_and_cannot_be_dropped(tmp_path: Path, spec: InputSpec):
