@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from sklearn import metrics as sk
 
 from tasks.errors import EvaluationError
+from tasks.evaluate.assess import Subject, assess
 from tasks.evaluate.evaluate import evaluate, score_weights
 from tasks.evaluate.metrics import MOST_IN_MATRIX, measure
 from tasks.evaluate.plots import plot_confusion
 from tasks.evaluate.score import Scores
+from tasks.evaluate.scorer import open_scorer
 from tasks.finetune.train import finetune
 from tasks.index import read_index, write_index
 from tasks.pretrained.network import build_network
@@ -127,27 +129,35 @@ def test_report_and_files(model, prepared, make_config):
     assert page.startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("novelty", [False, True])
+UNCHOSEN = {"calibrate": False, "latency_runs": 1, "bootstrap": 0, "explained_images": 0}
+
+
 def test_where_nothing_is_chosen_by_validation_the_outputs_are_reported_as_they_are(
-    novelty, model, prepared, make_config, monkeypatch
+    model, prepared, make_config, monkeypatch
 ):
     monkeypatch.setattr("tasks.evaluate.metrics.MOST_IN_MATRIX", 2)
-    settings = {"calibrate": False, "novelty": novelty, "latency_runs": 1, "bootstrap": 0}
-    settings["explained_images"] = 0
-    report = evaluate(make_config(evaluation=settings), prepared, model, model.folder)
-    raw = score_weights(make_config(), model, prepared.test)
-    labels = np.load(prepared.test.labels)
+    config = make_config(evaluation=UNCHOSEN | {"novelty": False})
+    report = evaluate(config, prepared, model, model.folder)
+    raw, labels = score_weights(config, model, prepared.test), np.load(prepared.test.labels)
     assert report.log_loss == pytest.approx(sk.log_loss(labels, raw.probabilities_nc), rel=1e-5)
-    assert (report.calibration, report.rejection) == (None, None)
-    assert (report.novelty is not None) is novelty
-    # a reference is of the images that are scored
-    splits = [prepared.test, prepared.val] if novelty else [prepared.test]
+    assert (report.calibration, report.novelty, report.rejection) == (None, None, None)
+    # the reference is of the images that are scored
     features = load_file(model.folder / "reference.safetensors")
-    assert {len(each) for each in features.values()} >= {sum(split.n for split in splits)}
+    assert prepared.test.n in {len(each) for each in features.values()}
     # of more classes than a matrix has room for there is no picture of one
     assert (report.confusion, report.class_confusion) == ((), None)
     assert not list(model.folder.glob("confusion.*"))
     assert (model.folder / "learning_curve.png").exists()
+
+
+def test_novelty_is_told_of_outputs_that_are_not_calibrated(model, prepared, make_config):
+    config = make_config(evaluation=UNCHOSEN)
+    with open_scorer(config, model) as scorer:
+        scores, parts = assess(Subject(config, prepared, model, scorer, None), model.folder)
+        raw = scorer.score(prepared.test)
+    assert parts["novelty"] is not None
+    assert "calibration" not in parts
+    assert scores.probabilities_nc == pytest.approx(raw.probabilities_nc, abs=1e-6)
 
 
 def test_what_is_scored_is_a_plain_forward(model, prepared, backbone, make_config):
