@@ -32,8 +32,8 @@ from tasks.register.starts import clean_validation
 from tasks.register.task import register_model
 from tasks.register.tracking import RunTracker
 from tasks.register.warm_start import fetch_named, fetch_teacher
-from tasks.resuming import run_folder
 from tasks.retry import with_retries
+from tasks.runfolder import run_folder
 from tasks.unfinished import Begun, Place, can_go_on, left_tidy
 from tasks.use import in_use
 from tasks.values import (

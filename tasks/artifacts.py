@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -139,15 +140,11 @@ def folder_atomic(target: Path) -> Iterator[Path]:
 
     with disk_errors(str(target)):
         _make_folder(target.parent)
-        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}."))
-        try:
-            scratch.chmod(0o755)
-            with in_use([scratch]):
-                yield scratch
-                _publish(scratch, target)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
+        scratch = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}")
+        with in_use([scratch]), gone_on_error(scratch):  # held before it is there
+            scratch.mkdir()
+            yield scratch
+            _publish(scratch, target)
 
 
 def _publish(scratch: Path, target: Path) -> None:

@@ -11,18 +11,18 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from tasks.artifacts import disk_errors, new_folder, sha256_bytes, user_folder, write_atomic
+from tasks.artifacts import disk_errors, sha256_bytes, user_folder
 from tasks.codedigest import code_digest
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.errors import RESUME, ConfigError
 from tasks.public import public_config
+from tasks.runfolder import begin_folder
 from tasks.unfinished import (
     BEGUN,
     FOLDER,
@@ -33,7 +33,6 @@ from tasks.unfinished import (
     is_unfinished,
     remove_rest,
     sweep,
-    write_begun,
 )
 from tasks.use import in_use
 
@@ -126,26 +125,13 @@ def _made(config: RunConfig) -> Place:
         shown=public_config(config).model_dump(mode="json"),
         since=_moment(user_folder(config.output.folder)),
     )
-    with run_folder(config) as folder:
-        (folder / FOLDER).mkdir()
-        (folder / FOLDER / LOCK).touch()  # before what it guards
-        write_begun(folder, begun)
-    return Place(folder, begun, resumed=False)
+    return Place(begin_folder(config, begun), begun, resumed=False)
 
 
 def _moment(root: Path) -> float:
     """Return the time, or one after the unfinished runs' where the clock was set back."""
     before = [one.begun.since for one in _unfinished(root)]
     return max([time.time(), *(math.nextafter(since, math.inf) for since in before)])
-
-
-@contextmanager
-def run_folder(config: RunConfig) -> Iterator[Path]:
-    """Yield a new run folder with the config in it, which goes on any error."""
-    name = f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    with new_folder(user_folder(config.output.folder), name) as folder:
-        write_atomic(folder / "config.yaml", dump_config(public_config(config)).encode())
-        yield folder
 
 
 def _digest(config: RunConfig) -> str:
@@ -184,7 +170,7 @@ def _compare_code(config: RunConfig, place: Place) -> None:
 
 def _unfinished(root: Path) -> list[Place]:
     """Return every unfinished run below ``root``, the newest first; files' dates do not count."""
-    read = [(path.parent.parent, _begun(path)) for path in root.glob(f"*/{FOLDER}/{BEGUN}")]
+    read = [(path.parent.parent, _begun(path)) for path in root.glob(f"[!.]*/{FOLDER}/{BEGUN}")]
     places = [Place(folder, begun, resumed=True) for folder, begun in read if begun is not None]
     # a copy, whose name is longer, comes after what it is a copy of
     return sorted(places, key=lambda one: (-one.begun.since, len(one.folder.name)))
@@ -203,7 +189,7 @@ def _begun(path: Path) -> Begun | None:
 
 def _sweep_finished(root: Path) -> None:
     """Remove what is left in folders of runs that were killed between their end and its removal."""
-    for inner in root.glob(f"*/{FOLDER}"):
+    for inner in root.glob(f"[!.]*/{FOLDER}"):
         folder = inner.parent  # one without a report has just been made, and begins
         if (folder / "report.json").is_file() and not is_unfinished(folder):
             remove_rest(folder)

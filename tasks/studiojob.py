@@ -39,7 +39,7 @@ def process_of(folder: Path) -> int | None:
 
 def runs_of(folder: Path) -> list[Path]:
     """Return the run folders of a job, whose weights and locks are theirs."""
-    found = (folder / "runs").glob("*")
+    found = (folder / "runs").glob("[!.]*")
     return [path for path in found if path.is_dir() and not path.is_symlink()]
 
 

@@ -190,11 +190,13 @@ def found(name: str) -> dict[str, object]:
     (experiment,) = [e.experiment_id for e in client.search_experiments() if e.name != "Default"]
     runs = client.search_runs([experiment], f"attributes.run_name = '{name}'")
     versions = client.search_model_versions(f"name='{name}'")
-    folders = list(Path("mlruns/runs").glob(f"{name}-*"))
-    dotted = [*Path("mlruns/runs").glob(f".{name}-*")]
+    root = Path("mlruns/runs")
+    folders = list(root.glob(f"{name}-*"))
+    weights = [folder / "model.safetensors" for folder in folders]
+    dotted = [*root.glob(f".{name}-*"), *root.glob(f"..{name}-*")]
     dotted += [path for folder in folders for path in folder.rglob(".*")]
     return {
-        "weights": [sha256_file(folder / "model.safetensors") for folder in folders],
+        "weights": [sha256_file(path) if path.exists() else "none" for path in weights],
         "versions": [(v.status, v.tags.get("promotion.promoted")) for v in versions],
         "logged": [m.status.value for m in client.search_logged_models([experiment])
                    if m.source_run_id in {run.info.run_id for run in runs}],

@@ -15,7 +15,7 @@ from tasks.configfile import dump_config
 from tasks.errors import ConfigError, ResourceError
 from tasks.public import public_config
 from tasks.resuming import place_of
-from tasks.unfinished import FOLDER, MODEL
+from tasks.unfinished import FOLDER, MODEL, write_begun
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_run_that_was_finished_meanwhile_is_not_begun_again(config, monkeypatc
     done = f"The run in {place.folder} is finished"
     assert done in refused(config)
     other = seen.begun.model_copy(update={"token": "another"})
-    resuming.write_begun(place.folder, other)
+    write_begun(place.folder, other)
     (place.inner / "lock").touch()
     assert done in refused(config)
     (place.inner / "begun.json").unlink()
