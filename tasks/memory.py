@@ -53,9 +53,9 @@ _keeping = _Depth()
 def pages_kept() -> Iterator[None]:
     """Let memory that is given back in this block be used again, and return it at the end.
 
-    glibc asks the system anew for each large piece, and the system clears every page of it. On a
-    CPU that took up to half of the time of a network's steps. What the environment says of it
-    stands. Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
+    glibc asks the system anew for each large piece, and the system clears every page of it: on a
+    CPU up to a third of the time of training steps (docs/benchmarks.md). What the environment says
+    of it stands. Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
     """
     if any(name in os.environ for name in _OTHERS):
         yield

@@ -112,7 +112,7 @@ AREAS = {
     "resuming": (
         _held("unfinished", "tasks/test_unfinished.py", "tasks/test_unfinished_folder.py"),
         _held("resuming", "tasks/test_resuming.py", "tasks/test_resuming_said.py"),
-        _held("runfolder", "tasks/test_runfolder.py", "tasks/test_resuming_said.py"),
+        _held("runfolder", "tasks/test_resuming_said.py", "tasks/test_runfolder.py"),
         _held("finetune/tree_file", "tasks/finetune/test_tree_file.py"),
         _held("finetune/randomness", "tasks/finetune/test_randomness.py"),
         _held("finetune/hold", "tasks/finetune/test_hold.py"),
