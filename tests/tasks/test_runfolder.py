@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,8 @@ import pytest
 from tasks import runfolder
 from tasks.config import DataConfig, OutputConfig, RunConfig
 from tasks.configfile import load_config
-from tasks.runfolder import begin_folder
-from tasks.unfinished import Begun
+from tasks.runfolder import begin_folder, run_folder
+from tasks.unfinished import Begun, write_begun
 from tasks.use import in_use
 
 
@@ -69,6 +70,19 @@ def test_a_beginning_that_is_killed_leaves_a_whole_folder_or_what_the_next_remov
     assert set(root.iterdir()) == {*there, folder}
 
 
+def test_a_folder_of_a_run_that_is_not_gone_on_with_has_its_config_and_goes_on_an_error(config):
+    with run_folder(config) as folder:
+        assert folder.parent == config.output.folder
+        assert re.fullmatch(rf"{config.name}-\d{{8}}-\d{{6}}", folder.name)
+        assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+        assert load_config(folder / "config.yaml") == config
+    assert folder.is_dir()
+    with pytest.raises(KeyboardInterrupt), run_folder(config) as other:
+        raise KeyboardInterrupt
+    assert other != folder
+    assert list(config.output.folder.iterdir()) == [folder]
+
+
 def test_of_runs_of_one_second_each_has_a_folder(config, monkeypatch):
     monkeypatch.setattr(runfolder, "_name", lambda _: "run")
     tokens = [f"{number}" for number in range(8)]
@@ -77,6 +91,22 @@ def test_of_runs_of_one_second_each_has_a_folder(config, monkeypatch):
     assert [looked_at(folder) for folder in folders] == tokens
     names = {"run", *(f"run-{number}" for number in range(2, 9))}
     assert {path.name for path in config.output.folder.iterdir()} == names
+
+
+def test_a_run_that_came_first_and_is_over_already_keeps_its_folder(config, monkeypatch):
+    first = config.output.folder / "run"
+
+    def written(scratch: Path, begun: Begun) -> None:
+        write_begun(scratch, begun)
+        if not first.exists():
+            first.mkdir()
+            (first / "report.json").touch()
+
+    monkeypatch.setattr(runfolder, "_name", lambda _: "run")
+    monkeypatch.setattr(runfolder, "write_begun", written)
+    assert looked_at(begin_folder(config, begun("t"))) == "t"
+    assert [path.name for path in first.iterdir()] == ["report.json"]
+    assert {path.name for path in config.output.folder.iterdir()} == {"run", "run-2"}
 
 
 def test_a_beginning_that_goes_on_is_left_alone(config):
