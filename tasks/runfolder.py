@@ -52,12 +52,15 @@ def _is_of(begun: Begun, folder: Path) -> bool:
 
 
 def _sweep(root: Path) -> None:
-    """Remove what beginnings that were killed have left; one that goes on holds its lock."""
+    """Remove what beginnings that were killed have left; one that goes on holds its lock.
+
+    What somebody else has left, and is not to be removed here, stays.
+    """
     for lock in root.glob("..*.lock"):
         scratch = root / lock.name.removeprefix(".").removesuffix(".lock")
         with suppress(OSError), alone(scratch) as free:
             if free:
-                shutil.rmtree(scratch, ignore_errors=True)
+                shutil.rmtree(scratch)
 
 
 def _name(config: RunConfig) -> str:

@@ -121,3 +121,11 @@ def test_a_beginning_that_goes_on_is_left_alone(config):
     begin_folder(config, begun("u"))
     assert not scratch.exists()
     assert not list(root.glob(".*"))
+
+
+def test_what_cannot_be_removed_holds_no_run_up(config):
+    locked = config.output.folder / "..run.12345678.lock"
+    locked.mkdir(parents=True)  # nobody can open it to lock it
+    (config.output.folder / "..run.87654321.lock").touch()  # killed before it made a folder
+    assert looked_at(begin_folder(config, begun("t"))) == "t"
+    assert list(config.output.folder.glob(".*")) == [locked]
