@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import socket
 import tarfile
@@ -18,6 +19,11 @@ import pytest
 from PIL import Image
 
 Snapshot = Callable[[Path], dict[str, bytes]]
+
+
+def full_disk(*_: object) -> None:
+    """Stand for a call that the system refuses for want of room."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
 import gzip
 import io
 import random
@@ -21,6 +20,7 @@ import pytest
 from tasks.artifacts import sha256_file
 from tasks.download.archives import Limits, extract
 from tasks.errors import DataError, GraftError, ResourceError
+from tests.tasks.download.conftest import full_disk
 
 FILES = [("top/a/1.png", b"one"), ("top/b/2.png", b"two" * 5000), ("top/ä ö/3.png", b"")]
 Pack = Callable[..., Path]
@@ -393,11 +393,8 @@ def test_archive_larger_than_the_disk_is_refused(tmp_path: Path):
 
 
 def test_a_disk_that_fills_up_is_no_damage_of_the_archive(tmp_path: Path, pack: Pack, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     archive = pack(tmp_path / "a.tar", FILES)
-    monkeypatch.setattr("shutil.copyfileobj", full)
+    monkeypatch.setattr("shutil.copyfileobj", full_disk)
     with pytest.raises(ResourceError, match="The disk is full while writing"):
         unpack(archive, tmp_path / "cache")
     assert list((tmp_path / "cache" / "archives").iterdir()) == []

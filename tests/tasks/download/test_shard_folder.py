@@ -10,6 +10,7 @@ import pytest
 
 from tasks.download.shard_address import open_folder
 from tasks.errors import DataError, ResourceError
+from tests.tasks.download.conftest import full_disk
 
 
 def test_a_link_to_a_tar_is_that_tar(tmp_path: Path):
@@ -64,13 +65,10 @@ def test_what_fails_on_the_way_leaves_what_was_there(other_disk, tmp_path, monke
     folder = open_folder(str(other_disk))
     folder.write(b"old", "train-0.tar")
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     if call == "fsync":
-        monkeypatch.setattr(os, "fsync", full)
+        monkeypatch.setattr(os, "fsync", full_disk)
     else:
-        monkeypatch.setattr(Path, "chmod", full)
+        monkeypatch.setattr(Path, "chmod", full_disk)
     with pytest.raises(ResourceError, match="disk is full"):
         folder.put(tmp_path / "made", "train-0.tar")
     assert [(p.name, p.read_bytes()) for p in other_disk.iterdir()] == [("train-0.tar", b"old")]
@@ -94,16 +92,13 @@ def test_a_file_that_is_longer_than_one_of_grafts_is_not_read(tmp_path: Path):
 
 
 def test_a_full_disk_is_said_to_be_whatever_is_done(tmp_path: Path, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     (tmp_path / "made").write_bytes(b"new")
     folder = open_folder(str(tmp_path / "far"))
     folder.write(b"old", "mark")
-    monkeypatch.setattr(folder.fs, "rm_file", full)
+    monkeypatch.setattr(folder.fs, "rm_file", full_disk)
     with pytest.raises(ResourceError, match=r"The disk is full while writing .*far/mark"):
         folder.remove("mark")
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(ResourceError, match=r"The disk is full while writing .*far/mark"):
         folder.put(tmp_path / "made", "mark")
     assert (tmp_path / "far" / "mark").read_bytes() == b"old"

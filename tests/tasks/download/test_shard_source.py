@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
@@ -22,6 +21,7 @@ from tasks.download.source import download
 from tasks.errors import ConfigError, DataError, ResourceError
 from tasks.index import read_index
 from tasks.presence import is_present
+from tests.tasks.download.conftest import full_disk
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_disk_without_room_for_the_images_is_said_to_be(fails, made, tmp_path,
 
     def full(self, mode="r", *rest, **given):
         if mode == "xb":
-            raise OSError(errno.ENOSPC, "No space left on device")
+            full_disk()
         return opened(self, mode, *rest, **given)
 
     if fails == "room":

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from tasks.config import RunConfig
 from tasks.finetune.course import Course, open_course
+from tasks.finetune.meeting import LOOPBACK, Place, open_store
 from tasks.finetune.progress import Nobody
 from tasks.pretrained import architectures
 from tasks.recipe import StrategyConfig
 from tasks.values import Backbone, PreparedDataset
 from tests.tasks.finetune.short_memory import Memory, Plain
+
+
+def store_here(
+    nodes: int, silence: float, patience: float = 9, **more: object
+) -> tuple[Place, dist.Store]:
+    """Return where that many nodes meet, and the store there, which is in this process."""
+    listener = socket.create_server((LOOPBACK, 0))
+    port = listener.getsockname()[1]
+    place = Place(host=LOOPBACK, port=port, nodes=nodes, patience=patience, silence=silence, **more)
+    return place, open_store(place, listener)
 
 
 @pytest.fixture

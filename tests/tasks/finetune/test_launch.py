@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 import time
 
@@ -19,11 +18,12 @@ from torch.distributed.elastic.utils.store import barrier
 from tasks.errors import ResourceError, Terminated, TrainingError
 from tasks.finetune import launch as module
 from tasks.finetune.launch import _explained, _Settled, _signals_kept, check_gpus, launch
-from tasks.finetune.meeting import LOOPBACK, Meeting, Place, Session, open_store
+from tasks.finetune.meeting import LOOPBACK, Meeting, Place, Session
 from tasks.finetune.roll import left_of
 from tasks.finetune.trouble import as_words, write_first
 from tasks.finetune.worker import DONE, FAULT, PROBLEM
 from tasks.recipe import TrainingConfig
+from tests.tasks.finetune.conftest import store_here
 
 
 def handler(session: Session | None) -> _Settled:
@@ -64,10 +64,8 @@ def test_what_ended_the_processes_of_one_machine(make_job, tmp_path):
 
 
 def test_what_ended_the_processes_of_several_machines(make_job):
-    listener = socket.create_server((LOOPBACK, 0))
-    port = listener.getsockname()[1]
-    place = Place(host=LOOPBACK, port=port, nodes=2, patience=9, silence=2)
-    meeting = Meeting(place, open_store(place, listener))
+    place, store = store_here(2, silence=2)
+    meeting = Meeting(place, store)
 
     def said(number: int, fault: str | None, exit_code: int) -> str:
         session = Session(place=place, number=number, node=1)
@@ -85,10 +83,7 @@ def test_what_ended_the_processes_of_several_machines(make_job):
 
 
 def test_an_agent_does_not_wait_for_one_that_is_gone():
-    listener = socket.create_server((LOOPBACK, 0))
-    port = listener.getsockname()[1]
-    place = Place(host=LOOPBACK, port=port, nodes=2, patience=9, silence=2)
-    store = open_store(place, listener)
+    place, store = store_here(2, silence=2)
     agents = [
         handler(Session(place=place, number=0, node=node)).next_rendezvous().store
         for node in (0, 1)
@@ -102,10 +97,8 @@ def test_an_agent_does_not_wait_for_one_that_is_gone():
 
 
 def test_the_first_node_gives_the_reason_that_another_wrote_down(make_job):
-    listener = socket.create_server((LOOPBACK, 0))
-    port = listener.getsockname()[1]
-    place = Place(host=LOOPBACK, port=port, nodes=2, patience=9, silence=2)
-    meeting = Meeting(place, open_store(place, listener))
+    place, store = store_here(2, silence=2)
+    meeting = Meeting(place, store)
 
     def said(number: int, **words: str) -> str:
         session = Session(place=place, number=number, node=0)

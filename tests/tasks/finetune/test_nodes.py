@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -21,13 +20,14 @@ from safetensors.torch import load_file
 from tasks.errors import ConfigError, GraftError, ResourceError, TrainingError
 from tasks.finetune import session as session_module
 from tasks.finetune.alike import files_in, fingerprint, sight
-from tasks.finetune.meeting import END, VARIABLE, Meeting, Place, Session, open_store
+from tasks.finetune.meeting import END, VARIABLE, Meeting, Place, Session
 from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.finetune.roll import host_of, left_of
 from tasks.finetune.session import READY, Call, _too_late, _wait_for_all, attend
 from tasks.finetune.train import finetune
 from tasks.finetune.trouble import as_error, as_words
 from tasks.pretrained.load import load_pretrained
+from tests.tasks.finetune.conftest import store_here
 
 NODE = [sys.executable, "-m", "tasks.finetune.node"]
 
@@ -47,16 +47,8 @@ class Recorder:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """Be the first of two nodes: keep the store, and have it in the environment."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    found = Place(
-        host="127.0.0.1",
-        port=listener.getsockname()[1],
-        nodes=2,
-        patience=60,
-        silence=4,
-        folder=tmp_path,
-    )
-    meeting = Meeting(found, open_store(found, listener))
+    found, store = store_here(2, silence=4, patience=60, folder=tmp_path)
+    meeting = Meeting(found, store)
     monkeypatch.setenv(VARIABLE, found.model_dump_json())
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield found

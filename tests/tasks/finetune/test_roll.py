@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from tasks.errors import GraftError, ResourceError
 from tasks.finetune import roll
-from tasks.finetune.meeting import LOOPBACK, Meeting, Place, open_store
+from tasks.finetune.meeting import Meeting
 from tasks.finetune.roll import Roll, Watch, beat_of, host_of
+from tests.tasks.finetune.conftest import store_here
 
 
 @pytest.fixture
 def meeting() -> Meeting:
     """Return a line to the store of three nodes, which is in this process."""
-    listener = socket.create_server((LOOPBACK, 0))
-    port = listener.getsockname()[1]
-    place = Place(host=LOOPBACK, port=port, nodes=3, patience=9, silence=5)
-    return Meeting(place, open_store(place, listener))
+    return Meeting(*store_here(3, silence=5))
 
 
 def test_a_node_that_counts_no_further_is_gone(meeting, monkeypatch):

@@ -13,10 +13,11 @@ import torch.distributed as dist
 
 from tasks.errors import ConfigError, GraftError, ResourceError, TrainingError
 from tasks.finetune import worker
-from tasks.finetune.meeting import END, LOOPBACK, Meeting, Place, Session, open_store
+from tasks.finetune.meeting import END, LOOPBACK, Meeting, Session
 from tasks.finetune.roll import host_of, left_of
 from tasks.finetune.trouble import as_error, as_words, read_words, told_by
 from tasks.finetune.worker import FAULT, OVER, PROBLEM, Job, _Look, work
+from tests.tasks.finetune.conftest import store_here
 
 
 @pytest.fixture
@@ -77,10 +78,7 @@ with _ended_after(0.1):
 @pytest.fixture
 def meeting() -> Meeting:
     """Return a line to the store of two nodes, which is in this process."""
-    listener = socket.create_server((LOOPBACK, 0))
-    port = listener.getsockname()[1]
-    place = Place(host=LOOPBACK, port=port, nodes=2, patience=9, silence=5)
-    return Meeting(place, open_store(place, listener))
+    return Meeting(*store_here(2, silence=5))
 
 
 def test_a_fault_that_nobody_gives_a_reason_for_ends_the_others(meeting, monkeypatch):
