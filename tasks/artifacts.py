@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
 import secrets
 import shutil
@@ -170,7 +171,7 @@ def new_folder(parent: Path, name: str) -> Iterator[Path]:
     """
     with disk_errors(str(parent)):
         _make_folder(parent)
-        folder = _first_free(parent, name)
+        folder = next(filter(_is_made, numbered(parent, name)))
     with gone_on_error(folder):
         yield folder
 
@@ -185,14 +186,18 @@ def gone_on_error(folder: Path) -> Iterator[None]:
         raise
 
 
-def _first_free(parent: Path, name: str) -> Path:
-    folder, n = parent / name, 1
-    while True:
-        with suppress(FileExistsError):
-            folder.mkdir()  # exclusive: two runs in one second get two folders
-            return folder
-        n += 1
-        folder = parent / f"{name}-{n}"
+def numbered(parent: Path, name: str) -> Iterator[Path]:
+    """Yield ``parent/name``, ``name-2`` and so on, without end."""
+    yield parent / name
+    yield from (parent / f"{name}-{n}" for n in itertools.count(2))
+
+
+def _is_made(folder: Path) -> bool:
+    """Make ``folder``, unless it is there: two runs in one second get two folders."""
+    with suppress(FileExistsError):
+        folder.mkdir()
+        return True
+    return False
 
 
 def cache_folder(configured: Path | None) -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from tasks.artifacts import folder_atomic, new_folder, user_folder, write_atomic
+from tasks.artifacts import folder_atomic, new_folder, numbered, user_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tasks.public import public_config
@@ -29,24 +28,21 @@ def begin_folder(config: RunConfig, begun: Begun) -> Path:
     """Return a new run folder, in which the run is unfinished: it is there whole, or not at all."""
     root, name = user_folder(config.output.folder), _name(config)
     _sweep(root)
-    for number in itertools.count(1):
-        folder = root / (name if number == 1 else f"{name}-{number}")
-        if not folder.exists():
-            with folder_atomic(folder) as scratch:
-                _write_config(scratch, config)
-                (scratch / FOLDER).mkdir()
-                (scratch / FOLDER / LOCK).touch()  # before what it guards
-                write_begun(scratch, begun)
-            if _is_of(begun, folder):
-                break
-    return folder
+    return next(folder for folder in numbered(root, name) if _is_begun(folder, config, begun))
 
 
-def _is_of(begun: Begun, folder: Path) -> bool:
-    """Say whether a folder is this run's, and not that of another of the same second."""
-    try:
+def _is_begun(folder: Path, config: RunConfig, begun: Begun) -> bool:
+    """Make ``folder``, unless it is there; say whether it is this run's."""
+    if folder.exists():
+        return False
+    with folder_atomic(folder) as scratch:
+        _write_config(scratch, config)
+        (scratch / FOLDER).mkdir()
+        (scratch / FOLDER / LOCK).touch()  # before what it guards
+        write_begun(scratch, begun)
+    try:  # another of the same second may have come first
         written = (folder / FOLDER / BEGUN).read_bytes()
-    except FileNotFoundError:  # the other one is over already
+    except FileNotFoundError:  # and be over already
         return False
     return written == begun.model_dump_json().encode()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -22,12 +22,12 @@ from tasks.finetune.at_once import AtOnce
 from tasks.finetune.device import (
     memory_errors,
     on_device,
+    pages_kept_on,
     pick_device,
     scoring_batch,
     use_threads,
 )
 from tasks.finetune.fuse import fused
-from tasks.memory import pages_kept
 from tasks.pretrained.heads import find_heads
 from tasks.pretrained.network import restore_network
 from tasks.values import FineTunedModel, InputSpec, PackedSplit, RegisteredModel
@@ -103,8 +103,7 @@ def open_model(
     use_threads(threads)
     device = pick_device(device_name)
     at_once = scoring_batch(batch_size, device, model.input.crop)
-    kept = pages_kept() if device.type == "cpu" else nullcontext()
-    with memory_errors(at_once, key), kept:
+    with memory_errors(at_once, key), pages_kept_on(device):
         network = restore_network(model.architecture, len(model.classes), model.weights)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         head = find_heads(network)[0]  # by its own names, before it is traced and fused

@@ -15,14 +15,19 @@ from tasks.artifacts import write_atomic
 from tasks.config import RunConfig
 from tasks.finetune.at_once import AtOnce
 from tasks.finetune.chosen import Outcome
-from tasks.finetune.device import pick_device, pick_precision, scoring_batch, use_threads
+from tasks.finetune.device import (
+    pages_kept_on,
+    pick_device,
+    pick_precision,
+    scoring_batch,
+    use_threads,
+)
 from tasks.finetune.distill import Teacher, load_teacher
 from tasks.finetune.inputs import refuse_unstreamed
 from tasks.finetune.keeper import Keeper
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.ranks import local_device, rank
 from tasks.finetune.tree_file import Tree
-from tasks.memory import pages_kept
 from tasks.values import Backbone, PreparedDataset, RegisteredModel, StreamedSplit
 
 SHORT = "memory ran out: what is free decides in which parts a batch goes through"
@@ -82,7 +87,7 @@ class Course:
         What a stream leaves between its images goes back to the system, or it would pile up.
         """
         streamed = isinstance(self.prepared.train, StreamedSplit)
-        return nullcontext() if self.device.type != "cpu" or streamed else pages_kept()
+        return nullcontext() if streamed else pages_kept_on(self.device)
 
     def note(self, text: str) -> None:
         """Say what was decided and keep it for the report."""

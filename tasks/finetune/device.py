@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
 from torch import nn
 
 from tasks.errors import ResourceError
+from tasks.memory import pages_kept
 
 _SCORED = 256
 # 16 images of 224 pixels, 32 of 96, 128 of 32: measured on SqueezeNet, ResNet-18 and MobileNetV3.
@@ -89,6 +90,11 @@ def scoring_batch(size: int | Literal["auto"], device: torch.device, crop: int) 
     if device.type != "cpu":
         return _SCORED
     return min(_MOST_ON_CPU, 1 << max(0, round(math.log2(_SIDES_ON_CPU / crop))))
+
+
+def pages_kept_on(device: torch.device) -> AbstractContextManager[None]:
+    """Keep a step's memory for the next one, as ``pages_kept``, where the C library has it."""
+    return pages_kept() if device.type == "cpu" else nullcontext()
 
 
 @contextmanager
