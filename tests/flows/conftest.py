@@ -155,6 +155,24 @@ def prefect_url(home: Path) -> str:
 
 
 @pytest.fixture
+def artifacts_of(prefect_url: str) -> Callable[[str], list[tuple[str, Any]]]:
+    """Return what returns the artifacts, with their keys, of the flow runs whose names hold this.
+
+    Of those runs only: all tests of a worker's process share one server, and so do their keys.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    def read(flow_run: str) -> list[tuple[str, Any]]:
+        named = FlowRunFilter(name=FlowRunFilterName(like_=flow_run))
+        with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as to:
+            return [(made.key, made) for made in to.read_artifacts(flow_run_filter=named)]
+
+    return read
+
+
+@pytest.fixture
 def told_by(prefect_url: str) -> Callable[..., dict[str, Any]]:
     """Return what runs a program of ``tests/benchmarks`` on the server and returns what it tells.
 

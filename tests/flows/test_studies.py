@@ -79,18 +79,15 @@ def task_runs(name: str, wanted: int) -> list[str]:
 
 
 def test_every_candidate_is_a_task_run_and_the_table_an_artifact(
-    workspace: Path, graft, rank_yaml: str, prefect_url: str
+    workspace: Path, graft, rank_yaml: str, prefect_url: str, artifacts_of
 ):
-    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     assert graft("rank", rank_yaml, "base.name=shown").code == 0
     with temporary_settings({PREFECT_API_URL: prefect_url}):
         names = task_runs("shown", 5)  # both loads and ranks, and the images of a local folder
         assert names.count("rank graft_tiny") == 2
-        with get_client(sync_client=True) as client:
-            artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
-    rows = json.loads(artifacts["backbones"].data)
+    rows = json.loads(dict(artifacts_of("shown"))["backbones"].data)
     assert [set(row) >= {"backbone", "LogME (nats)", "H-score"} for row in rows] == [True, True]
 
 

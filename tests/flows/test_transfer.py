@@ -96,13 +96,10 @@ def test_a_cached_result_whose_files_are_gone_is_made_again(workspace: Path, tmp
     assert len(list((tmp_path / "prepared").iterdir())) == 1
 
 
-@pytest.mark.usefixtures("connected")
-def test_prefect_shows_a_report_and_a_table(workspace: Path, graft):
-    from prefect.client.orchestration import get_client
-
+@pytest.mark.usefixtures("workspace")
+def test_prefect_shows_a_report_and_a_table(graft, artifacts_of):
     assert graft("run", "good.yaml", "name=artifacts").code == 0
-    with get_client(sync_client=True) as client:
-        artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+    artifacts = dict(artifacts_of("artifacts:"))
     assert artifacts["report"].type == "markdown"
     assert "Test accuracy" in artifacts["report"].data
     assert artifacts["classes"].type == "table"
