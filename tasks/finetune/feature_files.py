@@ -1,4 +1,4 @@
-"""Cached features on disk: a split is one flat file, a row an image, that is mapped into memory.
+"""Cached features on disk: a split is one flat file, a row an image.
 
 A cache is a folder: ``{train,val}.features``, ``{train,val}.labels.npy``, and ``features.json``,
 which is written last and tells the files' form and digests.
@@ -20,6 +20,7 @@ from torch import Tensor
 from tasks.artifacts import sha256_file, write_atomic
 from tasks.config import Sha256
 from tasks.preprocess.batches import Batch, Labels, Order, read_ahead
+from tasks.storedrows import StoredRows
 from tasks.values import Value
 
 MANIFEST = "features.json"
@@ -68,10 +69,9 @@ class PackedFeatures:
     def __init__(self, folder: Path, name: SplitName, stored: StoredSplit) -> None:
         self.n, self.views = stored.n, stored.views
         self.labels_n: Labels = np.load(folder / f"{name}.labels.npy")
-        shape = (stored.views, stored.n, *stored.row)
-        path = folder / f"{name}.features"
-        self._every = np.memmap(path, dtype=_STORED[stored.kind], mode="r", shape=shape)
-        self._rows = self._every[0]
+        shape = (stored.views * stored.n, *stored.row)
+        self._rows = StoredRows(folder / f"{name}.features", _STORED[stored.kind], shape)
+        self._first = 0  # of the rows of this view
         self._kind = _TYPES[stored.kind]
         self._order = tuple(1 + stored.order.index(i) for i in range(len(stored.order)))
 
@@ -79,16 +79,16 @@ class PackedFeatures:
         """Return the same images in another of the cached views, from 0."""
         if not 0 <= index < self.views:
             raise IndexError(f"view {index} of {self.views}")
-        other = copy.copy(self)  # with the map: another run may delete the files meanwhile
-        other._rows = self._every[index]
+        other = copy.copy(self)  # with the open file: another run may delete the files meanwhile
+        other._first = index * self.n
         return other
 
     def read(self, rows: Order, pin: bool) -> Batch:
-        """Copy ``rows`` out of the map: features (b, *shape) and labels.
+        """Copy ``rows`` out of the file: features (b, *shape) and labels.
 
         The features lie in memory as the network made them, maps channels_last.
         """
-        features = torch.from_numpy(self._rows[rows]).view(self._kind)
+        features = torch.from_numpy(self._rows.take(self._first + rows)).view(self._kind)
         labels_b = torch.from_numpy(self.labels_n[rows])
         if pin:
             features, labels_b = features.pin_memory(), labels_b.pin_memory()

@@ -1,4 +1,4 @@
-"""Batches straight from the packed memory map: no decoding, no worker processes."""
+"""Batches straight from the packed file: no decoding, no worker processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tasks.storedrows import StoredRows
 from tasks.values import PackedSplit
 
 Order = npt.NDArray[np.int64]
@@ -26,16 +27,21 @@ def read_labels(split: PackedSplit) -> Labels:
 
 
 class PackedImages:
-    """One split, read through a memory map that the operating system caches."""
+    """One split, read from a file that the operating system caches."""
 
     def __init__(self, split: PackedSplit) -> None:
         shape = (split.n, split.height, split.width, 3)
-        self.images_nhwc = np.memmap(split.images, dtype=np.uint8, mode="r", shape=shape)
+        self._images = StoredRows(split.images, np.uint8, shape)
         self.labels_n: Labels = read_labels(split)
 
+    @property
+    def images_nhwc(self) -> npt.NDArray[np.uint8]:
+        """All images, through a memory map."""
+        return self._images.array
+
     def read(self, rows: Order, pin: bool) -> Batch:
-        """Copy ``rows`` out of the map, into pinned memory for a GPU's asynchronous copies."""
-        images_bhwc = torch.from_numpy(self.images_nhwc[rows])
+        """Copy ``rows`` out of the file, into pinned memory for a GPU's asynchronous copies."""
+        images_bhwc = torch.from_numpy(self._images.take(rows))
         labels_b = torch.from_numpy(self.labels_n[rows])
         return (images_bhwc.pin_memory(), labels_b.pin_memory()) if pin else (images_bhwc, labels_b)
 

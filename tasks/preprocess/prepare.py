@@ -14,6 +14,7 @@ from tasks.artifacts import folder_atomic, sha256_parts
 from tasks.config import DataConfig
 from tasks.errors import DataError
 from tasks.index import read_index
+from tasks.memory import return_fragments
 from tasks.preprocess.checks import (
     Selection,
     check_files,
@@ -75,6 +76,7 @@ def prepare(
 def _make(folder: Path, fill: Callable[[Path], PreparedDataset]) -> PreparedDataset:
     with folder_atomic(folder) as scratch:
         save_prepared(fill(scratch), scratch)
+        return_fragments()  # of images of every size that were decoded
         if folder.exists() and load_prepared(folder) is None:
             shutil.rmtree(folder)  # damaged; a whole one was made by another process meanwhile
     prepared = load_prepared(folder)

@@ -13,6 +13,7 @@ from tasks.configfile import load_config
 from tasks.download.source import download
 from tasks.finetune.device import pick_device
 from tasks.finetune.train import finetune
+from tasks.memory import share_one_arena
 from tasks.preprocess.prepare import prepare
 from tasks.pretrained.load import input_spec, load_pretrained
 from tasks.pretrained.network import restore_network
@@ -21,6 +22,7 @@ from tests.benchmarks.peer_jobs.instrument import AfterEpoch, Spec, run
 
 
 def main(spec: Spec, after_epoch: AfterEpoch) -> None:
+    share_one_arena()  # as the command does
     config = load_config(Path(spec.config), spec.overrides)
     cache = cache_folder(config.output.cache)
     raw = download(config.data, cache)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the SqueezeNet weights
-SCORED_AT_ONCE = 32  # images: less memory than any peer trains with
+SCORED_AT_ONCE = 4  # images: no more than any peer trains with
 
 
 @dataclass(frozen=True)
