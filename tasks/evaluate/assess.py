@@ -15,6 +15,7 @@ from tasks.evaluate.corruptions import robustness
 from tasks.evaluate.curves import curves
 from tasks.evaluate.estimates import estimate, estimate_areas, estimate_classes
 from tasks.evaluate.explain import explain
+from tasks.evaluate.lately import remember
 from tasks.evaluate.metrics import measure
 from tasks.evaluate.novelty import novelty, score_noise, served_novelty
 from tasks.evaluate.reference import ReferenceSample
@@ -87,6 +88,13 @@ class Subject:
             return finite(self.scorer.score(split), split.name)
         return finite(self.sample.score(self.scorer, split), split.name)
 
+    def score_test(self) -> Scores:
+        """Score the test split as ``score`` does, and remember it for the gate."""
+        split = self.prepared.test
+        scores = self.score(split)
+        remember(self.config, self.model, split, scores)
+        return scores
+
 
 def finite(scores: Scores, what: str) -> Scores:
     """Return the scores; raises ``EvaluationError`` where the network gave what is no number."""
@@ -156,7 +164,7 @@ def _calibrated(subject: Subject) -> tuple[Scores, Parts]:
     model, settings = subject.model, subject.config.evaluation
     if isinstance(model, RegisteredModel):
         return _as_served(subject, model)
-    test, parts = subject.score(subject.prepared.test), Parts()
+    test, parts = subject.score_test(), Parts()
     if not chooses_by_validation(settings):
         return test, parts
     val = subject.score(subject.prepared.val)
@@ -172,7 +180,7 @@ def _calibrated(subject: Subject) -> tuple[Scores, Parts]:
 
 def _as_served(subject: Subject, model: RegisteredModel) -> tuple[Scores, Parts]:
     """Score test with the temperature and thresholds of a version: nothing is chosen anew."""
-    test, parts = subject.score(subject.prepared.test), Parts()
+    test, parts = subject.score_test(), Parts()
     if model.novel_above is not None and subject.config.evaluation.novelty:
         parts["novelty"] = served_novelty(model.novel_above, test, _noise(subject))
     test = scaled(test, model.temperature)

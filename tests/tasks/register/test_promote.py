@@ -7,7 +7,10 @@ import sys
 import pytest
 
 from tasks.errors import EvaluationError, ResourceError, TrackingError
+from tasks.evaluate import evaluate
 from tasks.evaluate.evaluate import score_as_served
+from tasks.evaluate.lately import remember
+from tasks.evaluate.scorer import open_scorer
 from tasks.finetune.device import memory_errors
 from tasks.index import read_index
 from tasks.register import contest, promote
@@ -230,6 +233,39 @@ def test_the_decision_is_made_again_when_another_run_moves_the_alias(
     assert not decision.promoted
     assert decision.champion_version == 2
     assert champion(store) == 2
+
+
+def test_weights_that_were_evaluated_just_now_are_not_scored_again(
+    store, weak, strong, monkeypatch, tmp_path
+):
+    opened = []
+
+    def opening(config, model):
+        opened.append(model.sha256)
+        return open_scorer(config, model)
+
+    monkeypatch.setattr(evaluate, "open_scorer", opening)
+    remember(weak.config, weak.model, weak.prepared.val, None)  # of other tests nothing is known
+    do(weak)
+    anew = do(strong)
+    assert opened == [weak.model.sha256, strong.model.sha256]
+
+    store.set_registered_model_alias("colours", "champion", "1")
+    evaluate.evaluate(strong.config, strong.prepared, strong.model, tmp_path)
+    opened.clear()
+    known = do(strong)
+    assert opened == [weak.model.sha256]
+    own = {"version": anew.version, "uri": anew.uri, "run_id": anew.run_id}
+    assert known.model_copy(update=own) == anew
+
+    opened.clear()
+    against_itself = do(strong)
+    assert opened == []
+    assert (against_itself.champion_version, against_itself.p_value) == (3, 1.0)
+
+    training = strong.config.training.model_copy(update={"threads": 2})
+    do(strong, config=strong.config.model_copy(update={"training": training}))
+    assert opened == [strong.model.sha256] * 2
 
 
 def test_a_promotion_that_comes_too_late_is_decided_again(store, weak, strong, monkeypatch):
