@@ -13,6 +13,7 @@ from tasks.finetune.averaging import Ema
 from tasks.finetune.chosen import Chosen, State, copied
 from tasks.finetune.course import Course
 from tasks.finetune.device import on_device
+from tasks.finetune.dropout import with_byte_dropout
 from tasks.finetune.lora import add_lora, frozen_by_lora, merged_state
 from tasks.finetune.penalty import L2SP
 from tasks.finetune.ranks import rank, world
@@ -59,6 +60,8 @@ def start_training(course: Course, recipe: TrainingConfig, seed: int) -> Trainin
         always = frozen_by_lora(network, heads)
     if world() > 1:
         network = _synchronised(course, network)
+    if course.device.type == "cpu" and recipe.compile != "on":  # which cannot look into it
+        with_byte_dropout(network)
     network = on_device(network, course.device)
     return Training(
         course=course,

@@ -12,6 +12,8 @@ from typing import Any
 import torchvision
 from torch import fx, nn
 
+from tasks.finetune.dropout import ByteDropout
+
 
 class CannotTrace(Exception):  # noqa: N818 - it names what cannot be done; no user meets it
     """The forward pass is no fixed sequence of operations; ``str(error)`` is the reason."""
@@ -37,7 +39,7 @@ class _Tracer(fx.Tracer):
         """Tell whether a module is one node of the graph."""
         operator = type(m).__module__.startswith("torchvision.ops.")
         return (
-            isinstance(m, self._leaves)
+            isinstance(m, (*self._leaves, ByteDropout))
             or (operator and not isinstance(m, nn.Sequential))
             or super().is_leaf_module(m, module_qualified_name)
         )
