@@ -196,7 +196,10 @@ def told_by(prefect_url: str) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def registry_copy(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    """Return a client of a copy of ``home``'s registry that holds version 1 alone; it is in use."""
+    """Return a client of a copy of ``home``'s registry; it is in use.
+
+    It holds version 1 of small alone: other tests have added versions, and models of their own.
+    """
     from mlflow import MlflowClient
 
     shutil.copy(home / "mlruns" / "mlflow.db", tmp_path)
@@ -204,8 +207,11 @@ def registry_copy(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     client = MlflowClient(uri)
     for version in client.search_model_versions("name='small'"):
-        if int(version.version) > 1:  # other tests made it
+        if int(version.version) > 1:
             client.delete_model_version("small", version.version)
+    for model in client.search_registered_models():
+        if model.name != "small":
+            client.delete_registered_model(model.name)
     return client
 
 

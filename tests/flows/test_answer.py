@@ -26,7 +26,7 @@ def photo(workspace: Path) -> Path:
 def test_a_file_name_is_printed_as_it_is(photo: Path, tmp_path: Path, graft, name: str):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     path = shutil.copy(photo, tmp_path / name)
-    result = graft("predict", str(path))
+    result = graft("predict", str(path), "--model", "models:/small/1")
     assert result.code == 0, result.err
     assert f" {path} " in result.out
 
@@ -36,7 +36,7 @@ import sys
 from flows.cli import main
 there, missing = sys.argv[1:]
 for path, *options in ((there,), (there, "--json"), (missing, "--json")):
-    print("code", main(["predict", path, *options]), flush=True)
+    print("code", main(["predict", path, "--model", "models:/small/1", *options]), flush=True)
 """
 
 

@@ -83,7 +83,8 @@ def test_run_as_json_is_one_object(workspace: Path, graft):
     }
 
 
-def test_predict_and_evaluate_use_the_champion(workspace: Path, graft):
+@pytest.mark.usefixtures("workspace", "registry_copy")
+def test_predict_and_evaluate_use_the_champion(graft):
     images = [f"photos/{name}/{i}.png" for name in ("blue", "red") for i in range(3)]
     predicted = json.loads(graft("predict", *images, "--json").out)
     assert [row["path"] for row in predicted["predictions"]] == images

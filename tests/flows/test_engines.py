@@ -245,15 +245,16 @@ def test_what_is_lost_too_often_is_a_failure(
 def test_a_killed_process_and_a_lost_node_cost_no_finished_cell(
     workspace: Path, graft, write, cluster
 ):
+    name = "killed-on-a-cluster"  # other files' tests have killed ones in the same registry
     slow = {"training.epochs": 2 * SLOW}  # that neither ends before all is broken
     strategies = {"full": {}, "slow": slow, "late": {**slow, "strategy.kind": "ema"}}
-    config = write("killed", strategies=strategies)
-    cells = workspace / "mlruns" / "runs" / "killed" / "cells"
+    config = write(name, strategies=strategies)
+    cells = workspace / "mlruns" / "runs" / name / "cells"
     whole: dict[Path, int] = {}
     nodes: dict[int, psutil.Process] = {}
 
     def break_things() -> None:
-        processes = at_work("killed", ("slow", "late"), cells)
+        processes = at_work(name, ("slow", "late"), cells)
         whole.update({path: path.stat().st_mtime_ns for path in cells.glob("*/cell.json")})
         nodes.update({raylet(process).pid: process for process in processes})
         other = next(iter(cluster.worker_nodes)).all_processes["raylet"][0].process.pid
@@ -270,7 +271,7 @@ def test_a_killed_process_and_a_lost_node_cost_no_finished_cell(
     assert set(digests(json.loads(result.out))) == {"full", "slow", "late"}
     assert len(list(cells.glob("*"))) == 3
     assert result.err.count("begins again: its process had been killed") == 2
-    statuses = sorted(run.info.status for run in child_runs("killed"))
+    statuses = sorted(run.info.status for run in child_runs(name))
     assert statuses == ["FINISHED"] * 3 + ["KILLED"] * 2
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.flows.bad_inputs.rows import Bad, Make, typed
 
 OTHER = "models:/small@best"
+SMALL = "--model models:/small/1"  # other tests may have made more champions
 
 WORDS = {
     "no command at all": ("", 2, ""),
@@ -15,10 +16,10 @@ WORDS = {
     "run: no config": ("run", 2, "CONFIG"),
     "check: a config for an override": ("check good.yaml good.yaml", 2, "good.yaml.*override"),
     "predict: no image": ("predict", 2, "IMAGE"),
-    "predict: a lost image": ("predict nowhere.png", 3, "nowhere.png"),
-    "predict: a text": ("predict good.yaml", 3, "good.yaml.*not an image"),
-    "predict: a folder": ("predict photos", 3, r"photos \(a folder\)"),
-    "predict: one of two is lost": ("predict photos/red/0.png no.png", 3, "no.png"),
+    "predict: a lost image": (f"predict nowhere.png {SMALL}", 3, "nowhere.png"),
+    "predict: a text": (f"predict good.yaml {SMALL}", 3, "good.yaml.*not an image"),
+    "predict: a folder": (f"predict photos {SMALL}", 3, r"photos \(a folder\)"),
+    "predict: one of two is lost": (f"predict photos/red/0.png no.png {SMALL}", 3, "no.png"),
     "predict: no such model": ("predict photos/red/0.png --model models:/no@champion", 7, "no"),
     "predict: no such alias": (f"predict photos/red/0.png --model {OTHER}", 7, "best"),
     "predict: no such version": ("predict photos/red/0.png --model models:/small/99", 7, "99"),
