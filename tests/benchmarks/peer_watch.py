@@ -36,11 +36,11 @@ def watch(command: list[str], folder: Path, **environment: str) -> Cost:
     several worker processes share once, sampled twice a second; or, where that is more, the
     largest process's resident peak, which the kernel keeps.
     """
+    env = {**os.environ, **environment}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # a user's Python compiles what it imports once
     start = time.monotonic()
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-        child = subprocess.Popen(
-            command, cwd=REPOSITORY, env={**os.environ, **environment}, stdout=out, stderr=err
-        )
+        child = subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=out, stderr=err)
         peak, done = [0], threading.Event()
         sampler = threading.Thread(target=_sample, args=(child.pid, peak, done))
         sampler.start()

@@ -1,13 +1,14 @@
 """The same work through the other ways to do it, one after another: time, memory, lines.
 
-Run as ``uv run --group peers python -m tests.benchmarks.peers`` from the repository's root with
-../shared beside it, on an otherwise idle machine. Every peer fine-tunes SqueezeNet with ImageNet
-weights on the same images, by the recipe of its own documentation (cited in ``peer_jobs/``), as
-one process, its worker processes as many as ``--threads``. The target is the test accuracy that
-the reference loop ends with, or ``--target``, to be set before anything is measured; a peer's time
-to it is that of the first epoch whose test accuracy is no less. A peer stops there, after its
-epochs, or after one and a half times the reference loop's whole time. The clock starts with the
-process and stands still while the test images are scored.
+Run as ``uv run --no-dev --all-extras --group peers python -m tests.benchmarks.peers`` from the
+repository's root with ../shared beside it, on an otherwise idle machine. Packages are compiled to
+bytecode first, as they are on a machine on which they ran before. Every peer fine-tunes SqueezeNet
+with ImageNet weights on the same images, by the recipe of its own documentation (cited in
+``peer_jobs/``), as one process, its worker processes as many as ``--threads``. The target is the
+test accuracy that the reference loop ends with, or ``--target``, to be set before anything is
+measured; a peer's time to it is that of the first epoch whose test accuracy is no less. A peer
+stops there, after its epochs, or after one and a half times the reference loop's whole time. The
+clock starts with the process and stands still while the test images are scored.
 
 Rows are kept in ``--output`` as they come: ``--only`` runs some of them anew, and shows all.
 """
@@ -15,9 +16,11 @@ Rows are kept in ``--output`` as they come: ``--only`` runs some of them anew, a
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import sys
+import sysconfig
 import tempfile
 from dataclasses import asdict, replace
 from datetime import date
@@ -186,6 +189,8 @@ def compare(name: str, given: argparse.Namespace, results: Results) -> list[str]
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
     results = Results(given.output)
+    if not given.quick:
+        compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)
     failed = [row for name in given.datasets for row in compare(name, given, results)]
     today = f"Measured on {date.today():%Y-%m-%d}: {machine()}, {versions()}"
     results.say(today)
