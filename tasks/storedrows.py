@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,27 +22,44 @@ class StoredRows:
 
     What is read through a map counts as the process's own memory, in pieces of up to 2 MiB around
     each row, and in the end is the whole file. So rows are read as rows, unless they are small.
+    Raises ``DataError`` where the file is shorter than the array.
     """
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
-        self._file = path.open("rb", buffering=0)
         self._path, self._dtype, self._shape = path, np.dtype(dtype), shape
         self._bytes = math.prod(shape[1:]) * self._dtype.itemsize  # of a row
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+        if os.fstat(self._file).st_size < shape[0] * self._bytes:
+            raise self._cut_off()
 
     @cached_property
     def array(self) -> npt.NDArray[Any]:
         """The whole, through a map."""
-        return np.memmap(self._file, self._dtype, mode="r", shape=self._shape)
+        with open(self._file, "rb", closefd=False) as file:
+            return np.memmap(file, self._dtype, mode="r", shape=self._shape)
 
     def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return a copy of ``rows``; raises ``DataError`` where the file ends before them."""
+        """Return a copy of ``rows``.
+
+        Raises ``DataError`` where a file of large rows was cut off since it was opened.
+        """
         if self._bytes < _SMALL:
             small: npt.NDArray[Any] = self.array[rows]
             return small
         taken = np.empty((len(rows), *self._shape[1:]), self._dtype)
-        for into, row in zip(taken, rows.tolist(), strict=True):
-            if os.preadv(self._file.fileno(), [into], row * self._bytes) != self._bytes:
-                raise DataError(
-                    f"{self._path} was cut off while it was in use.\nCheck the disk and run again."
-                )
+        bytes_nb = taken.view(np.uint8).reshape(len(rows), self._bytes)
+        for into, row in zip(bytes_nb, rows.tolist(), strict=True):
+            self._read(into.data, row * self._bytes)
         return taken
+
+    def _read(self, into: memoryview, at: int) -> None:
+        done = 0
+        while done < len(into):  # some file systems give less than is asked for
+            got = os.preadv(self._file, [into[done:]], at + done)
+            if got == 0:
+                raise self._cut_off()
+            done += got
+
+    def _cut_off(self) -> DataError:
+        return DataError(f"{self._path} was cut off.\nCheck the disk, and run again.")

@@ -15,7 +15,7 @@ from tasks.evaluate.corruptions import robustness
 from tasks.evaluate.curves import curves
 from tasks.evaluate.estimates import estimate, estimate_areas, estimate_classes
 from tasks.evaluate.explain import explain
-from tasks.evaluate.lately import remember
+from tasks.evaluate.lately import forget, remember
 from tasks.evaluate.metrics import measure
 from tasks.evaluate.novelty import novelty, score_noise, served_novelty
 from tasks.evaluate.reference import ReferenceSample
@@ -90,6 +90,7 @@ class Subject:
 
     def score_test(self) -> Scores:
         """Score the test split as ``score`` does, and remember it for the gate."""
+        forget()
         split = self.prepared.test
         scores = self.score(split)
         remember(self.config, self.model, split, scores)
@@ -180,7 +181,7 @@ def _calibrated(subject: Subject) -> tuple[Scores, Parts]:
 
 def _as_served(subject: Subject, model: RegisteredModel) -> tuple[Scores, Parts]:
     """Score test with the temperature and thresholds of a version: nothing is chosen anew."""
-    test, parts = subject.score_test(), Parts()
+    test, parts = subject.score(subject.prepared.test), Parts()
     if model.novel_above is not None and subject.config.evaluation.novelty:
         parts["novelty"] = served_novelty(model.novel_above, test, _noise(subject))
     test = scaled(test, model.temperature)

@@ -11,7 +11,6 @@ from tasks.config import RunConfig
 from tasks.evaluate.assess import Subject, assess, chooses_by_validation, report_of
 from tasks.evaluate.calibration import scaled
 from tasks.evaluate.card import model_card
-from tasks.evaluate.lately import recall
 from tasks.evaluate.page import html_page
 from tasks.evaluate.plots import plot_class_confusion, plot_confusion, plot_learning_curve
 from tasks.evaluate.reference import ReferenceSample
@@ -86,13 +85,9 @@ def score_weights(
 def score_as_served(config: RunConfig, model: RegisteredModel, split: PackedSplit) -> Scores:
     """Score ``split`` with a registered model and the temperature that it is served with.
 
-    Where the same weights were evaluated on the same images just now, those scores are taken.
     Raises as ``score_weights``.
     """
-    scores = recall(config, model, split)
-    if scores is None:
-        scores = score_weights(config, model, split)
-    return scaled(scores, model.temperature)
+    return scaled(score_weights(config, model, split), model.temperature)
 
 
 def _write(

@@ -1,4 +1,7 @@
-"""What was scored last, for the gate, which wants a new model's scores of the test images again."""
+"""The scores that a report was just made of: the gate wants the same weights' on the same images.
+
+They pass by no value between the rooms, as scores are arrays; who has none scores anew.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,40 @@ from tasks.config import RunConfig
 from tasks.evaluate.score import Scores
 from tasks.values import FineTunedModel, PackedSplit, RegisteredModel
 
+Model = FineTunedModel | RegisteredModel
 Key = tuple[str, ...]
-_last: dict[Key, Scores] = {}  # of one pair of model and split, or none
 
 
-def remember(
-    config: RunConfig,
-    model: FineTunedModel | RegisteredModel,
-    split: PackedSplit,
-    scores: Scores,
-) -> None:
-    """Keep the scores that a model, its logits as they are, has on ``split``; all others go."""
-    kept = {_key(config, model, split): scores}
-    _last.clear()
-    _last.update(kept)
+class _Lately:
+    """What was remembered last, until it is forgotten."""
+
+    held: tuple[Key, Scores] | None = None
 
 
-def recall(
-    config: RunConfig, model: FineTunedModel | RegisteredModel, split: PackedSplit
-) -> Scores | None:
-    """Return the scores of the same weights on the same images, if they were the last.
+_lately = _Lately()
 
-    By digests, and only what the same settings gave: another device or batch rounds otherwise.
+
+def remember(config: RunConfig, model: Model, split: PackedSplit, scores: Scores) -> None:
+    """Keep the scores of ``model``, its logits as they are, on ``split``, in place of others."""
+    _lately.held = (_key(config, model, split), scores)
+
+
+def recall(config: RunConfig, model: Model, split: PackedSplit) -> Scores | None:
+    """Return what was remembered of the same weights on the same images, put before them alike.
+
+    Only what the same settings gave: another device or batch rounds otherwise.
     """
-    return _last.get(_key(config, model, split))
+    held = _lately.held
+    return held[1] if held is not None and held[0] == _key(config, model, split) else None
 
 
-def _key(config: RunConfig, model: FineTunedModel | RegisteredModel, split: PackedSplit) -> Key:
+def forget() -> None:
+    """Let go of what is remembered."""
+    _lately.held = None
+
+
+def _key(config: RunConfig, model: Model, split: PackedSplit) -> Key:
     settings = config.training
     how = (settings.device, settings.threads, config.evaluation.batch_size)
-    return (model.sha256, model.architecture, split.digest, *map(str, how))
+    what = (model.sha256, model.architecture, model.multi_label, *model.classes)
+    return (split.digest, model.input.model_dump_json(), *map(str, (*how, *what)))

@@ -11,8 +11,9 @@ _LEVELS = 256  # of a byte
 class ByteDropout(nn.Dropout):
     """Dropout (Srivastava et al. 2014) that draws a byte of a random number for each value.
 
-    torch draws one number for each value, one after another whatever the threads, which on a map
-    of features takes longer than the convolution behind it. Exact where ``256 * p`` is whole.
+    torch draws one number for each value, on all but Intel's processors one after another whatever
+    the threads, which on a map of features takes longer than the convolution behind it. Exact where
+    ``256 * p`` is whole.
     """
 
     def forward(self, input: Tensor) -> Tensor:

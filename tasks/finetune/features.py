@@ -58,7 +58,7 @@ def cache_features(
     """
     origin = origin_digest(cut, prepared)
     target = folder / cache_key(origin, request)
-    # in use until its files are mapped, and so kept by the system
+    # in use until its files are open, and so kept by the system
     with disk_errors(str(target)), in_use([target]):
         stored = load_whole(target)
         if stored is None:

@@ -1,4 +1,4 @@
-"""Decoded once: each split as one flat uint8 file that training maps into memory.
+"""Decoded once: each split as one flat uint8 file whose rows training reads.
 
 A pack is a folder: ``{train,val,test}.u8`` (rows of h*w*3 bytes), ``.labels.npy``, ``.index.csv``
 and ``prepared.json``, which is written last and names the files relative to the folder.

@@ -1,4 +1,4 @@
-"""Score a new version and the champion on the same test images, and let the gate decide."""
+"""Have a new version and the champion scored on the same test images, and let the gate decide."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from tasks.errors import (
     TrackingError,
     WeightsError,
 )
+from tasks.evaluate.calibration import scaled
 from tasks.evaluate.evaluate import score_as_served
+from tasks.evaluate.lately import recall
 from tasks.evaluate.score import Scores
 from tasks.index import read_index
 from tasks.preprocess.prepare import prepare
@@ -76,7 +78,14 @@ class Contest:
 
     @cached_property
     def _scores(self) -> Scores:
-        return score_as_served(self.config, self.model, self.prepared.test)
+        return self._served(self.model, self.prepared.test)
+
+    def _served(self, model: RegisteredModel, split: PackedSplit) -> Scores:
+        """Score with a version as it is served; its report's scores are taken where they are."""
+        known = recall(self.config, model, split)
+        if known is None:
+            return score_as_served(self.config, model, split)
+        return scaled(known, model.temperature)
 
     def _champion(self, opponent: ModelVersion) -> Contender | Unscorable:
         try:
@@ -110,7 +119,7 @@ class Contest:
 
     def _scores_of(self, champion: RegisteredModel, split: PackedSplit) -> Scores:
         try:
-            return score_as_served(self.config, champion, split)
+            return self._served(champion, split)
         except BEYOND as error:  # the new version, scored here as well, has no part in it
             why = str(error).splitlines()[0]
             raise EvaluationError(f"this machine cannot: {why}") from error

@@ -28,7 +28,7 @@ CLEAN_TEST = "Keep the seed and fractions of its run, or declare a test split (d
 
 @dataclass(frozen=True)
 class Contender:
-    """A model scored now, by the same code as the other, and what is known of it."""
+    """A model scored in this run, by the same code as the other, and what is known of it."""
 
     version: int
     classes: tuple[str, ...]

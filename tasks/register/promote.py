@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
 from tasks.errors import EvaluationError, TransientTrackingError
+from tasks.evaluate.lately import forget
 from tasks.register.client import connect, tracking_errors
 from tasks.register.contest import Contest, inherited_images, open_contest
 from tasks.register.gate import Verdict
@@ -92,6 +93,7 @@ def register(
             challenger = fetch_version(version, cache_folder(config.output.cache))
         contest = open_contest(config, raw, prepared, report, challenger, own, inherited)
         decision = _settle(client, contest, version, report, run_id)
+    forget()  # the scores of its report, which nobody wants again
     log.info("%s: %s", decision.uri, decision.reason)
     return decision
 

@@ -3,8 +3,8 @@
 Run as ``uv run python -m tests.benchmarks.gpu [--cifar10]``; without a GPU it says so and ends with
 exit code 8. ResNet-18 and ResNet-50 with random weights at 224 px, bfloat16 autocast and
 channels_last. The bare model trains on one synthetic batch that lies on the device, eager and
-compiled, and the faster counts. graft trains the same network through ``finetune``, fed from a
-memory-mapped pack as in any run, and its last epoch counts: what is compiled is compiled by then.
+compiled, and the faster counts. graft trains the same network through ``finetune``, fed from the
+rows of a pack as in any run, and its last epoch counts: what is compiled is compiled by then.
 ``--cifar10`` adds all of CIFAR-10 through the reference loop and graft, by ``peers``.
 """
 

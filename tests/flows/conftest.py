@@ -209,6 +209,7 @@ def registry_copy(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for version in client.search_model_versions("name='small'"):
         if int(version.version) > 1:
             client.delete_model_version("small", version.version)
+    client.set_registered_model_alias("small", "champion", "1")
     for model in client.search_registered_models():
         if model.name != "small":
             client.delete_registered_model(model.name)

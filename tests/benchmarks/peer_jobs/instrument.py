@@ -9,6 +9,7 @@ imports, worker processes and whatever a program prepares first all count.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -136,3 +137,6 @@ def run(job: Callable[[Spec, AfterEpoch], None]) -> None:
     torch.manual_seed(spec.seed)
     with suppress(Enough):
         job(spec, AfterEpoch(spec))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # taking torch apart takes more memory than some trainings, and is none

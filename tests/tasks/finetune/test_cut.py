@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from tasks.finetune.cut import CannotCut, Cut, cut_network
+from tasks.finetune.dropout import ByteDropout
 from tasks.finetune.strategy import FrozenPart
 from tasks.pretrained.architectures import build, names
 from tasks.pretrained.heads import find_heads, is_under
@@ -149,8 +150,8 @@ def small_cut(between: nn.Module, *more: str) -> tuple[Small, Cut]:
 
 @pytest.mark.parametrize(
     "between",
-    [nn.Dropout(0.5), FunctionalDropout(), Noise(), StochasticDepth(0.5, "row"), nn.RReLU(),
-     nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False),
+    [nn.Dropout(0.5), ByteDropout(0.5), FunctionalDropout(), Noise(),
+     StochasticDepth(0.5, "row"), nn.RReLU(), nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False),
      nn.BatchNorm1d(4, affine=False, track_running_stats=False)],
     ids=str,
 )  # fmt: skip

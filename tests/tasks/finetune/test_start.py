@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tasks.finetune import start
 from tasks.finetune.course import Course
+from tasks.finetune.dropout import ByteDropout
 from tasks.finetune.progress import EpochRecord
 from tasks.finetune.start import Training, start_training
 from tasks.pretrained.network import build_network
@@ -143,3 +144,19 @@ def test_on_gpus_batch_norm_counts_over_all_images(make_course):
     assert norms
     assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
     assert course.notes == []
+
+
+@pytest.mark.parametrize(
+    ("device", "compiled", "quick"),
+    [("cpu", "off", True), ("cpu", "auto", True), ("cpu", "on", False), ("meta", "off", False)],
+)
+def test_dropout_draws_bytes_on_a_cpu_that_nothing_is_compiled_for(
+    make_course, monkeypatch, device: str, compiled: str, quick: bool
+):
+    def build(*given: object) -> nn.Module:
+        return nn.Sequential(build_network(*given), nn.Dropout(0.5))
+
+    monkeypatch.setattr(start, "build_network", build)
+    course = make_course(FULL, training={"compile": compiled})
+    course.device = torch.device(device)
+    assert isinstance(begin(course).network[1], ByteDropout) is quick

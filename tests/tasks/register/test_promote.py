@@ -9,7 +9,6 @@ import pytest
 from tasks.errors import EvaluationError, ResourceError, TrackingError
 from tasks.evaluate import evaluate
 from tasks.evaluate.evaluate import score_as_served
-from tasks.evaluate.lately import remember
 from tasks.evaluate.scorer import open_scorer
 from tasks.finetune.device import memory_errors
 from tasks.index import read_index
@@ -244,27 +243,31 @@ def test_weights_that_were_evaluated_just_now_are_not_scored_again(
         opened.append(model.sha256)
         return open_scorer(config, model)
 
+    def do_after_its_evaluation(**changes):
+        evaluate.evaluate(strong.config, strong.prepared, strong.model, tmp_path)
+        opened.clear()
+        return do(strong, **changes)
+
     monkeypatch.setattr(evaluate, "open_scorer", opening)
-    remember(weak.config, weak.model, weak.prepared.val, None)  # of other tests nothing is known
-    do(weak)
+    do(weak)  # after which nothing is remembered
+    opened.clear()
     anew = do(strong)
     assert opened == [weak.model.sha256, strong.model.sha256]
 
     store.set_registered_model_alias("colours", "champion", "1")
-    evaluate.evaluate(strong.config, strong.prepared, strong.model, tmp_path)
-    opened.clear()
-    known = do(strong)
+    known = do_after_its_evaluation()
     assert opened == [weak.model.sha256]
     own = {"version": anew.version, "uri": anew.uri, "run_id": anew.run_id}
     assert known.model_copy(update=own) == anew
 
-    opened.clear()
-    against_itself = do(strong)
+    against_itself = do_after_its_evaluation()
     assert opened == []
     assert (against_itself.champion_version, against_itself.p_value) == (3, 1.0)
+    do(strong)
+    assert opened == [strong.model.sha256] * 2  # its champion, and itself
 
-    training = strong.config.training.model_copy(update={"threads": 2})
-    do(strong, config=strong.config.model_copy(update={"training": training}))
+    evaluation = strong.config.evaluation.model_copy(update={"batch_size": 7})
+    do_after_its_evaluation(config=strong.config.model_copy(update={"evaluation": evaluation}))
     assert opened == [strong.model.sha256] * 2
 
 
