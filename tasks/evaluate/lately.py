@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from tasks.config import RunConfig
 from tasks.evaluate.score import Scores
-from tasks.values import FineTunedModel, PackedSplit, RegisteredModel
+from tasks.evaluate.subject import Model
+from tasks.values import PackedSplit
 
-Model = FineTunedModel | RegisteredModel
 Key = tuple[str, ...]
 
 
