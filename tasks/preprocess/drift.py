@@ -110,13 +110,21 @@ def _tables(shares: _Shares, multi_label: bool) -> list[Table]:
 
 
 def p_value(table_sk: Table) -> float:
-    """Return the chi-square test's p value; 1 where one split, or one class, is left to compare."""
-    from scipy.stats import chi2_contingency
+    """Return the chi-square test's p value; 1 where one split, or one class, is left to compare.
+
+    As ``scipy.stats.chi2_contingency`` has it, a table of four cells by Yates's correction (1934).
+    Written out, since scipy.stats takes a third of a second to import and 40 MiB to keep.
+    """
+    from scipy.special import chdtrc
 
     table = table_sk[:, table_sk.sum(axis=0) > 0]
     if min(table.shape) < 2:
         return 1.0
-    return float(chi2_contingency(table).pvalue)
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    freedom, off = (len(table) - 1) * (table.shape[1] - 1), np.abs(table - expected)
+    if freedom == 1:
+        off = off - np.minimum(0.5, off)
+    return float(chdtrc(freedom, (off**2 / expected).sum()))
 
 
 def total_variation(table_sk: Table) -> float:

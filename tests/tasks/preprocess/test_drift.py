@@ -41,6 +41,16 @@ def test_p_values_are_scipys_and_pearsons(seed: int) -> None:
     assert p_value(empty) == pytest.approx(p_value(table))
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (2, 3), (3, 2), (3, 5)])
+def test_p_values_of_few_images_are_scipys(shape: tuple[int, int]) -> None:
+    for seed in range(200):
+        table = np.random.default_rng(seed).integers(0, 6, shape)
+        table[:, 0] += 1  # no split without images
+        there = table[:, table.sum(axis=0) > 0]
+        if there.shape[1] > 1:
+            assert p_value(table) == pytest.approx(chi2_contingency(there).pvalue, rel=1e-12)
+
+
 def test_where_there_is_nothing_to_compare_nothing_drifts() -> None:
     assert p_value(np.array([[5, 3]])) == 1
     assert p_value(np.array([[5, 0], [3, 0]])) == 1
