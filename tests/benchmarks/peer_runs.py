@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -121,8 +121,9 @@ class Bench:
         module = f"tests.benchmarks.peer_jobs.{module}"
         command = [sys.executable, "-m", module, str(scratch / "spec.json")]
         cost = watch(command, scratch, OMP_NUM_THREADS=str(self.threads))
-        lines = (scratch / "lines.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines], cost
+        curve = [json.loads(line) for line in (scratch / "lines.jsonl").read_text().splitlines()]
+        peak = max(cost.peak_mib, *(line["peak_mib"] for line in curve))
+        return curve, replace(cost, peak_mib=peak)
 
     def _row(self, name, curve, cost, target, lines) -> Row:
         last = curve[-1]

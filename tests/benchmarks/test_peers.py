@@ -21,10 +21,12 @@ ROWS = ("reference loop", "PyTorch tutorial", "torchvision recipe", "graft")
 def bench(repository: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Return the benchmark's modules, which are imported from the repository's root."""
     monkeypatch.syspath_prepend(str(repository))
-    from tests.benchmarks import peer_images, peer_runs
+    from tests.benchmarks import peer_images, peer_runs, peer_watch
     from tests.benchmarks.peer_jobs import instrument
 
-    return SimpleNamespace(images=peer_images, runs=peer_runs, instrument=instrument)
+    return SimpleNamespace(
+        images=peer_images, runs=peer_runs, watch=peer_watch, instrument=instrument
+    )
 
 
 def quick(repository: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -145,7 +147,8 @@ def test_the_scorer_scores_in_evaluation_mode_and_leaves_modes_alone(
 
 def spec_of(bench: SimpleNamespace, folder: Path, **given: object):
     names = bench.instrument.Spec.__dataclass_fields__
-    values = dict.fromkeys(names) | {"test": str(folder), "lines": str(folder / "lines.jsonl")}
+    paths = {"test": folder, "scratch": folder, "lines": folder / "lines.jsonl"}
+    values = dict.fromkeys(names) | {name: str(path) for name, path in paths.items()}
     return bench.instrument.Spec(**(values | {"started": time.monotonic()} | given))
 
 
@@ -160,6 +163,49 @@ def test_the_clock_stands_still_while_the_test_images_are_scored(
     assert (first["epoch"], first["images"], first["accuracy"]) == (1, 10, 0.75)
     assert (second["epoch"], second["images"]) == (2, 20)
     assert second["seconds"] - first["seconds"] < 0.5
+
+
+class Large(Brightest):
+    """Takes 300 MiB more while it scores."""
+
+    def forward(self, images):
+        np.ones(300 * 2**20, dtype=np.uint8)
+        return super().forward(images)
+
+
+def test_what_scoring_takes_is_in_no_peak(bench: SimpleNamespace, tmp_path: Path):
+    brightness_test(tmp_path)
+    after_epoch = bench.instrument.AfterEpoch(spec_of(bench, tmp_path))
+    before = bench.instrument.peak_mib()
+    after_epoch(Large(0.0), 1)
+    held = np.ones(100 * 2**20, dtype=np.uint8)
+    after_epoch(Large(0.0), 2)
+    first, second = map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines())
+    assert first["peak_mib"] < before + 50
+    assert 50 < second["peak_mib"] - first["peak_mib"] < 200
+    assert len(held)
+
+
+TAKING = """
+import sys, time
+from pathlib import Path
+scoring = Path(sys.argv[1])
+here = bytearray(50 * 2**20)
+time.sleep(1.2)
+scoring.touch()
+there = bytearray(300 * 2**20)
+time.sleep(1.2)
+del there
+Path("/proc/self/clear_refs").write_text("5")
+scoring.unlink()
+"""
+
+
+def test_samples_are_not_taken_while_a_peer_is_scored(bench: SimpleNamespace, tmp_path: Path):
+    (tmp_path / "job.py").write_text(TAKING)
+    command = [sys.executable, str(tmp_path / "job.py"), str(tmp_path / bench.watch.SCORING)]
+    cost = bench.watch.watch(command, tmp_path)
+    assert 50 < cost.peak_mib < 150
 
 
 @pytest.mark.parametrize(

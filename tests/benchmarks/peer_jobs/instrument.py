@@ -1,9 +1,9 @@
 """What measures every peer alike: one clock, one count of CPU seconds, one scorer.
 
 A peer calls its ``AfterEpoch`` at the end of each epoch, its own validation done. The clock stands
-still while the test images are scored, since no peer would do that: the score is what the
-benchmark plots, and chooses nothing. The clock starts when the driver starts the process, so that
-imports, worker processes and whatever a program prepares first all count.
+still while the test images are scored, and memory is not looked at, since no peer would do that:
+the score is what the benchmark plots, and chooses nothing. The clock starts when the driver starts
+the process, so that imports, worker processes and whatever a program prepares first all count.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ import numpy as np
 import psutil
 import torch
 from torch import nn
+
+from tests.benchmarks.peer_watch import SCORING
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the SqueezeNet weights
 SCORED_AT_ONCE = 4  # images: no more than any peer trains with
@@ -58,6 +60,7 @@ class Line:
     cpu_seconds: float  # user and system, worker processes included
     images: int  # trained on so far
     accuracy: float  # of the test images
+    peak_mib: float  # resident, of this process, since the last line
 
 
 class Enough(Exception):  # noqa: N818 - as StopIteration, it is none
@@ -74,14 +77,17 @@ class AfterEpoch:
 
     def __call__(self, network: nn.Module, images: int) -> None:
         """Score ``network`` (normalised images to logits), trained on ``images`` so far."""
-        now, cpu = time.monotonic(), cpu_seconds()
+        now, cpu, peak = time.monotonic(), cpu_seconds(), peak_mib()
         self._epoch += 1
+        with unseen(Path(self._spec.scratch)):
+            right = accuracy(network, Path(self._spec.test))
         line = Line(
             epoch=self._epoch,
             seconds=now - self._spec.started - self._paused,
             cpu_seconds=cpu - self._paused_cpu,
             images=images,
-            accuracy=accuracy(network, Path(self._spec.test)),
+            accuracy=right,
+            peak_mib=peak,
         )
         with Path(self._spec.lines).open("a") as file:
             file.write(json.dumps(asdict(line)) + "\n")
@@ -107,6 +113,23 @@ def cpu_seconds() -> float:
         with suppress(psutil.NoSuchProcess):
             total += sum(child.cpu_times()[:4])
     return total
+
+
+def peak_mib() -> float:
+    """Return the resident peak of this process since its start, or since the last ``unseen``."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+
+
+@contextmanager
+def unseen(folder: Path) -> Iterator[None]:
+    """Let memory in this block count for nothing: not in samples, nor in the kernel's own peak."""
+    (folder / SCORING).touch()
+    try:
+        yield
+    finally:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, proc(5)
+        (folder / SCORING).unlink()
 
 
 @torch.inference_mode()
