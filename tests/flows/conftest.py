@@ -21,6 +21,7 @@ from PIL import Image
 from tasks.config import RunConfig
 from tasks.configfile import dump_config
 from tests.flows.digests import digest
+from tests.flows.recorded import Recorded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -155,21 +156,9 @@ def prefect_url(home: Path) -> str:
 
 
 @pytest.fixture
-def artifacts_of(prefect_url: str) -> Callable[[str], list[tuple[str, Any]]]:
-    """Return what returns the artifacts, with their keys, of the flow runs whose names hold this.
-
-    Of those runs only: all tests of a worker's process share one server, and so do their keys.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    def read(flow_run: str) -> list[tuple[str, Any]]:
-        named = FlowRunFilter(name=FlowRunFilterName(like_=flow_run))
-        with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as to:
-            return [(made.key, made) for made in to.read_artifacts(flow_run_filter=named)]
-
-    return read
+def recorded(prefect_url: str) -> Recorded:
+    """Return what that server knows of flow runs."""
+    return Recorded(prefect_url)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.flows.recorded import Recorded
+
 GRID = {
     "name": "grid",
     "base": {
@@ -135,24 +137,12 @@ def test_each_cell_is_a_run_nested_in_one(compared: dict):
 
 
 @pytest.mark.usefixtures("workspace")
-def test_each_cell_is_a_task_run_and_the_report_an_artifact(
-    compared: dict, prefect_url: str, artifacts_of
-):
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    named = FlowRunFilter(name=FlowRunFilterName(any_=["grid"]))
-    wanted = {f"photos · tiny · {s} · seed {n}" for s in ("full", "ema") for n in (0, 1)}
-    deadline = time.monotonic() + 30
-    with temporary_settings({PREFECT_API_URL: prefect_url}), get_client(sync_client=True) as client:
-        done: set[str] = set()
-        while not done >= wanted and time.monotonic() < deadline:
-            runs = client.read_task_runs(flow_run_filter=named)
-            done = {run.name for run in runs if run.state_name == "Completed"}
-            time.sleep(0.2)
-    assert done >= wanted
-    artifacts = [(key, str(made.data)) for key, made in artifacts_of("grid")]
+def test_each_cell_is_a_task_run_and_the_report_an_artifact(compared: dict, recorded: Recorded):
+    wanted = {
+        (f"photos · tiny · {s} · seed {n}", "Completed") for s in ("full", "ema") for n in (0, 1)
+    }
+    assert wanted <= set(recorded.task_runs("grid", lambda runs: wanted <= set(runs)))
+    artifacts = [(key, str(made.data)) for key, made in recorded.artifacts("grid")]
     assert any(key == "comparison" and "The table supports" in data for key, data in artifacts)
     assert any(key == "strategies" and "ema" in data for key, data in artifacts)
 

@@ -20,6 +20,7 @@ import yaml
 
 from tasks.errors import ConfigError, ResourceError
 from tasks.runnerconfig import RunnerConfig
+from tests.flows.recorded import Recorded
 
 ray = pytest.importorskip("ray")
 
@@ -156,17 +157,6 @@ def raylet(process: psutil.Process) -> psutil.Process:
     return next(each for each in process.parents() if each.name().startswith("raylet"))
 
 
-def task_states(url: str, flow_run: str) -> dict[str, str | None]:
-    """Return the states that Prefect shows of a flow run's task runs."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    named = FlowRunFilter(name=FlowRunFilterName(any_=[flow_run]))
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
-        return {run.name: run.state_name for run in client.read_task_runs(flow_run_filter=named)}
-
-
 @contextmanager
 def meanwhile(do: Callable[[], None]) -> Iterator[None]:
     """Do something while the block runs; what goes wrong in it is the test's error."""
@@ -224,7 +214,7 @@ def test_sigterm_ends_the_cells_on_the_cluster_too(workspace: Path, graft, write
 
 @pytest.mark.usefixtures("connected")
 def test_what_is_lost_too_often_is_a_failure(
-    workspace: Path, graft, write, monkeypatch, prefect_url: str
+    workspace: Path, graft, write, monkeypatch, recorded: Recorded
 ):
     monkeypatch.setattr("flows.ray_engine.TRIES", 0)
     config = write("lost", strategies={"full": {"training.epochs": SLOW}, "ema": {}})
@@ -237,8 +227,8 @@ def test_what_is_lost_too_often_is_a_failure(
     assert "was lost" in outcomes["full"]["failure"]["message"]
     assert [path.name.split("-")[2] for path in cells.glob("*")] == ["ema"]
     assert sorted(run.info.status for run in child_runs("lost")) == ["FINISHED", "KILLED"]
-    states = task_states(prefect_url, "lost")
-    assert states["photos · tiny · full · seed 0"] == "Crashed"
+    crashed = ("photos · tiny · full · seed 0", "Crashed")
+    assert crashed in recorded.task_runs("lost", lambda runs: crashed in runs)
 
 
 @pytest.mark.usefixtures("connected")

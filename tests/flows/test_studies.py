@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import yaml
 
 from tasks.configfile import dump_config, load_config
 from tasks.rankconfig import RankConfig
+from tests.flows.recorded import Recorded, ended
 
 CANDIDATES = [
     {"architecture": "graft_tiny", "weights": "graft:tiny-cifar10"},
@@ -62,32 +62,14 @@ def test_verify_fine_tunes_them_all_and_keeps_none(workspace: Path, graft, rank_
     assert "After fine-tuning" in (folder / "rank.md").read_text()
 
 
-def task_runs(name: str, wanted: int) -> list[str]:
-    """Return the names of a flow run's task runs, once ``wanted`` are recorded as completed."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
-
-    named = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
-    deadline = time.monotonic() + 30
-    done: list[str] = []
-    with get_client(sync_client=True) as client:
-        while time.monotonic() < deadline and len(done) < wanted:
-            runs = client.read_task_runs(flow_run_filter=named)
-            done = [run.name for run in runs if run.state_name == "Completed"]
-            time.sleep(0.2)
-    return done
-
-
 def test_every_candidate_is_a_task_run_and_the_table_an_artifact(
-    workspace: Path, graft, rank_yaml: str, prefect_url: str, artifacts_of
+    workspace: Path, graft, rank_yaml: str, recorded: Recorded
 ):
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
     assert graft("rank", rank_yaml, "base.name=shown").code == 0
-    with temporary_settings({PREFECT_API_URL: prefect_url}):
-        names = task_runs("shown", 5)  # both loads and ranks, and the images of a local folder
-        assert names.count("rank graft_tiny") == 2
-    rows = json.loads(dict(artifacts_of("shown"))["backbones"].data)
+    # both loads and ranks, and the images of a local folder
+    runs = recorded.task_runs("shown", ended(5))
+    assert runs.count(("rank graft_tiny", "Completed")) == 2
+    rows = json.loads(dict(recorded.artifacts("shown"))["backbones"].data)
     assert [set(row) >= {"backbone", "LogME (nats)", "H-score"} for row in rows] == [True, True]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
 import urllib.request
 from pathlib import Path
 
@@ -12,25 +11,13 @@ import pytest
 
 from tasks.errors import DataError, TransientDataError, TransientTrackingError
 from tasks.retry import RETRIES, may_pass
+from tests.flows.recorded import Recorded, ended
 
 
-def run_states(name: str, wanted: int = 6) -> dict[str, str]:
-    """Return the state of each task of the flow run of config ``name``, once all are recorded."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
-
-    named = FlowRunFilter(name=FlowRunFilterName(like_=f"{name}:"))
-    deadline = time.monotonic() + 30
-    states: dict[str, str] = {}
-    with get_client(sync_client=True) as client:
-        while time.monotonic() < deadline:
-            runs = client.read_task_runs(flow_run_filter=named)
-            states = {run.name.split()[0]: run.state_name or "" for run in runs}
-            done = [state for state in states.values() if state not in ("Pending", "Running")]
-            if len(done) >= wanted:
-                break
-            time.sleep(0.2)
-    return states
+def run_states(recorded: Recorded, name: str) -> dict[str, str]:
+    """Return the state of each step of the flow run of config ``name``, once all are recorded."""
+    runs = recorded.task_runs(f"{name}:", ended(6))
+    return {task.split()[0]: state for task, state in runs}
 
 
 @pytest.fixture
@@ -49,13 +36,14 @@ def zipped(workspace: Path) -> Path:
     return archive
 
 
-@pytest.mark.usefixtures("connected")
-def test_an_unchanged_second_run_has_download_and_preprocess_cached(workspace: Path, graft):
+def test_an_unchanged_second_run_has_download_and_preprocess_cached(
+    workspace: Path, graft, recorded: Recorded
+):
     data = f"data.path={zipped(workspace)}"
     for name, state in (("first", "Completed"), ("second", "Cached")):
         result = graft("run", "good.yaml", data, f"name={name}", "data.val_fraction=0.15")
         assert result.code == 0, result.err
-        states = run_states(name)
+        states = run_states(recorded, name)
         assert states["download"] == state
         assert states["preprocess"] == state
         others = ("load", "finetune", "evaluate", "register")
@@ -63,26 +51,28 @@ def test_an_unchanged_second_run_has_download_and_preprocess_cached(workspace: P
     assert ", cached" in result.err
 
 
-@pytest.mark.usefixtures("connected")
-def test_other_content_settings_or_seed_are_not_cached(workspace: Path, tmp_path: Path, graft):
+def test_other_content_settings_or_seed_are_not_cached(
+    workspace: Path, tmp_path: Path, graft, recorded: Recorded
+):
     data = f"data.path={zipped(workspace)}"
     graft("run", "good.yaml", data)
     graft("run", "good.yaml", data, "name=seeded", "seed=7")
-    assert run_states("seeded")["preprocess"] == "Completed"
+    assert run_states(recorded, "seeded")["preprocess"] == "Completed"
     shutil.copytree(workspace / "photos", tmp_path / "photos")
     (tmp_path / "photos" / "red" / "0.png").unlink()
     other = shutil.make_archive(str(tmp_path / "photos"), "zip", tmp_path / "photos")
     shutil.copy(other, workspace / "photos.zip")
     graft("run", "good.yaml", data, "name=fewer")
-    states = run_states("fewer")
+    states = run_states(recorded, "fewer")
     assert (states["download"], states["preprocess"]) == ("Completed", "Completed")
 
 
-@pytest.mark.usefixtures("connected")
-def test_a_local_folder_is_read_each_time_and_packed_once(workspace: Path, graft):
+def test_a_local_folder_is_read_each_time_and_packed_once(
+    workspace: Path, graft, recorded: Recorded
+):
     graft("run", "good.yaml", "name=folder-1", "data.val_fraction=0.2")
     graft("run", "good.yaml", "name=folder-2", "data.val_fraction=0.2")
-    states = run_states("folder-2")
+    states = run_states(recorded, "folder-2")
     assert (states["download"], states["preprocess"]) == ("Completed", "Cached")
 
 
@@ -97,9 +87,9 @@ def test_a_cached_result_whose_files_are_gone_is_made_again(workspace: Path, tmp
 
 
 @pytest.mark.usefixtures("workspace")
-def test_prefect_shows_a_report_and_a_table(graft, artifacts_of):
+def test_prefect_shows_a_report_and_a_table(graft, recorded: Recorded):
     assert graft("run", "good.yaml", "name=artifacts").code == 0
-    artifacts = dict(artifacts_of("artifacts:"))
+    artifacts = dict(recorded.artifacts("artifacts:"))
     assert artifacts["report"].type == "markdown"
     assert "Test accuracy" in artifacts["report"].data
     assert artifacts["classes"].type == "table"
