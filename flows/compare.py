@@ -21,14 +21,9 @@ from flows.schedule import Schedule
 from tasks.artifacts import disk_errors, user_folder, write_atomic
 from tasks.compareconfig import CompareConfig
 from tasks.errors import ConfigError
-from tasks.evaluate.comparison import (
-    Comparison,
-    Outcome,
-    overall_rows,
-    strategy_rows,
-    supported,
-)
+from tasks.evaluate.comparison import Comparison, Outcome, strategy_rows
 from tasks.evaluate.comparison_report import comparison_markdown, table, write_comparison
+from tasks.evaluate.supported import overall_rows, supported
 from tasks.register.nested import open_comparison
 from tasks.retry import with_retries
 
@@ -115,7 +110,7 @@ def _put_together(
     config: CompareConfig, folder: Path, run_id: str, outcomes: tuple[Outcome, ...]
 ) -> Comparison:
     rows = strategy_rows(outcomes, config.reference)
-    overall = overall_rows(rows, outcomes)
+    overall = overall_rows(rows, outcomes, config.reference)
     return Comparison(
         name=config.name,
         folder=folder,
@@ -125,5 +120,6 @@ def _put_together(
         outcomes=outcomes,
         rows=rows,
         overall=overall,
-        supported=supported(overall),
+        cost_limit=config.cost_limit,
+        supported=supported(overall, config.reference, config.cost_limit),
     )

@@ -34,7 +34,7 @@ def compare(path: Path, overrides: Sequence[str]) -> Answer:
 
 def _answer(comparison: Comparison) -> Answer:
     facts = [
-        ("supported", comparison.supported or "none yet: every strategy lacks some figures"),
+        ("supported", comparison.supported or f"none yet: {comparison.reference} lacks figures"),
         ("report", str(comparison.folder / "comparison.md")),
         ("plot", str(comparison.folder / "comparison.png")),
         ("cells", str(comparison.folder / "cells.csv")),

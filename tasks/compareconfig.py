@@ -76,6 +76,12 @@ class CompareConfig(Section):
         description="Each decides the validation split, the new head and the order of images.",
     )
     reference: Name = Field("full", description="The strategy that the others are compared with.")
+    cost_limit: float | None = Field(
+        2.0,
+        ge=1,
+        description="Times the reference's seconds that the supported strategy may take; null: "
+        "any.",
+    )
     parallel: int = Field(
         1,
         ge=1,
@@ -108,7 +114,15 @@ class CompareConfig(Section):
         training = base.training.model_copy(update={"threads": None})
         values = self.model_dump(
             mode="json",
-            exclude={"base", "seeds", "parallel", "runner", "reference", "keep_weights"},
+            exclude={
+                "base",
+                "seeds",
+                "parallel",
+                "runner",
+                "reference",
+                "cost_limit",
+                "keep_weights",
+            },
         )
         run = base.model_copy(update={"training": training}).model_dump_json()
         return sha256_parts(json.dumps(values), run)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from tasks.values import Value
 DIGITS = 12  # of an accuracy; what is beyond comes of the order of summing
 
 Panel = tuple[str, str]  # data set, backbone
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Figures(Value):
@@ -86,6 +88,8 @@ class OverallRow(Value):
     val_mean: float  # mean over the panels of their means over seeds
     rank_mean: float
     seconds: float  # the same mean
+    val_difference: Difference | None = None  # to the reference, over all cells that both have
+    p: float | None = None  # of its t-test, corrected for all strategies of the table (Holm 1979)
 
 
 class Comparison(Value):
@@ -99,7 +103,8 @@ class Comparison(Value):
     outcomes: tuple[Outcome, ...]
     rows: tuple[StrategyRow, ...]
     overall: tuple[OverallRow, ...]  # best first
-    supported: str | None  # the best of the complete ones
+    cost_limit: float | None = None  # times the reference's seconds that the supported may take
+    supported: str | None  # the reference, unless another is shown to be better
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -108,13 +113,13 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(n=len(values), mean=float(np.mean(values)), std=std)
 
 
-def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
-    """Compare two mappings of seed to accuracy on the seeds that are in both.
+def difference(ours: Mapping[Key, float], theirs: Mapping[Key, float]) -> Difference | None:
+    """Compare two mappings of seed (or cell) to accuracy on the seeds that are in both.
 
     Student's paired t-test and Wilcoxon's signed-rank test (Wilcoxon 1945), as scipy has them,
     two-sided. Differences that are all 0 are no evidence: p is 1.
     """
-    seeds = sorted(ours.keys() & theirs.keys())
+    seeds = [key for key in ours if key in theirs]
     if not seeds:
         return None
     ours_n, theirs_n = (np.array([side[seed] for seed in seeds]) for side in (ours, theirs))
@@ -189,36 +194,3 @@ def _accuracies(figures: Mapping[int, Figures]) -> tuple[dict[int, float], dict[
         {seed: f.val_accuracy for seed, f in figures.items()},
         {seed: f.test_accuracy for seed, f in figures.items()},
     )
-
-
-def overall_rows(
-    rows: Sequence[StrategyRow], outcomes: Sequence[Outcome]
-) -> tuple[OverallRow, ...]:
-    """Sum the panels up: by mean validation accuracy, every panel counting the same.
-
-    Of strategies with equal means the one that trains quicker comes first.
-    """
-    incomplete = {outcome.strategy for outcome in outcomes if outcome.figures is None}
-    found = []
-    for strategy in dict.fromkeys(row.strategy for row in rows):
-        own = [row for row in rows if row.strategy == strategy]
-        found.append(
-            OverallRow(
-                strategy=strategy,
-                panels=len(own),
-                complete=strategy not in incomplete,
-                val_mean=float(np.mean([row.val.mean for row in own])),
-                rank_mean=float(np.mean([row.rank for row in own])),
-                seconds=float(np.mean([row.seconds for row in own])),
-            )
-        )
-    return tuple(sorted(found, key=_standing))
-
-
-def _standing(row: OverallRow) -> tuple[bool, float, float]:
-    return not row.complete, -round(row.val_mean, DIGITS), row.seconds
-
-
-def supported(overall: Sequence[OverallRow]) -> str | None:
-    """Return the strategy with the highest validation mean among those with every figure."""
-    return next((row.strategy for row in overall if row.complete), None)

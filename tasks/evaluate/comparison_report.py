@@ -11,6 +11,7 @@ from typing import Any
 from tasks.artifacts import write_atomic
 from tasks.evaluate.comparison import Comparison, Difference, Outcome, Spread, StrategyRow
 from tasks.evaluate.plots import new_figure, save_figure
+from tasks.evaluate.supported import ALPHA
 from tasks.evaluate.tables import csv_for_people, escape_markdown, markdown_table
 
 HEAD = (
@@ -123,11 +124,19 @@ def difference_words(difference: Difference | None) -> str:
 
 
 def _verdict(comparison: Comparison) -> str:
+    reference, limit = comparison.reference, comparison.cost_limit
     if comparison.supported is None:
-        return "**No strategy has all its figures yet, so that none is supported.**"
+        return f"**`{reference}`, the reference, lacks figures, so that none is supported yet.**"
+    within = "" if limit is None else f" within {limit:g} times its seconds"
+    test = f"(paired t-test over all cells, Holm's correction, p < {ALPHA:g})"
+    if comparison.supported == reference:
+        return (
+            f"**The table supports `{reference}`**, the reference: no strategy{within} has a "
+            f"higher validation accuracy by more than chance gives {test}."
+        )
     return (
-        f"**The table supports `{comparison.supported}`**: the highest mean validation accuracy, "
-        "every data set and backbone counting the same, and of equal ones the quicker."
+        f"**The table supports `{comparison.supported}`**: its validation accuracy is above that "
+        f"of `{reference}` by more than chance gives {test}, and the highest of all such{within}."
     )
 
 
@@ -137,12 +146,22 @@ def _overall(comparison: Comparison) -> list[str]:
             row.strategy,
             f"{100 * row.val_mean:.2f}%",
             f"{row.rank_mean:.1f}",
+            difference_words(row.val_difference),
+            "" if row.p is None else f"{row.p:.3f}",
             f"{row.seconds:.1f}",
             "yes" if row.complete else "no",
         )
         for row in comparison.overall
     ]
-    head = ("strategy", "mean of val accuracies", "mean rank", "seconds", "complete")
+    head = (
+        "strategy",
+        "mean of val accuracies",
+        "mean rank",
+        "val, to reference (t p, Wilcoxon p)",
+        "t p, corrected",
+        "seconds",
+        "complete",
+    )
     return ["## Over all", "", *markdown_table([head, *rows]), ""] if rows else []
 
 

@@ -110,6 +110,7 @@ def test_the_digest_is_of_what_decides_the_figures(path: Path):
         "base.training.threads=1",
         "keep_weights=true",
         "reference=scratch",
+        "cost_limit=null",
     ):
         assert load(path, same).identity == own, same
     for other in ("base.training.epochs=3", "strategies.full.training.epochs=3", "name=other"):

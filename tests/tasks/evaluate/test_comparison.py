@@ -19,12 +19,11 @@ from tasks.evaluate.comparison import (
     Figures,
     Outcome,
     difference,
-    overall_rows,
     spread,
     strategy_rows,
-    supported,
 )
 from tasks.evaluate.comparison_report import comparison_markdown, write_comparison
+from tasks.evaluate.supported import overall_rows, supported
 
 SEEDS = (0, 1, 2, 3, 4)
 VAL = {
@@ -65,9 +64,9 @@ def outcomes() -> list[Outcome]:
     ]
 
 
-def compared(outcomes: list[Outcome], folder: Path) -> Comparison:
+def compared(outcomes: list[Outcome], folder: Path, limit: float | None = None) -> Comparison:
     rows = strategy_rows(outcomes, "full")
-    overall = overall_rows(rows, outcomes)
+    overall = overall_rows(rows, outcomes, "full")
     return Comparison(
         name="$both",
         folder=folder,
@@ -77,7 +76,8 @@ def compared(outcomes: list[Outcome], folder: Path) -> Comparison:
         outcomes=tuple(outcomes),
         rows=rows,
         overall=overall,
-        supported=supported(overall),
+        cost_limit=limit,
+        supported=supported(overall, "full", limit),
     )
 
 
@@ -143,17 +143,67 @@ def test_ranks_are_by_validation_alone(outcomes: list[Outcome]):
     assert rows[0].test_difference.mean == pytest.approx(rows[0].val_difference.mean)
 
 
-def test_equal_means_share_a_rank_and_the_quicker_is_supported():
+def test_equal_means_share_a_rank_and_the_quicker_is_first():
     values = [0.1, 0.2, 0.3, 0.7, 0.6]
     equal = [outcome("a", s, v) for s, v in zip(SEEDS, values, strict=True)]
     equal += [outcome("b", s, v, seconds=1) for s, v in zip(SEEDS, values[::-1], strict=True)]
     rows = strategy_rows(equal, "a")
     assert [row.rank for row in rows] == [1, 1]
-    assert supported(overall_rows(rows, equal)) == "b"  # which is quicker
+    overall = overall_rows(rows, equal, "a")
+    assert [row.strategy for row in overall] == ["b", "a"]
+    assert supported(overall, "a") == "a"  # a higher place is no evidence
+
+
+def test_the_difference_over_all_is_of_every_cell_and_corrected(outcomes: list[Outcome]):
+    overall = {row.strategy: row for row in compared(outcomes, Path()).overall}
+    found = {}
+    for name in ("better", "worse"):
+        pairs = [VAL[key] * 2 for key in (name, "full")]  # the same on both data sets
+        assert overall[name].val_difference.n == 10
+        assert overall[name].val_difference.mean == pytest.approx(np.subtract(*pairs).mean())
+        found[name] = stats.ttest_rel(*pairs).pvalue
+        assert overall[name].val_difference.t_p == pytest.approx(found[name])
+    assert found["better"] < found["worse"]  # Holm: the smaller counts for two tests
+    assert overall["better"].p == pytest.approx(2 * found["better"])
+    assert overall["worse"].p == pytest.approx(max(2 * found["better"], found["worse"]))
+    assert (overall["full"].val_difference, overall["full"].p) == (None, None)
+
+
+def test_the_reference_gives_way_only_to_what_is_shown_to_be_better(outcomes: list[Outcome]):
+    assert compared(outcomes, Path()).supported == "better"
+    few = [o for o in outcomes if o.dataset == "ants" and o.seed < 2]
+    highest = compared(few, Path())
+    assert highest.overall[0].strategy == "better"
+    assert highest.supported == "full"
+    assert "**The table supports `full`**, the reference" in comparison_markdown(highest)
+
+
+@pytest.mark.parametrize(("limit", "supports"), [(None, "better"), (3.0, "better"), (2.9, "full")])
+def test_what_costs_too_much_is_not_supported(
+    outcomes: list[Outcome], limit: float | None, supports: str
+):
+    dear = [
+        o.model_copy(update={"figures": o.figures.model_copy(update={"seconds": 4.5})})
+        if o.strategy == "better"
+        else o
+        for o in outcomes
+    ]
+    found = compared(dear, Path(), limit)
+    assert found.supported == supports
+    told = "" if limit is None else f" within {limit:g} times its seconds"
+    assert told in comparison_markdown(found)
+
+
+def test_of_several_that_are_better_the_highest_is_supported(outcomes: list[Outcome]):
+    best = [
+        outcome("best", o.seed, o.figures.val_accuracy + 0.02, o.dataset)
+        for o in outcomes
+        if o.strategy == "better"
+    ]
+    assert compared([*outcomes, *best], Path()).supported == "best"
 
 
 def test_a_strategy_that_lacks_a_figure_is_not_supported(outcomes: list[Outcome]):
-    assert compared(outcomes, Path()).supported == "better"
     lacking = [
         outcome("better", 4, None)
         if (o.dataset, o.strategy, o.seed) == ("ants", "better", 4)
@@ -170,7 +220,7 @@ def test_a_strategy_that_lacks_a_figure_is_not_supported(outcomes: list[Outcome]
 def test_the_report_says_all(outcomes: list[Outcome], tmp_path: Path):
     comparison = compared([*outcomes, outcome("odd", 0, None)], tmp_path)
     text = comparison_markdown(comparison)
-    assert "**The table supports `better`**" in text
+    assert "**The table supports `better`**: its validation accuracy is above" in text
     assert "| 1 | better | 94.70 ± 1.20% | 89.70 ± 1.20% | +2.70 (" in text
     assert "0.0625 here" in text
     assert "- ants · tiny · odd · seed 0: no &lt;images&gt; find &#124; some" in text
@@ -200,5 +250,5 @@ def test_no_cell_of_the_table_for_people_is_a_formula(tmp_path: Path):
 
 def test_without_a_figure_there_is_a_report_and_no_plot(tmp_path: Path):
     write_comparison(compared([outcome("full", 0, None)], tmp_path), tmp_path)
-    assert "none is supported" in (tmp_path / "comparison.md").read_text()
+    assert "none is supported yet" in (tmp_path / "comparison.md").read_text()
     assert not (tmp_path / "comparison.png").exists()
