@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
 
 from tasks.errors import ConfigError
 from tasks.finetune.at_once import AtOnce
 from tasks.finetune.device import on_device
-from tasks.preprocess.views import eval_view
 from tasks.pretrained.network import restore_network
 from tasks.values import InputSpec, RegisteredModel
 
@@ -19,35 +22,56 @@ _NAMED = 3  # classes that a message names
 class Teacher:
     """A trained network whose answers are learnt (Hinton, Vinyals & Dean 2015, arXiv 1503.02531).
 
-    It sees the student's own augmented images: the same view for both is what makes its answers
-    worth learning (Beyer et al. 2022, "A good teacher is patient and consistent"). It does not
-    train: evaluation mode, no gradients.
+    It sees the student's own augmented images, what is erased of them erased for it as well: the
+    same view for both is what makes its answers worth learning (Beyer et al. 2022, "A good teacher
+    is patient and consistent"). It does not train: evaluation mode, no gradients.
     """
 
     def __init__(
         self, network: nn.Module, spec: InputSpec, device: torch.device, precision: torch.dtype
     ) -> None:
         self.network = on_device(network.requires_grad_(False).eval(), device)
-        # the student's view is a crop already, so that nothing of it is cut off
-        self._spec = spec.model_copy(update={"resize": spec.crop})
-        self._device, self._precision = device, precision
+        self._spec, self._device, self._precision = spec, device, precision
         self._at_once = AtOnce()
 
     @torch.no_grad()  # not inference_mode, whose tensors a later loss could not keep
-    def logits(self, images_bhwc_u8: Tensor) -> Tensor:
-        """Return float32 logits (b, k) for uint8 images (b, h, w, 3) on the teacher's device.
+    def logits(self, views_bchw: Tensor, spec: InputSpec) -> Tensor:
+        """Return float32 logits (b, k) for a student's input (b, 3, h, w), on the teacher's device.
 
-        They are resized to the teacher's input size where theirs is another, and normalised as it
-        was trained.
+        ``spec`` is the student's, whose normalisation the views have. A teacher of the same input
+        gets these numbers; for another they are normalised as it was trained and, the whole view,
+        resized to its size.
         """
-        images_bchw = eval_view(images_bhwc_u8, self._spec)
-        return self._at_once.through(self._answer, images_bchw, self._device)
+        own_bchw = _as_for(self._spec, views_bchw, spec)
+        return self._at_once.through(self._answer, own_bchw, self._device)
 
     def _answer(self, images_bchw: Tensor) -> Tensor:
         enabled = self._precision != torch.float32
         with torch.autocast(self._device.type, dtype=self._precision, enabled=enabled):
             logits_bk: Tensor = self.network(images_bchw)
         return logits_bk.float()
+
+
+def _as_for(own: InputSpec, views_bchw: Tensor, spec: InputSpec) -> Tensor:
+    """Return views that are normalised and sized by ``spec`` as ``own`` has them."""
+    if (own.crop, own.mean, own.std) == (spec.crop, spec.mean, spec.std):
+        return views_bchw
+    mean, std = _of_channels(spec, views_bchw)
+    pixels_bchw = views_bchw * std + mean  # 0 to 1
+    if own.crop != spec.crop:  # bicubic may overshoot
+        mode = InterpolationMode(own.interpolation)
+        pixels_bchw = tv.resize(pixels_bchw, [own.crop], interpolation=mode, antialias=True)
+        pixels_bchw = pixels_bchw.clamp_(0, 1)
+    mean, std = _of_channels(own, views_bchw)
+    return (pixels_bchw - mean) / std
+
+
+def _of_channels(spec: InputSpec, like: Tensor) -> Iterable[Tensor]:
+    """Return mean and standard deviation (3, 1, 1)."""
+    return (
+        torch.tensor(values).to(like.device, non_blocking=True).view(3, 1, 1)
+        for values in (spec.mean, spec.std)
+    )
 
 
 def load_teacher(

@@ -11,10 +11,9 @@ from tasks.finetune.course import Course
 from tasks.finetune.distill import DistillationLoss, Teacher
 from tasks.finetune.losses import build_loss
 from tasks.finetune.penalty import L2SP
-from tasks.preprocess.augment import augmented, erased
+from tasks.preprocess.augment import train_view
 from tasks.preprocess.batches import Batch
 from tasks.preprocess.mix import Mix
-from tasks.preprocess.views import normalize
 from tasks.recipe import TrainingConfig
 from tasks.values import InputSpec
 
@@ -40,10 +39,8 @@ class Objective:
         inputs, labels = batch
         if self.on_features:
             return inputs, labels, None
-        images_bhwc = augmented(inputs, self.spec, self.recipe, self.generator)
-        hints = None if self.teacher is None else self.teacher.logits(images_bhwc)
-        images_bchw = normalize(images_bhwc, self.spec)
-        images_bchw = erased(images_bchw, self.recipe, self.generator)
+        images_bchw = train_view(inputs, self.spec, self.recipe, self.generator)
+        hints = None if self.teacher is None else self.teacher.logits(images_bchw, self.spec)
         if not self.mix.on:
             return images_bchw, labels, hints
         mixed_bchw, targets_bk = self.mix(images_bchw, labels, self.generator)

@@ -151,11 +151,11 @@ def test_features_are_made_in_parts(prepared, memory):
 
 def test_a_teacher_answers_in_parts(prepared, memory):
     teacher = Teacher(Plain(3), prepared.input, torch.device("cpu"), torch.float32)
-    images_bhwc = torch.randint(0, 256, (9, 16, 16, 3), dtype=torch.uint8)
-    whole = teacher.logits(images_bhwc)
+    views_bchw = torch.randn(9, 3, 16, 16)
+    whole = teacher.logits(views_bchw, prepared.input)
     memory(scored_fit=2)
     for _ in range(2):
-        torch.testing.assert_close(teacher.logits(images_bhwc), whole)
+        torch.testing.assert_close(teacher.logits(views_bchw, prepared.input), whole)
     assert Memory.failures == 3  # 9, 5, 3
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from scipy.special import expit, softmax
 from scipy.stats import entropy
 from torch import nn
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from tasks.artifacts import sha256_file
@@ -92,27 +93,36 @@ def registered(tmp_path: Path) -> RegisteredModel:
     )
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("side", [24, 16, 40])
-def test_the_teacher_sees_the_whole_view_at_its_own_size(registered, side):
-    images_bhwc = torch.randint(0, 256, (5, side, side, 3), dtype=torch.uint8)
-    teacher = load_teacher(registered, CLASSES, CPU, torch.float32, multi_label=False)
-    found = teacher.logits(images_bhwc)
-    images_bchw = images_bhwc.permute(0, 3, 1, 2)
+def test_the_teacher_sees_the_whole_view_at_its_own_size(registered, side, interpolation):
+    own = SPEC.model_copy(update={"interpolation": interpolation})
+    students = InputSpec(
+        resize=99, crop=side, mean=(0.1, 0.6, 0.5), std=(0.5, 0.2, 0.1), interpolation="nearest"
+    )
+    pixels_bchw = torch.rand(5, 3, side, side)
+    views_bchw = tv.normalize(pixels_bchw, students.mean, students.std)
+    before = views_bchw.clone()
+    teacher = load_teacher(
+        registered.model_copy(update={"input": own}), CLASSES, CPU, torch.float32, multi_label=False
+    )
+    found = teacher.logits(views_bchw, students)
     if side != SPEC.crop:
-        images_bchw = tv.resize(images_bchw, [SPEC.crop, SPEC.crop], antialias=True)
-    view = tv.normalize(tv.to_dtype(images_bchw, torch.float32, scale=True), SPEC.mean, SPEC.std)
+        mode = InterpolationMode(interpolation)
+        resized = tv.resize(pixels_bchw, [SPEC.crop, SPEC.crop], mode, antialias=True)
+        pixels_bchw = resized.clamp(0, 1)
     torch.manual_seed(3)
-    want = GraftTiny(num_classes=3).eval()(view)
+    want = GraftTiny(num_classes=3).eval()(tv.normalize(pixels_bchw, SPEC.mean, SPEC.std))
     torch.testing.assert_close(found, want.detach(), rtol=1e-4, atol=1e-5)
     assert (found.shape, found.dtype) == ((5, 3), torch.float32)
+    assert torch.equal(views_bchw, before)  # which the student sees next
 
 
 def test_the_teacher_does_not_move_and_the_student_learns_from_it(registered):
     teacher = load_teacher(registered, CLASSES, CPU, torch.float32, multi_label=False)
     before = {k: v.clone() for k, v in teacher.network.state_dict().items()}
     student = GraftTiny(num_classes=3)
-    images_bhwc = torch.randint(0, 256, (4, 24, 24, 3), dtype=torch.uint8)
-    answers = teacher.logits(images_bhwc)
+    answers = teacher.logits(torch.randn(4, 3, 24, 24), SPEC)
     loss = DistillationLoss(0.5, 4.0, nn.CrossEntropyLoss(), multi_label=False)
     loss(student(torch.randn(4, 3, 24, 24)), answers, torch.tensor([0, 1, 2, 0])).backward()
     assert all(p.grad is not None for p in student.parameters())
@@ -125,9 +135,9 @@ def test_the_teacher_does_not_move_and_the_student_learns_from_it(registered):
 
 def test_in_bfloat16_the_answers_are_close_and_float32(registered):
     torch.manual_seed(3)
-    images_bhwc = torch.randint(0, 256, (4, 24, 24, 3), dtype=torch.uint8)
+    views_bchw = torch.randn(4, 3, 24, 24)
     exact = load_teacher(registered, CLASSES, CPU, torch.float32, multi_label=False).logits(
-        images_bhwc
+        views_bchw, SPEC
     )
     network = GraftTiny(num_classes=3)
     network.load_state_dict(
@@ -135,7 +145,7 @@ def test_in_bfloat16_the_answers_are_close_and_float32(registered):
             registered, CLASSES, CPU, torch.float32, multi_label=False
         ).network.state_dict()
     )
-    rough = Teacher(network, SPEC, CPU, torch.bfloat16).logits(images_bhwc)
+    rough = Teacher(network, SPEC, CPU, torch.bfloat16).logits(views_bchw, SPEC)
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
     torch.testing.assert_close(rough, exact, rtol=0.1, atol=0.1)
