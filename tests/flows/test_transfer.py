@@ -100,6 +100,15 @@ def test_prefect_shows_a_report_and_a_table(graft, recorded: Recorded):
     assert page.startswith("<!doctype html>")
 
 
+@pytest.mark.usefixtures("workspace")
+def test_a_pupil_learns_from_the_registered_champion(graft, registry_copy):
+    strategy = ("strategy.kind=distill", "strategy.teacher=models:/small@champion")
+    weights = "model.weights=graft:tiny-cifar10"
+    assert graft("run", "good.yaml", "name=pupil", weights, *strategy).code == 0
+    teacher, pupil = (registry_copy.get_model_version("small", v).tags for v in ("1", "2"))
+    assert pupil["graft.teacher_sha256"] == teacher["graft.sha256"] != pupil["graft.sha256"]
+
+
 @pytest.mark.usefixtures("connected", "home")
 @pytest.mark.parametrize(
     ("error", "tries"),
