@@ -78,7 +78,8 @@ def image_size(architecture: str, state: State) -> int | None:
 
 def _draw(architecture: str, classes: int, size: int | None, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed every GPU's dice as well, which nothing puts back
+        torch.default_generator.manual_seed(seed)
         return build(architecture, classes, size)
 
 

@@ -48,9 +48,12 @@ def test_it_begins_with_the_backbone_and_nothing_else(make_course):
 
 
 def test_each_process_draws_its_own_views_of_images_in_the_same_order(make_course, monkeypatch):
+    gpus: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", gpus.append)
     monkeypatch.setattr(start, "rank", lambda: 2)
     training = begin(make_course(FULL), seed=5)
     assert torch.initial_seed() == 7  # dropout's
+    assert gpus == [7]  # and a GPU's, which nothing seeds again
     assert (training.orders.initial_seed(), training.views.initial_seed()) == (5, 8)
 
 
