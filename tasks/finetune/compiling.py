@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import Enum, auto
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
 from tasks.errors import ConfigError
+from tasks.finetune.device import free_memory, is_out_of_memory
 from tasks.finetune.ranks import world
 from tasks.recipe import TrainingConfig
 
@@ -33,6 +35,10 @@ class _Stage(Enum):
     SETTLED = auto()
 
 
+class Uncompilable(Exception):  # noqa: N818 - it is no error: the step is begun again
+    """What was compiled is given up, in the middle of a step."""
+
+
 class Forward:
     """Calls a model for training, compiled or not.
 
@@ -41,6 +47,9 @@ class Forward:
     allow), timed again, and the faster of the two stays. Only batches of the full size go through
     the compiled model: an epoch's last, smaller one would be compiled anew. A compiler that fails
     leaves the model as it is under ``auto``, and is a ``ConfigError`` under ``on``.
+
+    What is compiled lasts as long as the process, with the memory of its CUDA graphs, unless the
+    thread that trained calls ``stay_plain``.
     """
 
     def __init__(
@@ -71,7 +80,11 @@ class Forward:
             self._stage = _Stage.WARMING
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the model's logits (b, k)."""
+        """Return the model's logits (b, k).
+
+        Raises ``Uncompilable`` where torch.compile failed under ``auto``: a part of the model may
+        have been run by then.
+        """
         self._size = max(self._size, len(inputs))
         self._left -= 1
         if self._stage is not _Stage.SETTLED:
@@ -83,10 +96,25 @@ class Forward:
         return logits_bk
 
     def stay_plain(self) -> bool:
-        """Call the model as it is from here on; return whether it was compiled."""
+        """Call the model as it is from here on; return whether it was compiled.
+
+        Torch keeps what it compiled for a function, eight variants of it at most (a ninth would be
+        run as it is, without a word of graft's); and a thread's CUDA graphs keep their memory.
+        """
         was, self._compiled = self._compiled is not None, None
         self._stage = _Stage.SETTLED
+        if was:
+            torch.compiler.reset()
+            free_memory(self._device)
         return was
+
+    @contextmanager
+    def for_a_while(self) -> Iterator[None]:
+        """Let go of what is compiled when the block is over."""
+        try:
+            yield
+        finally:
+            self.stay_plain()
 
     def begin_epoch(self) -> None:
         """Start the present timing anew: between epochs there is validation, and more."""
@@ -95,18 +123,21 @@ class Forward:
 
     def _through_compiler(self, inputs: Tensor, compiled: Callable[[Tensor], Tensor]) -> Tensor:
         try:
-            return compiled(inputs)
-        except BackendCompilerFailed as error:
-            reason = str(error.inner_exception).strip().partition("\n")[0]
-            if self._recipe.compile == "on":
-                raise ConfigError(
-                    f"training.compile=on, and torch.compile fails: {reason}\n"
-                    "Set training.compile=off, or install the C++ compiler that it needs."
-                ) from error
-            log.warning("not compiled, since torch.compile fails: %s", reason)
-            self._compiled, self._stage = None, _Stage.SETTLED
-        logits_bk: Tensor = self.model(inputs)
-        return logits_bk
+            with _backward_too():
+                return compiled(inputs)
+        except TorchDynamoException as error:
+            cause = _cause(error)
+        if is_out_of_memory(cause):
+            raise cause
+        reason = str(cause).strip().partition("\n")[0]
+        if self._recipe.compile == "on":
+            raise ConfigError(
+                f"training.compile=on, and torch.compile fails: {reason}\n"
+                "Set training.compile=off, or install the C++ compiler that it needs."
+            ) from cause
+        log.warning("not compiled, since torch.compile fails: %s", reason)
+        self.stay_plain()
+        raise Uncompilable from cause
 
     def _compile(self) -> Callable[[Tensor], Tensor]:
         # a CUDA graph's gradients are gone when its next forward pass begins, so that batches
@@ -164,10 +195,27 @@ class Forward:
             saved,
         )
         if gain <= 1:
-            self._compiled = None
+            self.stay_plain()
         self._stage = _Stage.SETTLED
 
     def _clock(self) -> float:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+
+def _backward_too() -> AbstractContextManager[None]:
+    """Have the backward pass compiled with the forward pass, where a failure can be caught."""
+    from torch._functorch import config
+
+    if not hasattr(config, "force_non_lazy_backward_lowering"):  # an inner part of torch
+        return nullcontext()
+    found: AbstractContextManager[None] = config.patch(force_non_lazy_backward_lowering=True)
+    return found
+
+
+def _cause(error: Exception) -> Exception:
+    """Return what a compiler met, without the layers that pass it on."""
+    while isinstance(error, BackendCompilerFailed):
+        error = error.inner_exception
+    return error

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from tasks.errors import ResourceError
 from tasks.finetune.at_once import AtOnce
 from tasks.finetune.averaging import momenta_kept
-from tasks.finetune.compiling import Forward
+from tasks.finetune.compiling import Forward, Uncompilable
 from tasks.finetune.device import free_memory, is_out_of_memory
 from tasks.finetune.randomness import read_torchs, set_torchs
 from tasks.finetune.ranks import world
@@ -91,6 +91,8 @@ class Halving:
             try:
                 learnt = self._each(batch.split(self._parts(images)), learn)
                 break
+            except Uncompilable:  # which it has told
+                pass
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -153,7 +155,6 @@ class Halving:
     def _go_smaller(self, images: int, error: Exception) -> None:
         """Give up what is compiled, whose graphs keep memory of their own; then halve."""
         if self._forward.stay_plain():
-            torch.compiler.reset()  # which lets go of the graphs
             self._note("not compiled from here on: memory ran out")
             return
         parts = self._parts(images)

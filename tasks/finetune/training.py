@@ -118,7 +118,7 @@ def _run_phase(training: Training, stage: Stage, point: Tree | None) -> None:
             return
     taken = partial(snapshot, training, stage.motion, stage.feed, stage.number)
     saving = Saving(training.course.keeper, taken)
-    with saving.open():
+    with saving.open(), trainer.forward.for_a_while():
         for epoch in range(done, stage.phase.epochs):
             _run_epoch(training, stage, trainer, epoch, lap, saving)
             saving.after_epoch(epoch + 1, over=_is_over(training, stage, epoch))

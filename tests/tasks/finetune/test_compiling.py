@@ -6,13 +6,17 @@ import logging
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._dynamo import convert_frame
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.compilers import nop
 
 from tasks.errors import ConfigError
 from tasks.finetune import compiling
 from tasks.finetune.compiling import Forward
+from tasks.finetune.training import train_once
 from tasks.recipe import TrainingConfig
-from tests.tasks.finetune.short_memory import Bench, Plain
+from tests.tasks.finetune.short_memory import Bench, Normed, Plain
 
 CPU = torch.device("cpu")
 
@@ -97,25 +101,91 @@ def test_time_between_epochs_does_not_count(model, compilations, monkeypatch, ca
     assert "2.50 times as fast" in caplog.records[-1].getMessage()
 
 
-@pytest.mark.parametrize("choice", ["auto", "on"])
-def test_a_compiler_that_fails(choice, model, monkeypatch, caplog):
-    def backend(graph, inputs):
-        raise RuntimeError("no C++ compiler here")
+def test_no_variant_is_run_as_it_is_in_silence(compilations):
+    """Torch keeps eight of a function; a job's phases and a search's trials make more."""
+    wide = nn.Sequential(*(nn.Linear(8, 8) for _ in range(10)))
+    for number in range(10):
+        wide[number].requires_grad_(False)
+        forward = Forward(wide, TrainingConfig(compile="on"), CPU, batches=2)
+        with forward.for_a_while():
+            for _ in range(2):
+                forward(torch.randn(20, 8))
+        assert len(compilations) == number + 1
+        forward(torch.randn(20, 8))  # as it is
+    assert len(compilations) == 10
 
+
+def test_each_phase_has_its_own_compiled_model(make_course, compilations):
+    course = make_course({"kind": "gradual_unfreeze"}, training={"epochs": 3, "compile": "on"})
+    with torch._dynamo.config.patch(recompile_limit=1):
+        train_once(course, course.config.training, course.config.seed)
+    assert len(compilations) == 3
+    assert not convert_frame.input_codes.seen  # what torch has compiled
+
+
+@pytest.mark.parametrize("choice", ["auto", "on"])
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_a_compiler_that_fails(way, choice, monkeypatch, caplog):
+    _with_backend(monkeypatch, broken(way, "no C++ compiler here"))
+    bench = Bench(Normed, compile=choice)
+    if choice == "on":
+        with pytest.raises(ConfigError, match=r"training\.compile=on.*no C\+\+ compiler here"):
+            bench.learn(8)
+        return
+    bench.forward._compiled = bench.forward._compile()
+    learnt = bench.learn(8)
+    assert "not compiled, since torch.compile fails: no C++ compiler here" in caplog.text
+    assert bench.sizes == [8, 8]
+    _assert_as_plain(bench, learnt)
+
+
+@pytest.mark.parametrize("choice", ["auto", "on"])
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_a_compiler_without_memory(way, choice, monkeypatch):
+    _with_backend(monkeypatch, broken(way, "CUDA out of memory."))
+    bench = Bench(Normed, compile=choice)
+    bench.forward._compiled = bench.forward._compile()
+    learnt = bench.learn(8)
+    assert bench.said == ["not compiled from here on: memory ran out"]
+    assert bench.at_once.images is None
+    _assert_as_plain(bench, learnt)
+
+
+def fail(words: str, fits: int = 0):
+    """Return a compiler that fails after so many graphs."""
+    kind = torch.OutOfMemoryError if "memory" in words else RuntimeError
+
+    graphs = iter(range(9))
+
+    def compiler(graph, inputs):
+        if next(graphs) < fits:
+            return nop(graph, inputs)
+        raise kind(f"{words}\nand more")
+
+    return compiler
+
+
+def broken(way: str, words: str):
+    """Return a backend that fails in one way, with a first part of the network compiled and run."""
+    forward, backward = (fail(words, 1), nop) if way == "forward" else (nop, fail(words, 1))
+    return aot_autograd(fw_compiler=forward, bw_compiler=backward)
+
+
+def _with_backend(monkeypatch, backend) -> None:
     compile_ = torch.compile
     monkeypatch.setattr(
         torch, "compile", lambda model, mode, **given: compile_(model, backend=backend, **given)
     )
-    forward = Forward(model, TrainingConfig(compile=choice), CPU, batches=9)
-    inputs = torch.randn(4, 8)
-    if choice == "on":
-        with pytest.raises(ConfigError, match=r"training\.compile=on"):
-            forward(inputs)
-        return
-    forward._compiled = forward._compile()
-    torch.testing.assert_close(forward(inputs), model(inputs))
-    assert "no C++ compiler here" in caplog.text
-    assert forward._compiled is None
+
+
+def _assert_as_plain(bench: Bench, learnt: tuple[Tensor, Tensor]) -> None:
+    """See that the step is bit for bit the one of a model that was never compiled."""
+    assert bench.forward._compiled is None
+    plain = Bench(Normed, compile="off")
+    assert torch.equal(plain.learn(8)[0], learnt[0])
+    for one, other in zip(plain.network.parameters(), bench.network.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    assert all(map(torch.equal, plain.network.buffers(), bench.network.buffers()))
 
 
 def test_the_default_compiler_trains_as_without_it(model):
