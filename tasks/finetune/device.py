@@ -19,6 +19,9 @@ _SCORED = 256
 # More cost memory and no less time, fewer leave the processor waiting
 _SIDES_ON_CPU = 3584  # images x pixels of a side
 _MOST_ON_CPU = 128
+# what a RuntimeError says that has no type of its own: of torch for a CPU; of Apple's GPU, CUDA's
+# driver (AcceleratorError) and NCCL; of cuBLAS, cuSOLVER and cuFFT; of cuDNN
+_NO_MEMORY = ("allocate memory", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -112,10 +115,9 @@ def memory_errors(batch_size: int, key: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an allocator failed: Python's, a GPU's, or torch's for a CPU or Apple's GPU."""
-    # the last two raise a plain RuntimeError that says so
+    """Tell whether an allocator failed: Python's, torch's for any device, or a GPU library's."""
     typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return typed or any(words in str(error) for words in ("allocate memory", "MPS backend out of"))
+    return typed or any(words in str(error) for words in _NO_MEMORY)
 
 
 def free_memory(device: torch.device) -> None:

@@ -9,6 +9,7 @@ from tasks.errors import ResourceError
 from tasks.finetune.device import (
     describe,
     free_memory,
+    is_out_of_memory,
     memory_errors,
     pick_device,
     pick_precision,
@@ -68,6 +69,39 @@ def test_torchs_own_failure_to_allocate_is_explained():
         memory_errors(64, "training.batch_size"),
     ):
         torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError(
+            "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate`"
+        ),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
+        MemoryError(),
+    ],
+)
+def test_a_gpus_failures_to_allocate_are_memorys(error):
+    """In the words of torch and of NVIDIA's libraries: there is no GPU."""
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: device-side assert triggered",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_a_gpus_other_failures_are_not(words):
+    assert not is_out_of_memory(torch.AcceleratorError(words))
 
 
 def test_other_faults_pass_through():
