@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -72,7 +73,7 @@ def moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         for inputs, labels in batches:
             yield inputs.to(device), labels.to(device)
         return
-    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # so in torch
+    copying = _copy_stream(torch.cuda.current_device() if device.index is None else device.index)
     waiting: tuple[Batch, torch.cuda.Event] | None = None
     for inputs, labels in batches:
         with torch.cuda.stream(copying):
@@ -83,6 +84,15 @@ def moved(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         waiting = following
     if waiting is not None:
         yield _arrived(*waiting)
+
+
+@cache
+def _copy_stream(gpu: int) -> torch.cuda.Stream:
+    """Return the one stream of a process for copies to a GPU.
+
+    Memory that torch keeps belongs to the stream it was taken on, and another cannot have it.
+    """
+    return torch.cuda.Stream(gpu)  # type: ignore[no-untyped-call]  # so in torch
 
 
 def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:

@@ -1,13 +1,16 @@
-"""Balanced sampling against its expectation."""
+"""Balanced sampling against its expectation, and what a GPU is asked for."""
 
 from __future__ import annotations
+
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
 
-from tasks.preprocess.batches import balanced, images_an_epoch
+from tasks.preprocess import batches
+from tasks.preprocess.batches import balanced, images_an_epoch, moved
 
 SKEWED = np.repeat([0, 1, 3], [900, 90, 11])  # no image of class 2
 
@@ -50,3 +53,44 @@ def test_a_seed_repeats_the_draw() -> None:
     first = balanced(SKEWED, 20, seeded(3))
     assert np.array_equal(first, balanced(SKEWED, 20, seeded(3)))
     assert not np.array_equal(first, balanced(SKEWED, 20, seeded(4)))
+
+
+class Stream:
+    """Stands for a GPU's: there is none."""
+
+    made: list[int]
+
+    def __init__(self, gpu: int = -1) -> None:
+        if gpu >= 0:
+            self.made.append(gpu)
+
+    def record_event(self) -> None: ...
+
+    def wait_event(self, event: None) -> None: ...
+
+
+class Rows:
+    """Stands for a tensor in pinned memory."""
+
+    device = torch.device("cuda", 0)
+
+    def to(self, device: torch.device, non_blocking: bool) -> Rows:
+        assert non_blocking
+        return self
+
+    def record_stream(self, stream: Stream) -> None: ...
+
+
+def test_a_gpu_has_one_stream_for_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the number of epochs: a stream's memory is of no use to another."""
+    batches._copy_stream.cache_clear()
+    monkeypatch.setattr(Stream, "made", [], raising=False)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for place in ("cuda", "cuda:0", "cuda:1", "cuda"):
+        rows = [(Rows(), Rows()) for _ in range(3)]
+        assert list(moved(iter(rows), torch.device(place))) == rows
+    assert Stream.made == [1, 0]
+    batches._copy_stream.cache_clear()
