@@ -103,7 +103,8 @@ def _shifted(images_bhwc: Tensor, generator: torch.Generator) -> Tensor:
     pad = side // PAD_SHARE
     padded = F.pad(images_bhwc, (0, 0, pad, pad, pad, pad))
     starts = torch.randint(0, 2 * pad + 1, (2, b, 1), generator=generator)
-    offsets = (starts + torch.arange(side)).to(images_bhwc.device, non_blocking=True)
-    rows, columns = offsets.unbind(0)
+    # the starts alone travel: CUDA copies up to 64 KiB of ordinary memory without a wait
+    starts = starts.to(images_bhwc.device, non_blocking=True)
+    rows, columns = (starts + torch.arange(side, device=images_bhwc.device)).unbind(0)
     images = torch.arange(b, device=images_bhwc.device)
     return padded[images[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -6,6 +6,8 @@ the served model: training, evaluation and serving share these lines, so they ca
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
@@ -49,9 +51,16 @@ def normalize(images_bhwc: Tensor, spec: InputSpec) -> Tensor:
     Whole rows are treated at once: on a CPU three times as fast as broadcasting over 3 channels.
     """
     b, height, width, _ = images_bhwc.shape
-    mean, std = (
-        torch.tensor(values).mul(255).repeat(width).to(images_bhwc.device, non_blocking=True)
-        for values in (spec.mean, spec.std)
-    )
+    mean, std = (_a_row(values, width, images_bhwc.device) for values in (spec.mean, spec.std))
     rows = images_bhwc.reshape(b, height, width * 3).to(torch.float32, copy=True)
     return rows.sub_(mean).div_(std).view(b, height, width, 3).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=32)
+def _a_row(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
+    """Return a channel's value at every place of a row, float32 (width * 3), on 0 to 255.
+
+    It is sent to a device once, and waited for, since a later batch may come on another stream.
+    """
+    with torch.inference_mode(False):  # what is made in it cannot be used in training
+        return torch.tensor(values).mul(255).repeat(width).to(device)

@@ -15,6 +15,7 @@ from tasks.preprocess.policies import apply_policy
 from tasks.preprocess.views import eval_view, fitted, normalize
 from tasks.recipe import TrainingConfig
 from tasks.values import InputSpec
+from tests.tasks.preprocess.fake_gpu import FakeGpu
 
 
 def spec_of(resize: int, crop: int) -> InputSpec:
@@ -107,6 +108,18 @@ def test_crop_at_a_small_networks_own_size_pads_and_shifts() -> None:
         shifts.add(found[0])
     assert len(shifts) > 25
     assert {y for y, _ in shifts} == set(range(9)) == {x for _, x in shifts}
+
+
+@pytest.mark.parametrize("policy", ["none", "rand_augment", "trivial_augment"])
+@pytest.mark.parametrize("augment", ["flip", "crop", "crop_flip"])
+@pytest.mark.parametrize(("side", "crop"), [(32, 32), (256, 224)])
+def test_no_copy_to_a_gpu_is_waited_for(augment: str, policy: str, side: int, crop: int) -> None:
+    """CUDA itself keeps up to 64 KiB of what is copied from ordinary memory."""
+    with FakeGpu() as gpu:
+        images_bhwc = torch.empty(256, side, side, 3, dtype=torch.uint8, device="cuda")
+        augmented(images_bhwc, spec_of(crop, crop), recipe(augment, policy=policy), seeded())
+    assert gpu.copies
+    assert all(n <= 2**16 and goes_on for n, goes_on in gpu.copies)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from torchvision.transforms._presets import ImageClassification
 from torchvision.transforms.v2 import functional as tv
 
 from tasks.preprocess import views
-from tasks.preprocess.views import eval_view, fitted, shrink
+from tasks.preprocess.views import eval_view, fitted, normalize, shrink
 from tasks.values import InputSpec
+from tests.tasks.preprocess.fake_gpu import FakeGpu
 
 PIL_MODES = {
     "nearest": Image.Resampling.NEAREST,
@@ -131,4 +132,23 @@ def test_views_import_torch_torchvision_and_values_alone() -> None:
         n.name for node in ast.walk(tree) if isinstance(node, ast.Import) for n in node.names
     }
     outside = {name for name in modules if name.split(".")[0] not in ("torch", "torchvision")}
-    assert outside == {"__future__", "tasks.values"}
+    assert outside == {"__future__", "functools", "tasks.values"}
+
+
+def test_means_are_sent_once_and_are_of_use_in_training() -> None:
+    """Whoever asked for them first."""
+    views._a_row.cache_clear()
+    spec = spec_of(32, 32)
+    with torch.inference_mode():
+        normalize(batch(2, 32, 32), spec)
+    weights = torch.ones(32 * 3, requires_grad=True)
+    row = views._a_row(spec.std, 32, torch.device("cpu"))
+    assert views._a_row.cache_info().misses == 2
+    (weights * row).sum().backward()
+    assert torch.equal(weights.grad, row)
+    assert torch.equal(row, torch.tensor(spec.std).mul(255).repeat(32))
+    with FakeGpu() as gpu:
+        for _ in range(3):
+            normalize(torch.empty(2, 32, 32, 3, dtype=torch.uint8, device="cuda"), spec)
+    assert len(gpu.copies) == 2
+    views._a_row.cache_clear()
