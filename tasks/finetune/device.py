@@ -6,7 +6,7 @@ import gc
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -29,7 +29,8 @@ def pick_device(name: str) -> torch.device:
     """Return the device for ``auto``, ``cuda``, ``mps`` or ``cpu``.
 
     ``auto`` takes cuda if there, else mps, else cpu. A device that is asked for by name and is not
-    there raises ``ResourceError``: training on another one would be a silent surprise.
+    there raises ``ResourceError``: training on another one would be a silent surprise. From here on
+    float32 is float32 on it (``_without_tf32``).
     """
     there = {
         "cuda": torch.cuda.is_available(),
@@ -37,13 +38,28 @@ def pick_device(name: str) -> torch.device:
         "cpu": True,
     }
     if name == "auto":
-        return torch.device(next(device for device, is_there in there.items() if is_there))
+        name = next(device for device, is_there in there.items() if is_there)
     if not there[name]:
         raise ResourceError(
             f"training.device is {name}, and this machine has none that torch can use.\n"
             "Set training.device=auto, or install a torch build for it."
         )
+    if name == "cuda":
+        _without_tf32()
     return torch.device(name)
+
+
+def _without_tf32() -> None:
+    """Have CUDA multiply float32 as float32, not with TF32's ten bits, torch's default in cuDNN.
+
+    By torch's older names for it: once the newer ones are set, torch refuses to answer to the older
+    ones, by which torch.compile and ``torch.backends.cudnn.flags`` ask.
+    """
+    cudnn: Any = torch.backends.cudnn  # has parts that torch's types do not know
+    if cudnn.conv.fp32_precision == "tf32":
+        cudnn.allow_tf32 = False
+    if torch.backends.cuda.matmul.fp32_precision == "tf32":  # by an environment variable
+        torch.set_float32_matmul_precision("highest")
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:

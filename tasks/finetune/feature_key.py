@@ -18,7 +18,7 @@ from tasks.formats import fields_of, versions_of
 from tasks.recipe import TrainingConfig
 from tasks.values import PreparedDataset
 
-FORMAT = "graft features 2"  # change it when the same key would give other numbers or files
+FORMAT = "graft features 3"  # change it when the same key would give other numbers or files
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,28 @@ def test_auto_takes_the_best_there_is():
     assert pick_device("cpu") == CPU
 
 
+def test_float32_is_float32_on_a_gpu_too(monkeypatch):
+    """What torch is told of its convolutions and products: there is no GPU."""
+    backends = torch.backends
+    before = backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
+        pick_device("cpu")
+        assert backends.cudnn.conv.fp32_precision == "tf32"
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        for name in ("auto", "cuda", "cuda"):
+            assert pick_device(name) == torch.device("cuda")
+            for precision in (backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul):
+                assert precision.fp32_precision in ("ieee", "none")  # none: torch's, IEEE's
+        with backends.cudnn.flags(enabled=True):  # which ask by older names, as torch.compile does
+            assert not backends.cuda.matmul.allow_tf32
+        assert not backends.cudnn.allow_tf32
+    finally:
+        backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("float32", torch.float32), ("bfloat16", torch.bfloat16)],
