@@ -37,16 +37,19 @@ def in_fixed_order(course: Course) -> Iterator[None]:
     settings: Any = torch.utils.deterministic  # has a property that torch's types do not know
     on = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = settings.fill_uninitialized_memory
+    filled, always = settings.fill_uninitialized_memory, torch.is_warn_always_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     # it finds faults in programs that read what they never wrote, and takes time
     settings.fill_uninitialized_memory = False
+    # some of its warnings come once a process, and a process may train again
+    torch.set_warn_always(True)
     try:
         with _heard(course):
             yield
     finally:
         torch.use_deterministic_algorithms(on, warn_only=warn_only)
         settings.fill_uninitialized_memory = filled
+        torch.set_warn_always(always)
 
 
 @contextmanager

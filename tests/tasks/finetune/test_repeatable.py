@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -103,6 +104,18 @@ def test_other_warnings_are_shown_as_ever(course, recwarn):
         warnings.warn("something else", UserWarning, stacklevel=1)
     assert [str(warning.message) for warning in recwarn] == ["something else"]
     assert course.varying == []
+
+
+def test_what_torch_says_once_a_process_is_heard_in_every_training(course, monkeypatch):
+    """As of flash attention's gradients; here of another thing, in its place: no GPU is at hand."""
+    monkeypatch.setattr(repeatable_module, "_WARNED", re.compile(r"(?P<name>Sparse CSR) tensor"))
+    before = torch.is_warn_always_enabled()
+    for _ in range(2):
+        course.varying.clear()
+        with in_fixed_order(course):
+            torch.eye(2).to_sparse_csr()
+        assert course.varying == ["Sparse CSR adds in no fixed order on this device"]
+        assert torch.is_warn_always_enabled() == before
 
 
 @pytest.mark.parametrize(
