@@ -84,6 +84,9 @@ def _synchronised(course: Course, network: nn.Module) -> nn.Module:
             course.note("batch norm counts over each process's own images: a CPU's cannot share")
         return network
     convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+    if any(type(module).__module__.startswith("timm.") for module in network.modules()):
+        from timm.layers.norm_act import convert_sync_batchnorm as convert  # keeps activations
+
     return convert(network)
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -156,7 +158,7 @@ def build_trainer(training: Training, feed: Feed, motion: Motion, phase: Phase) 
     course, recipe = training.course, training.recipe
     model = feed.model
     if world() > 1:
-        model = DistributedDataParallel(model)
+        model = _shared(model, course.device)
     inputs = make_inputs(feed.packed(0), recipe)
     batches = inputs.batches_an_epoch * phase.epochs
     optimizer, schedule = motion
@@ -176,6 +178,19 @@ def build_trainer(training: Training, feed: Feed, motion: Motion, phase: Phase) 
         device=course.device,
         precision=course.precision,
     )
+
+
+def _shared(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """Let processes exchange a model's gradients; and rank 0's buffers, if they can differ.
+
+    A norm over all processes' images has the same statistics in each.
+    """
+    same = device.type == "cuda" and all(
+        isinstance(module, nn.SyncBatchNorm)
+        for module in model.modules()
+        if any(buffer.is_floating_point() for buffer in module.buffers(recurse=False))
+    )
+    return DistributedDataParallel(model, broadcast_buffers=not same)
 
 
 def _validate(training: Training, feed: Feed) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from tasks.errors import ConfigError, GraftError, TrainingError
 from tasks.finetune.device import pick_device
 from tasks.finetune.meeting import END, Meeting, Session, connect_for, lost
 from tasks.finetune.progress import Nobody
-from tasks.finetune.ranks import local_device, rank
+from tasks.finetune.ranks import rank
 from tasks.finetune.roll import LOOK_SECONDS, Roll, Watch, orphaned
 from tasks.finetune.trouble import as_error, as_words, write_first
 from tasks.finetune.wire import Address, Sender
@@ -76,23 +76,25 @@ def _together(job: Job) -> Iterator[None]:
     if device.type == "cpu" and recipe.threads is None:
         share = torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])
         torch.set_num_threads(max(1, share))
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend, gpu = "gloo", None
+    if device.type == "cuda":  # NCCL takes the process's own GPU, and would guess at it otherwise
+        backend, gpu = "nccl", torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(gpu)
     # rank 0 validates, and computes features, while the others wait; torchrun sees who has died,
     # and over several machines the watch
     if job.session is None:
         _keep_to_loopback()
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=_PATIENCE, device_id=gpu)
     else:
         dist.init_process_group(
             backend,
             timeout=_PATIENCE,
+            device_id=gpu,
             store=connect_for(job.session, "processes"),
             rank=int(os.environ["RANK"]),
             world_size=int(os.environ["WORLD_SIZE"]),
         )
     try:
-        if device.type == "cuda":
-            torch.cuda.set_device(local_device(device))
         yield
     except BaseException:
         with _ended_after(_LEAVE_SECONDS):

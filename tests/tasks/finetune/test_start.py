@@ -149,6 +149,18 @@ def test_on_gpus_batch_norm_counts_over_all_images(make_course):
     assert course.notes == []
 
 
+def test_timms_batch_norm_keeps_its_activation(make_course):
+    network = pytest.importorskip("timm").create_model("efficientnet_b0", num_classes=3).eval()
+    course, images = make_course(FULL), torch.randn(2, 3, 32, 32)
+    course.device = torch.device("cuda")
+    with torch.no_grad():
+        before = network(images)
+        assert torch.equal(start._synchronised(course, network).eval()(images), before)
+    assert {type(m).__name__ for m in network.modules() if isinstance(m, _BatchNorm)} == {
+        "SyncBatchNormAct"
+    }
+
+
 @pytest.mark.parametrize(
     ("device", "compiled", "quick"),
     [("cpu", "off", True), ("cpu", "auto", True), ("cpu", "on", False), ("meta", "off", False)],

@@ -150,12 +150,15 @@ def test_each_process_takes_a_gpu_of_its_own_and_nccl(job, monkeypatch):
     asked = []
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(worker, "pick_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: asked.append(backend))
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda kind, device_id, **_: asked.append((kind, device_id))
+    )
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: asked.append("left"))
     monkeypatch.setattr(torch.cuda, "set_device", asked.append)
     threads = torch.get_num_threads()
     with worker._together(job):
         asked.append("work")
-    assert asked == ["nccl", torch.device("cuda", 1), "work", "left"]
+    gpu = torch.device("cuda", 1)
+    assert asked == [gpu, ("nccl", gpu), "work", "left"]
     assert torch.get_num_threads() == threads  # shared on a CPU alone
