@@ -106,6 +106,13 @@ class Halving:
             self._tell(first, self._largest(images))
         return learnt
 
+    def gives_up_compiled(self) -> bool:
+        """Go on without what is compiled, if anything is, for want of memory, and say so."""
+        given_up = world() == 1 and self._forward.stay_plain()
+        if given_up:
+            self._note("not compiled from here on: memory ran out")
+        return given_up
+
     def _marked(self) -> _Mark:
         """Return what a part may change, as it is now."""
         if self._mark is None:
@@ -154,8 +161,7 @@ class Halving:
 
     def _go_smaller(self, images: int, error: Exception) -> None:
         """Give up what is compiled, whose graphs keep memory of their own; then halve."""
-        if self._forward.stay_plain():
-            self._note("not compiled from here on: memory ran out")
+        if self.gives_up_compiled():
             return
         parts = self._parts(images)
         self._at_once.images = -(-images // (2 * parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,16 +18,18 @@ from torch.optim.lr_scheduler import LRScheduler
 from tasks.errors import DivergedError, TrainingError
 from tasks.finetune.averaging import Ema
 from tasks.finetune.compiling import Forward
+from tasks.finetune.device import free_memory, is_out_of_memory
 from tasks.finetune.halving import Halving, Part
 from tasks.finetune.inputs import Epoch, Inputs, Share
 from tasks.finetune.lap import Lap
-from tasks.finetune.objective import Objective
+from tasks.finetune.objective import Hints, Objective
 from tasks.finetune.ranks import summed, world
 from tasks.finetune.strategy import FrozenPart
 from tasks.preprocess.batches import Batch
 from tasks.recipe import TrainingConfig
 
 _CHECK_EVERY_STEPS = 50  # reading the loss makes a GPU wait, so only now and then
+_STEPS_AHEAD = 2  # enough for a GPU never to wait
 
 
 @dataclass
@@ -54,11 +57,27 @@ class Trainer:
         runs out in the network, the batch goes through it in parts (``Halving``).
         """
         with self._without_exchange(share):
-            whole = Part(*self.objective.prepare(batch), batch[1])
+            whole = Part(*self._prepared(batch), batch[1])
             learnt = self.halving.learn(whole, partial(self._learn, share))
         if share.last:
             self._move()
         return learnt
+
+    def _prepared(self, batch: Batch) -> tuple[Tensor, Tensor, Hints]:
+        """Make a batch ready; where memory runs out, once more without what is compiled.
+
+        CUDA graphs keep memory of their own. The same random numbers are drawn again.
+        """
+        dice = self.objective.generator.get_state()
+        try:
+            return self.objective.prepare(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not (is_out_of_memory(error) and self.halving.gives_up_compiled()):
+                raise
+        # the error is gone here, and with it what its frames held
+        free_memory(self.device)
+        self.objective.generator.set_state(dice)
+        return self.objective.prepare(batch)
 
     def _learn(self, share: Share, part: Part) -> tuple[Tensor, Tensor]:
         """Add the gradients of a part of a batch, all of it but where memory is short."""
@@ -131,9 +150,11 @@ def train_epoch(
     start = time.perf_counter() - lap.seconds
     trainer.frozen.train_mode()
     trainer.forward.begin_epoch()
+    queue = _Queue(trainer.device)
     every = 1 if trainer.device.type == "cpu" else _CHECK_EVERY_STEPS
     for batch, share in inputs.batches(order, trainer.device, lap.batches):
         loss, right = trainer.step(batch, share)
+        queue.grow()
         lap.sums += torch.stack((loss.to(lap.sums.dtype), right.to(lap.sums.dtype)))
         lap.images += len(batch[1]) * world()
         lap.batches += 1
@@ -151,6 +172,24 @@ def train_epoch(
         images=len(order),
         seconds=time.perf_counter() - start,
     )
+
+
+class _Queue:
+    """What a GPU was asked for and has not done yet: of a few steps, whose batches it holds."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._ends = deque[torch.cuda.Event]()
+
+    def grow(self) -> None:
+        """Note that a step was asked for, and wait until enough of those before are done."""
+        if self._device.type != "cuda":
+            return
+        end = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # so in torch
+        end.record(torch.cuda.current_stream(self._device))
+        self._ends.append(end)
+        if len(self._ends) > _STEPS_AHEAD:
+            self._ends.popleft().synchronize()
 
 
 def _check_finite(sums: Tensor, epoch: int, batch: int, recipe: TrainingConfig) -> None:
