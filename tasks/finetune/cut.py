@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,7 +28,7 @@ class Cut:
     """
 
     prefix: nn.Module  # images (b, 3, h, w) to features (b, *shape); for evaluation mode
-    suffix: nn.Module  # features to logits; its mode is the network's
+    suffix: Suffix  # features to logits; its mode is the network's
     shape: tuple[int, ...]  # of one image's features
     description: str  # the prefix's code and its layers' settings, without weights
 
@@ -87,6 +88,24 @@ class Suffix(nn.Module):
         part = self.trained if self._network[0].training else self.evaluated
         output: Tensor = part(features)
         return output
+
+    def of(self, network: nn.Module) -> nn.Module:
+        """Return what follows the cut in a copy of the network, for evaluation mode.
+
+        Its weights are those that the copy has whenever it is called.
+        """
+        if network is self._network[0]:
+            return self
+        graph = self.evaluated.graph
+        names = {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
+        return fx.GraphModule({name: self._part(network, name) for name in names}, graph).eval()
+
+    def _part(self, network: nn.Module, name: str) -> object:
+        find = attrgetter(name)
+        try:
+            return find(network)
+        except AttributeError:  # a constant of the code's, which tracing has put there
+            return find(self.evaluated)
 
     def train(self, mode: bool = True) -> Suffix:
         """Put the whole network in training mode, what is frozen excepted, or in evaluation."""

@@ -32,23 +32,38 @@ class NoRoom(str):
 
 
 def worth_caching(
-    cut: Cut, prepared: PreparedDataset, recipe: TrainingConfig, epochs: int, folder: Path
+    cut: Cut,
+    prepared: PreparedDataset,
+    recipe: TrainingConfig,
+    epochs: int,
+    folder: Path,
+    trainings: int = 1,
 ) -> str | None:
     """Return None where caching pays for a phase of ``epochs`` epochs, else why it does not.
 
-    It pays when the frozen part would run over the images more often than there are views to
-    compute; when to read them is quicker than to compute them: for every byte by which they exceed
-    the packed images, more floating-point operations are saved than the device does while that
-    byte is read; and when the features take at most ``MOST`` and, unless they lie in ``folder``
-    already, half of the free disk.
+    A job goes through that phase in each of its ``trainings``, and all take the same features. It
+    pays when the frozen part would run over the images more often than there are views to compute,
+    and each training comes to see all of them; when to read them is quicker than to compute them:
+    for every byte by which they exceed the packed images, more floating-point operations are saved
+    than the device does while that byte is read; and when the features take at most ``MOST`` and,
+    unless they lie in ``folder`` already, half of the free disk.
     """
     reason = ruled_out(prepared, recipe)
     if reason is not None:
         return reason
-    views = views_kept(recipe)
-    if views >= epochs:
-        return f"{epochs} epoch(s) run the frozen part no more often than {views} view(s) would"
-    return _quicker_computed(cut, prepared, recipe) or _too_large(cut, prepared, recipe, folder)
+    return (
+        _too_few_passes(views_kept(recipe), epochs, trainings)
+        or _quicker_computed(cut, prepared, recipe)
+        or _too_large(cut, prepared, recipe, folder)
+    )
+
+
+def _too_few_passes(views: int, epochs: int, trainings: int) -> str | None:
+    if epochs < views:
+        return f"{epochs} epoch(s) in a phase would not come to see all of {views} views"
+    if views < epochs * trainings:
+        return None
+    return f"{epochs} epoch(s) run the frozen part no more often than {views} view(s) would"
 
 
 def ruled_out(prepared: PreparedDataset, recipe: TrainingConfig) -> str | None:

@@ -26,7 +26,7 @@ from tasks.finetune.features import (
 from tasks.finetune.inputs import Packed
 from tasks.finetune.phases import Phase
 from tasks.finetune.ranks import first_alone, of_first, summed
-from tasks.finetune.strategy import FrozenPart
+from tasks.finetune.start import Training
 from tasks.preprocess.batches import PackedImages
 from tasks.preprocess.stream import StreamedImages
 from tasks.values import StreamedSplit
@@ -41,6 +41,7 @@ class Feed:
     course: Course
     model: nn.Module  # the network, or its part behind the frozen one
     cached: CachedFeatures | None
+    average: nn.Module | None = None  # the same of the moving average, which is then scored
 
     def packed(self, epoch: int) -> Packed | StreamedImages:
         """Return the training split for an epoch (from 0) of the phase."""
@@ -54,20 +55,21 @@ class Feed:
     def _images(self) -> PackedImages | StreamedImages:
         return training_images(self.course)
 
-    def validate(self, network: nn.Module) -> Scores:
-        """Score the validation split with ``network``, or with the model behind the cache."""
+    def validate(self) -> Scores:
+        """Score the model, or its moving average, on the validation split."""
         course, size = self.course, self.course.scoring_batch
+        model = self.model if self.average is None else self.average
         with memory_errors(size, "evaluation.batch_size"):
             if self.cached is None:
-                return validate_images(course, network)
-            self.model.eval()
-            scored = partial(self._validate_features, self.cached.val)
+                return validate_images(course, model)
+            model.eval()
+            scored = partial(self._validate_features, model, self.cached.val)
             return course.scored_at_once.fewer(scored, min(size, self.cached.val.n), course.device)
 
-    def _validate_features(self, val: PackedFeatures, size: int) -> Scores:
+    def _validate_features(self, model: nn.Module, val: PackedFeatures, size: int) -> Scores:
         course, rows = self.course, torch.arange(val.n).numpy()
         batches = val.batches(rows, size, course.device)
-        return score_batches(self.model, batches, val.labels_n, course.device, course.precision)
+        return score_batches(model, batches, val.labels_n, course.device, course.precision)
 
 
 def training_images(course: Course) -> PackedImages | StreamedImages:
@@ -100,25 +102,29 @@ def validate_images(course: Course, network: nn.Module) -> Scores:
     )
 
 
-def make_feed(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -> Feed:
+def make_feed(training: Training, phase: Phase) -> Feed:
     """Return the feed of a phase: cached features where the frozen part allows and it pays."""
-    plain = Feed(course, network, None)
+    course, ema = training.course, training.ema
+    average = None if ema is None else ema.network
+    plain = Feed(course, training.network, None, average)
+    if course.config.strategy.kind == "lora":
+        log.info("features are not cached: strategy.kind=lora adapts the first layers as well")
     if not phase.frozen:
         return plain
-    cut = _cut(course, network, frozen, phase)
+    cut = _cut(training, phase)
     if cut is None:
         return plain
     with first_alone():
         cached = cache_features(cut, course.prepared, _request(course), _folder(course))
-    return Feed(course, cut.suffix, cached)
+    # what is frozen is the same in the average, to the bit: no phase before has moved it
+    behind = None if average is None else cut.suffix.of(average)
+    return Feed(course, cut.suffix, cached, behind)
 
 
-def _cut(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -> Cut | None:
+def _cut(training: Training, phase: Phase) -> Cut | None:
     """Return the cut to cache at; None, with the reason in the log, where nothing is cached."""
-    strategy, recipe = course.config.strategy, course.config.training
-    if strategy.ema_decay is not None or strategy.kind == "lora":
-        log.info("features are not cached: %s needs the whole network", strategy.kind)
-        return None
+    course, network, frozen = training.course, training.network, training.frozen
+    recipe = course.config.training
     if (
         ruling := ruled_out(course.prepared, recipe)
     ) is not None:  # asked before the network is traced
@@ -132,7 +138,10 @@ def _cut(course: Course, network: nn.Module, frozen: FrozenPart, phase: Phase) -
     except CannotCut as error:
         log.info("features are not cached: %s", error)
         return None
-    reason = worth_caching(cut, course.prepared, recipe, phase.epochs, _folder(course))
+    trainings = course.config.strategy.soup or 1
+    reason = worth_caching(
+        cut, course.prepared, recipe, phase.epochs, _folder(course), trainings=trainings
+    )
     # it looks at the disk, which may have filled up since another process looked
     if not all(of_first([float(reason is None)] * 2, course.device)):
         log.info("features are not cached: %s", reason)

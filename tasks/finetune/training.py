@@ -70,7 +70,7 @@ def train_once(course: Course, recipe: TrainingConfig, seed: int) -> Training:
     first = 1 if point is None else point["phase"]
     for number, phase in enumerate(phases[first - 1 :], start=first):
         training.frozen.hold(phase.frozen)
-        feed = make_feed(course, training.network, training.frozen, phase)
+        feed = make_feed(training, phase)
         inputs = make_inputs(feed.packed(0), recipe)
         if phase.fresh or motion is None:
             motion = build_motion(training, inputs, _fresh(phases[:number]))
@@ -197,7 +197,7 @@ def _validate(training: Training, feed: Feed) -> tuple[float, float]:
     """Return accuracy and log loss on the validation split; rank 0 finds them for all."""
     found = None
     if rank() == 0:
-        scores = feed.validate(training.ema.network if training.ema else training.network)
+        scores = feed.validate()
         found = [scores.accuracy, scores.log_loss]
     accuracy, log_loss = of_first(found, training.course.device)
     if not math.isfinite(log_loss):  # the last step can break the weights unseen

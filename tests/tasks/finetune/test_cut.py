@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -136,6 +138,11 @@ class Noise(nn.Module):
         return x + torch.randn_like(x)
 
 
+class Constant(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
 class OnlyInTraining(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if self.training else x
@@ -212,6 +219,22 @@ def test_training_the_suffix_trains_the_network():
     moved = {n for n, value in network.state_dict().items() if not torch.equal(value, before[n])}
     # a bias before batch norm would not move; the head's and the norm's do
     assert moved == {n for n in before if not n.startswith("layer.")}
+
+
+def test_behind_the_cut_a_copy_is_the_copy_with_the_weights_it_has_by_then():
+    network = Small(nn.Sequential(nn.BatchNorm1d(4), Constant()))
+    held(network, ("layer",))
+    copied = copy.deepcopy(network).requires_grad_(False).eval()
+    cut = cut_network(network, ("layer",), torch.zeros(1, 4, 8, 8))
+    behind = cut.suffix.of(copied)
+    images_bchw = torch.randn(5, 4, 8, 8)
+    features = cut.prefix(images_bchw)
+    for _ in range(2):
+        for tensor in (*copied.head.parameters(), copied.between[0].running_mean):
+            tensor.add_(1)
+        assert torch.equal(behind(features), copied(images_bchw))
+    assert not torch.equal(copied(images_bchw), network.eval()(images_bchw))
+    assert cut.suffix.of(network) is cut.suffix
 
 
 class Residual(Small):

@@ -408,11 +408,29 @@ def test_leftovers_of_killed_processes_go_in_the_end(tmp_path):
         ({"random_erasing": 0.1}, 9, "new augmented views every epoch"),
         (AUGMENTED, 3, None),
         (AUGMENTED, 2, "2 view"),
+        (AUGMENTED, 1, "would not come to see all of 2 views"),
     ],
 )
 def test_when_it_pays(settings, epochs, reason, prepared, tiny, tmp_path):
     tiny = Frozen("graft_tiny", 1.0, prepared)
     found = worth_caching(tiny.cut, prepared, recipe_of(**settings), epochs, tmp_path / "features")
+    assert (found is None) if reason is None else (reason in found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "trainings", "reason"),
+    [
+        ({}, 1, 2, None),
+        (AUGMENTED, 2, 2, None),
+        (AUGMENTED, 1, 5, "would not come to see all of 2 views"),
+        ({"feature_cache": "off"}, 1, 2, "feature_cache is off"),
+    ],
+)
+def test_the_trainings_of_a_soup_count_together(
+    settings, epochs, trainings, reason, prepared, tmp_path
+):
+    cut = Frozen("graft_tiny", 1.0, prepared).cut
+    found = worth_caching(cut, prepared, recipe_of(**settings), epochs, tmp_path, trainings)
     assert (found is None) if reason is None else (reason in found)
 
 

@@ -198,7 +198,7 @@ def test_a_checkpoint_belongs_to_what_decides_the_weights(begin):
 
 def test_outputs_that_are_no_numbers_end_a_training(begin):
     training = begin(0).training
-    feed = SimpleNamespace(validate=lambda network: SimpleNamespace(accuracy=0.5, log_loss=worth))
+    feed = SimpleNamespace(validate=lambda: SimpleNamespace(accuracy=0.5, log_loss=worth))
     for worth in (0.25, math.inf, math.nan):
         if math.isfinite(worth):
             assert _validate(training, feed) == (0.5, worth)

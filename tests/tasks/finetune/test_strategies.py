@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tasks.evaluate.score import score
 from tasks.finetune.train import finetune
 from tasks.pretrained.network import build_network
 from tasks.values import RegisteredModel
@@ -120,8 +122,11 @@ def test_l2_sp_holds_the_backbone_near_its_start(train, backbone):
     assert moved(before, held) < moved(before, free) / 4
 
 
-def test_lora_changes_weights_by_a_matrix_of_low_rank(train, backbone):
-    _, weights, _ = train({"kind": "lora", "lora_rank": 2}, {"learning_rate": 0.1})
+def test_lora_changes_weights_by_a_matrix_of_low_rank(train, backbone, caplog):
+    with caplog.at_level(logging.INFO, "tasks.finetune"):
+        _, weights, _ = train({"kind": "lora", "lora_rank": 2}, {"learning_rate": 0.1})
+    (line,) = [line for line in caplog.messages if line.startswith("features are not cached")]
+    assert "strategy.kind=lora" in line
     before = start(backbone)
     assert weights.keys() == before.keys()
     ranks = {}
@@ -225,6 +230,57 @@ def test_cached_features_train_as_the_images_do(train, tmp_path):
         for name, tensor in plain.items():
             torch.testing.assert_close(cached[name], tensor, rtol=1e-4, atol=1e-5)
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"kind": "linear_probe"},
+        {"kind": "partial", "frozen_stages": 2},
+        {"kind": "lp_ft", "probe_epochs": 2},
+    ],
+)
+def test_an_average_is_kept_and_scored_on_cached_features_as_on_images(
+    train, strategy, prepared, backbone, tmp_path
+):
+    averaged = strategy | {"ema_decay": 0.9}
+    recipe = {"epochs": 3, "precision": "float32", "learning_rate": 0.01}
+    _, cached, told = train(averaged, recipe)
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
+    _, plain, history = train(averaged, recipe | {"feature_cache": "off"})
+    for ours, theirs in zip(told, history, strict=True):
+        for name in ("train_loss", "val_loss", "val_accuracy"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-4)
+    network = build_network(backbone, 3, 0)
+    network.load_state_dict(cached)  # what is saved is what was scored
+    scores = score(network, prepared.val, prepared.input, torch.device("cpu"), 30, torch.float32)
+    assert told[-1]["val_loss"] == pytest.approx(scores.log_loss, abs=1e-5)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(cached[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_soup_of_short_trainings_runs_the_frozen_part_once(train, caplog):
+    soup, recipe = {"kind": "linear_probe", "soup": 3}, {"epochs": 1}
+    with caplog.at_level(logging.INFO, "tasks.finetune"):
+        _, cached, told = train(soup, recipe)
+    assert caplog.text.count("view(s) each in training") == 1
+    assert caplog.text.count("images from the cache") == 2
+    _, plain, history = train(soup, recipe | {"feature_cache": "off"})
+    for ours, theirs in zip(told, history, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-5)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(cached[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_each_cut_of_a_gradual_unfreezing_is_kept_for_a_soup_alone(train, caplog):
+    with caplog.at_level(logging.INFO, "tasks.finetune"):
+        train({"kind": "gradual_unfreeze"}, {"epochs": 3})
+        why = "features are not cached: 1 epoch(s) run the frozen part no more often than 1 view(s)"
+        assert caplog.text.count(why) == 2
+        assert "in training" not in caplog.text
+        train({"kind": "gradual_unfreeze", "soup": 2}, {"epochs": 2})
+    assert caplog.text.count("view(s) each in training") == 1
+    assert caplog.text.count("images from the cache") == 1
 
 
 @pytest.mark.parametrize(
