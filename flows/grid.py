@@ -60,10 +60,11 @@ class Grid:
             return self._found.teacher(cell.config)
         if cell.teacher not in finished:
             raise TeacherError(f"Its teacher, {cell.teacher.title}, failed.\nSee that one's error.")
-        return _as_teacher(cell.teacher, finished[cell.teacher])
+        separator = cell.config.data.label_separator
+        return _as_teacher(cell.teacher, finished[cell.teacher], separator)
 
 
-def _as_teacher(place: Place, finished: Finished) -> RegisteredModel:
+def _as_teacher(place: Place, finished: Finished, separator: str) -> RegisteredModel:
     model = finished.model
     return RegisteredModel(
         uri=f"cell:{place.backbone}/{place.strategy}",
@@ -74,4 +75,6 @@ def _as_teacher(place: Place, finished: Finished) -> RegisteredModel:
         input=model.input,
         weights=model.weights,
         sha256=model.sha256,
+        multi_label=model.multi_label,
+        label_separator=separator,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image, ImageDraw
 from sklearn.metrics import average_precision_score
 
@@ -171,3 +172,28 @@ def test_mlflow_knows_the_figures(there: Done):
     report = there.answer["report"]
     for name in ("mean_average_precision", "micro_f1", "hamming_loss", "accuracy"):
         assert run.data.metrics[f"test_{name}"] == pytest.approx(report[name])
+
+
+def test_a_cell_teaches_another_of_its_comparison(there: Done, graft):
+    settings: dict[str, dict] = {}
+    for word in there.arguments[1:]:
+        key, _, value = word.partition("=")
+        section, name = key.split(".")
+        settings.setdefault(section, {})[name] = yaml.safe_load(value)
+    settings["data"] |= {"kind": "manifest", "multi_label": True}
+    settings["preprocess"] = {"resize": SIDE, "crop": SIDE}
+    settings["training"]["epochs"] = 1
+    pupil = {"strategy.kind": "distill", "strategy.teacher": "cell:full"}
+    grid = {"base": settings, "seeds": [0], "strategies": {"full": {}, "distill": pupil}}
+    named = {"name": "taught", "datasets": {"shapes": {}}, "backbones": {"tiny": {}}}
+    Path("taught.yaml").write_text(yaml.safe_dump(grid | named))
+    result = graft("compare", "taught.yaml", "--json")
+    assert result.code == 0, result.message
+    full, distill = json.loads(result.out)["outcomes"]
+    models = {
+        model["strategy"]: model
+        for path in Path("mlruns/runs/taught").glob("cells/*/cell.json")
+        for model in [json.loads(path.read_text())["model"]]
+    }
+    assert (full["failure"], distill["failure"]) == (None, None)
+    assert models["distill"]["teacher_sha256"] == models["full"]["sha256"]
