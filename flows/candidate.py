@@ -18,7 +18,7 @@ from tasks.artifacts import cache_folder
 from tasks.config import RunConfig
 from tasks.errors import GraftError, ResourceError, TrackingError
 from tasks.evaluate.task import evaluate_model
-from tasks.finetune.meeting import check_nodes
+from tasks.finetune.fit import check_machine
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.task import finetune_model
 from tasks.pretrained.load import input_spec
@@ -91,13 +91,14 @@ class _Watchers:
             watcher.epoch(record)
 
 
-def begin(config: RunConfig, begun: Begun | None = None) -> Beginning:
+def begin(config: RunConfig, begun: Begun | None = None, trains: bool = True) -> Beginning:
     """Find teacher and registered weights; raises ``GraftError`` as those are looked for.
 
     Those of the versions with which the run was ``begun``, whichever an alias names by now.
-    ``ConfigError`` for a number of machines that the command was not started for.
+    Where a training follows, it must be one that this machine can do, as ``check_machine`` says.
     """
-    check_nodes(config.training.nodes)
+    if trains:
+        check_machine(config.training)
     cache = cache_folder(config.output.cache)
     weights, taught = (None, None) if begun is None else (begun.weights, begun.teacher)
     teacher = with_retries(fetch_teacher, config, cache, taught)

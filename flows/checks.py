@@ -15,7 +15,7 @@ from tasks.config import RunConfig
 from tasks.configfile import load_config
 from tasks.download.source import download
 from tasks.errors import GraftError
-from tasks.finetune.device import pick_device
+from tasks.finetune.fit import check_machine
 from tasks.finetune.rehearsal import rehearse
 from tasks.finetune.strategy import describe_stages
 from tasks.index import ImageRecord, read_index
@@ -50,7 +50,7 @@ def check(path: Path, overrides: Sequence[str]) -> Answer:
     with found.keeping():
         refuse_unknown_figures(config, None if raw is None else found.classes)
     with found.keeping():
-        pick_device(config.training.device)
+        check_machine(config.training)
     return _answer(found)
 
 

@@ -51,7 +51,7 @@ def _through(
     config: RunConfig, place: Place, tracker: RunTracker
 ) -> tuple[EvaluationReport, PromotionDecision]:
     """Do what is left of the run, up to its decision."""
-    start = begin(config, place.begun)
+    start = begin(config, place.begun, trains=not place.trained)
     raw = read_raw(config, cache_folder(config.output.cache))
     work = start.work(raw)
     place.agree(work, start.registered, start.teacher)

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.idle import idle_in_strategy, idle_in_training
+
 Kind = Literal[
     "full",
     "partial",
@@ -86,13 +88,17 @@ class StrategyConfig(Section):
     )
     lora_rank: int | None = Field(None, ge=1, description="Rank of the adapters; lora only.")
     lora_alpha: float | None = Field(
-        None, gt=0, description="Scale of the adapters is this over the rank; null: twice the rank."
+        None,
+        gt=0,
+        description="Scale of the adapters is this over the rank; lora only; null: twice the rank.",
     )
     teacher: str | None = Field(
         None, description="models:/NAME@ALIAS whose outputs are learnt as well; distill only."
     )
-    distill_weight: float = Field(0.5, gt=0, le=1, description="The teacher's share of the loss.")
-    distill_temperature: float = Field(4.0, gt=0, description="Softens both outputs.")
+    distill_weight: float = Field(
+        0.5, gt=0, le=1, description="The teacher's share of the loss; distill only."
+    )
+    distill_temperature: float = Field(4.0, gt=0, description="Softens both outputs; distill only.")
 
     @model_validator(mode="before")
     @classmethod
@@ -121,6 +127,8 @@ class StrategyConfig(Section):
                 "strategy.teacher=models:/NAME@ALIAS goes with strategy.kind=distill, and only "
                 "with that"
             )
+        if (problem := idle_in_strategy(self)) is not None:
+            raise ValueError(problem)
         return self._backbone_trains()
 
     def _backbone_trains(self) -> StrategyConfig:
@@ -212,6 +220,22 @@ class TrainingConfig(Section):
             raise ValueError("training.schedule=one_cycle warms up by itself: set warmup_epochs=0")
         if self.warmup_epochs >= self.epochs:
             raise ValueError("training.warmup_epochs must be less than training.epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_splits(self) -> TrainingConfig:
+        if self.batch_size % (self.devices * self.nodes):
+            several = f" times training.nodes={self.nodes}" if self.nodes > 1 else ""
+            raise ValueError(
+                f"training.batch_size={self.batch_size} is not a multiple of training.devices="
+                f"{self.devices}{several}: set one that is, for all devices together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_idle(self) -> TrainingConfig:
+        if (problem := idle_in_training(self)) is not None:
+            raise ValueError(problem)
         return self
 
     @property

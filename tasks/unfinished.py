@@ -83,6 +83,11 @@ class Place:
                     "Put them back as they were, or run without --resume."
                 )
 
+    @property
+    def trained(self) -> bool:
+        """Tell whether training was over, whatever became of its weights since."""
+        return (self.inner / MODEL).is_file()
+
     def model(self) -> FineTunedModel | None:
         """Return the trained model, if training was over; raises ``TrainingError``."""
         model = self._read(MODEL, FineTunedModel)

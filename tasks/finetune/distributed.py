@@ -7,10 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tasks.config import RunConfig
-from tasks.errors import ConfigError
-from tasks.finetune.device import pick_device
-from tasks.finetune.launch import check_gpus, launch
-from tasks.finetune.meeting import check_nodes
+from tasks.finetune.fit import check_machine
+from tasks.finetune.launch import launch
 from tasks.finetune.progress import Watcher
 from tasks.finetune.session import convened
 from tasks.finetune.wire import relayed
@@ -31,12 +29,11 @@ def train_together(
     With ``training.nodes``, on each of so many machines. NCCL on GPUs, one each; gloo on a CPU,
     whose threads the processes share. A batch is split among them, so that the result is that of
     one process up to rounding and the draws of dropout and augmentation; but on a CPU batch norm
-    counts over each process's own images. Raises ``ConfigError`` for a batch that cannot be split
-    and for machines that the command was not started for, ``ResourceError`` when there are fewer
-    GPUs than asked for or a machine is gone, and what the first process to fail raised.
+    counts over each process's own images. Raises as
+    ``check_machine``, ``ResourceError`` when a machine is gone, and what the first process to fail
+    raised.
     """
-    place = check_nodes(config.training.nodes)
-    _check_devices(config)
+    place = check_machine(config.training)
     with tempfile.TemporaryDirectory() as scratch, relayed(watcher) as address:
         job = Job(
             config=config,
@@ -50,20 +47,3 @@ def train_together(
         with nullcontext(job) if place is None else convened(job, place) as ready:
             found = launch(ready)
     return FineTunedModel.model_validate_json(found)
-
-
-def _check_devices(config: RunConfig) -> None:
-    recipe = config.training
-    wanted, nodes, size = recipe.devices, recipe.nodes, recipe.batch_size
-    if size % (wanted * nodes):
-        several = f" times training.nodes={nodes}" if nodes > 1 else ""
-        raise ConfigError(
-            f"training.batch_size={size} is not a multiple of training.devices={wanted}{several}.\n"
-            "Set one that is: it counts the images of all devices."
-        )
-    if wanted > 1 and pick_device(recipe.device).type == "mps":
-        raise ConfigError(
-            f"training.devices={wanted}, but processes cannot share Apple's GPU.\n"
-            "Set training.device=cpu, or training.devices=1."
-        )
-    check_gpus(recipe)

@@ -24,7 +24,7 @@ from tasks.finetune.features import (
     worth_caching,
 )
 from tasks.finetune.inputs import Packed
-from tasks.finetune.phases import Phase
+from tasks.finetune.phases import Phase, plan_phases
 from tasks.finetune.ranks import first_alone, of_first, summed
 from tasks.finetune.start import Training
 from tasks.preprocess.batches import PackedImages
@@ -100,6 +100,18 @@ def validate_images(course: Course, network: nn.Module) -> Scores:
         min(course.scoring_batch, val.n),
         device,
     )
+
+
+def tell_unfrozen(course: Course) -> None:
+    """Say that views which the recipe asks for are not kept, where no phase freezes a stage.
+
+    Of ``lora``, ``make_feed`` says why in any case.
+    """
+    strategy, recipe = course.config.strategy, course.config.training
+    phases = plan_phases(strategy, course.backbone, recipe.epochs)
+    unfrozen = strategy.kind != "lora" and not any(phase.frozen for phase in phases)
+    if recipe.feature_views is not None and unfrozen:
+        log.info("features are not cached: strategy.kind=%s freezes no stage", strategy.kind)
 
 
 def make_feed(training: Training, phase: Phase) -> Feed:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -25,8 +24,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from tasks.errors import GraftError, ResourceError, Terminated, TrainingError
-from tasks.finetune.device import pick_device
+from tasks.errors import GraftError, Terminated, TrainingError
 from tasks.finetune.meeting import (
     LOOPBACK,
     Meeting,
@@ -39,7 +37,6 @@ from tasks.finetune.meeting import (
 from tasks.finetune.roll import Roll
 from tasks.finetune.trouble import as_error, as_words, read_words, told_by
 from tasks.finetune.worker import DONE, FAULT, PROBLEM, Job, work
-from tasks.recipe import TrainingConfig
 
 _BACKEND = "graft"
 _POLL_SECONDS = 0.1
@@ -67,16 +64,6 @@ def launch(job: Job) -> str:
         raise lost(job.session.place) from error
     found: str = returned[min(returned)]
     return found
-
-
-def check_gpus(recipe: TrainingConfig) -> None:
-    """Raise ``ResourceError`` when this machine has fewer GPUs than ``training.devices``."""
-    wanted = recipe.devices
-    if pick_device(recipe.device).type == "cuda" and torch.cuda.device_count() < wanted:
-        raise ResourceError(
-            f"training.devices={wanted}, and this machine has {torch.cuda.device_count()} GPUs.\n"
-            f"Set training.devices={torch.cuda.device_count()} or less."
-        )
 
 
 def _settings(job: Job) -> LaunchConfig:

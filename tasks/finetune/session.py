@@ -15,8 +15,9 @@ from tasks.artifacts import cache_folder, write_atomic
 from tasks.config import RunConfig
 from tasks.errors import GraftError, ResourceError
 from tasks.finetune.alike import Sight, check_alike, check_code, files_in, other_code, sight
+from tasks.finetune.fit import check_gpus
 from tasks.finetune.gpu_lock import gpus_held
-from tasks.finetune.launch import check_gpus, launch
+from tasks.finetune.launch import launch
 from tasks.finetune.meeting import END, Meeting, Place, Session
 from tasks.finetune.roll import Roll, host_of, title
 from tasks.finetune.trouble import as_error, as_words

@@ -12,6 +12,7 @@ from tasks.finetune.chosen import Outcome
 from tasks.finetune.course import Course, open_course
 from tasks.finetune.device import describe, memory_errors
 from tasks.finetune.distributed import train_together
+from tasks.finetune.feed import tell_unfrozen
 from tasks.finetune.gpu_lock import gpus_held
 from tasks.finetune.keeper import Keeper
 from tasks.finetune.meeting import named_place
@@ -64,6 +65,7 @@ def _finetune(
     course = open_course(config, prepared, backbone, folder, watcher, teacher)
     where = describe(course.device, course.precision)
     log.info("fine-tuning %s on %s", backbone.architecture, where)
+    tell_unfrozen(course)
     if checkpoints is not None:
         resume_course(course, Keeper(checkpoints, belongs(course)))
     with (

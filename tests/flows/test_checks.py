@@ -187,6 +187,31 @@ def test_a_device_that_is_not_there_is_not_ready(workspace: Path, graft):
 
 
 @pytest.mark.parametrize(
+    ("settings", "code", "words"),
+    [
+        (
+            ["training.devices=3"],
+            2,
+            "training.batch_size=8 is not a multiple of training.devices=3",
+        ),
+        (["training.nodes=2"], 2, "training.nodes=2, and nobody waits on the other machines"),
+        (["training.device=cuda", "training.devices=4"], 8, "training.devices=4, and this machine"),
+    ],
+)
+def test_what_this_machine_cannot_train_is_refused_before_anything_is_fetched(
+    workspace: Path, graft, monkeypatch, settings, code, words
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    checked = graft("check", "good.yaml", *settings)
+    ran = graft("run", "good.yaml", "data.path=nowhere", *settings)
+    assert (checked.code, ran.code) == (code, code)
+    assert words in checked.message
+    assert words in ran.message
+    assert "ready" not in checked.out
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         (["strategy.kind=lp_ft", "training.epochs=1"], "training.epochs=2"),

@@ -78,6 +78,14 @@ WRONG = {
     "not strict": ("datasets.large.preprocess.resize='40'", ["large", "integer"]),
     "two that clash": ("strategies.scratch.model.weights=x", ["scratch", "model.weights=null"]),
     "not of a cell": ("strategies.full.output.folder=x", ["base.output.folder"]),
+    "idle in one": (
+        "strategies.full.strategy.lora_alpha=2",
+        ["digits · tiny · full · seed 3", "with strategy.kind=full set it to null"],
+    ),
+    "idle in another": (
+        "strategies.distill.training.feature_views=2",
+        ["digits · tiny · distill · seed 3", "feature_views=null"],
+    ),
     "own seed": ("strategies.full.seed=1", ["base.seed"]),
     "no mapping": ("strategies.full=3", ["strategies.full", "object"]),
     "name": ("datasets={'a b': {}}", ["a b"]),

@@ -8,7 +8,6 @@ import time
 
 import psutil
 import pytest
-import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -17,12 +16,11 @@ from torch.distributed.elastic.utils.store import barrier
 
 from tasks.errors import ResourceError, Terminated, TrainingError
 from tasks.finetune import launch as module
-from tasks.finetune.launch import _explained, _Settled, _signals_kept, check_gpus, launch
+from tasks.finetune.launch import _explained, _Settled, _signals_kept, launch
 from tasks.finetune.meeting import LOOPBACK, Meeting, Place, Session
 from tasks.finetune.roll import left_of
 from tasks.finetune.trouble import as_words, write_first
 from tasks.finetune.worker import DONE, FAULT, PROBLEM
-from tasks.recipe import TrainingConfig
 from tests.tasks.finetune.conftest import store_here
 
 
@@ -136,15 +134,6 @@ def test_how_the_launcher_was_stopped_is_told(met, several, error, words, make_j
         launch(make_job(session=session))
     if error is Terminated:
         assert caught.value.args == Terminated(signal.SIGTERM).args
-
-
-def test_more_gpus_than_the_machine_has_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_gpus(TrainingConfig(device="cuda", devices=2, batch_size=6))
-    with pytest.raises(ResourceError, match=r"training\.devices=3, and this machine has 2 GPUs"):
-        check_gpus(TrainingConfig(device="cuda", devices=3, batch_size=6))
-    check_gpus(TrainingConfig(device="cpu", devices=3, batch_size=6))
 
 
 def test_handlers_of_signals_come_back_and_a_thread_leaves_them_alone():

@@ -122,6 +122,20 @@ def test_l2_sp_holds_the_backbone_near_its_start(train, backbone):
     assert moved(before, held) < moved(before, free) / 4
 
 
+def test_views_that_no_kind_keeps_are_spoken_of_once(train, caplog):
+    views = {"augment": "flip", "feature_views": 1, "epochs": 2}
+    for strategy, recipe, times in (
+        ({"kind": "soup", "soup": 2}, views, 1),
+        ({"kind": "lp_ft"}, views, 0),  # its first phase would keep them, for more epochs than one
+        ({"kind": "full"}, {"epochs": 1}, 0),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            train(strategy, recipe)
+        said = f"features are not cached: strategy.kind={strategy['kind']} freezes no stage"
+        assert caplog.text.count(said) == caplog.text.count("freezes no stage") == times
+
+
 def test_lora_changes_weights_by_a_matrix_of_low_rank(train, backbone, caplog):
     with caplog.at_level(logging.INFO, "tasks.finetune"):
         _, weights, _ = train({"kind": "lora", "lora_rank": 2}, {"learning_rate": 0.1})
