@@ -17,8 +17,11 @@ def frozen_names(strategy: StrategyConfig, backbone: Backbone) -> tuple[str, ...
 
     ``partial``: the first ``frozen_stages`` stages (Yosinski et al. 2014, "How transferable are
     features in deep neural networks?"). ``linear_probe``: every stage, so that only the head
-    trains (Alain & Bengio 2016). The other kinds: none. Raises ``ConfigError`` when there are
-    fewer stages than asked for.
+    trains (Alain & Bengio 2016). ``full``: none, whole transfer (Yosinski et al. 2014, whose
+    "fine-tuned" networks these are). ``scratch``: none, as there is nothing to keep: the same
+    training from random weights is the control (He, Girshick & Dollár 2019, "Rethinking ImageNet
+    pre-training"). The other kinds: none all along. Raises ``ConfigError`` when there are fewer
+    stages than asked for.
     """
     stages = backbone.stages
     if strategy.kind == "linear_probe":

@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from tasks.errors import ConfigError, ResourceError, TrainingError
+from tasks.errors import ResourceError, TrainingError
 from tasks.finetune.progress import EpochRecord, StepProgress
 from tasks.finetune.train import finetune
+from tasks.pretrained.architectures import build
 from tasks.pretrained.load import load_pretrained
 
 
@@ -30,28 +31,34 @@ class Recorder:
         self.epochs.append(record)
 
 
-def plain_network(make_config, prepared, tmp_path, **training):
+def plain_network(make_config, prepared, tmp_path, kind="full", **training):
     """Return a network without batch norm or dropout: parting a batch changes only rounding."""
+    weights = tmp_path / "pretrained.safetensors"
+    if not weights.exists():
+        save_file(build("timm:convnext_atto", 10).state_dict(), weights)
     config = make_config(
-        model={"architecture": "timm:convnext_atto"},
+        model={"architecture": "timm:convnext_atto", "weights": str(weights)},
+        strategy={"kind": kind},
+        output={"cache": tmp_path / f"cache-{training['devices']}"},
         preprocess={"resize": 32, "crop": 32},
         training={"batch_size": 20, "choose": "last", "device": "cpu"} | training,
     )
     return config, load_pretrained(config, prepared.classes, None, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_are_one(accumulate, prepared, make_config, tmp_path, listening):
+@pytest.mark.parametrize(("kind", "accumulate"), [("full", 2), ("linear_probe", 1), ("lora", 1)])
+def test_two_processes_are_one(kind, accumulate, prepared, make_config, tmp_path, listening):
     found = []
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         folder.mkdir()
-        config, backbone = plain_network(
-            make_config, prepared, tmp_path, devices=devices, accumulate=accumulate, gradient_clip=1
-        )
+        recipe = {"devices": devices, "accumulate": accumulate, "gradient_clip": 1}
+        config, backbone = plain_network(make_config, prepared, tmp_path, kind, **recipe)
         watcher = Recorder(lambda: listening(os.getpid()))
         larger = prepared.model_copy(update={"input": backbone.input})  # resized in each batch
         found.append((finetune(config, larger, backbone, folder, watcher), watcher))
+        cached = [*(tmp_path / f"cache-{devices}").glob("features/*")]
+        assert len(cached) == (kind == "linear_probe")
     (one, alone), (two, together) = found
     for name in ("train_loss", "val_loss", "train_accuracy"):
         ours, theirs = ([getattr(r, name) for r in w.epochs] for w in (together, alone))
@@ -76,9 +83,6 @@ def test_a_problem_of_a_process_is_told_as_it_is(prepared, backbone, make_config
     said = capfd.readouterr().err
     assert "Traceback" not in said
     assert "SIGTERM" not in said  # which the launcher sends the other
-    config = make_config(training={"devices": 2, "batch_size": 21})
-    with pytest.raises(ConfigError, match=r"training\.batch_size=21"):
-        finetune(config, prepared, backbone, tmp_path, Recorder())
     assert list(tmp_path.glob("*.safetensors")) == []
 
 

@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models import squeezenet1_0
 
 from tasks.finetune import start
-from tasks.finetune.course import Course
+from tasks.finetune.course import Course, open_course
 from tasks.finetune.dropout import ByteDropout
-from tasks.finetune.progress import EpochRecord
+from tasks.finetune.progress import EpochRecord, Nobody
 from tasks.finetune.start import Training, start_training
+from tasks.pretrained.load import load_pretrained
 from tasks.pretrained.network import build_network
 
 FULL = {"kind": "full"}
@@ -45,6 +48,24 @@ def test_it_begins_with_the_backbone_and_nothing_else(make_course):
     assert all(training.frozen.can_train(name) for name, _ in training.network.named_parameters())
     assert training.frozen.modules() == set()
     assert course.notes == []
+
+
+def test_scratch_begins_with_torchvisions_own_draw(make_config, prepared, tmp_path, shared):
+    config = make_config(seed=5, model={"architecture": "squeezenet1_0"})
+    assert (config.strategy.kind, config.model.weights) == ("scratch", None)
+    backbone = load_pretrained(config, prepared.classes, None, tmp_path)
+    sized = prepared.model_copy(update={"input": backbone.input})
+    course = open_course(config, sized, backbone, tmp_path, Nobody(), None)
+    network = begin(course, seed=9).network  # of the order of images alone
+    torch.manual_seed(config.seed)
+    own = squeezenet1_0(num_classes=len(prepared.classes)).state_dict()
+    assert_equal(own, network)
+    pretrained = load_file(shared / "weights" / "squeezenet1_0-imagenet.safetensors")
+    drawn = {name: tensor for name, tensor in own.items() if tensor.any()}  # biases begin at 0
+    assert len(drawn) == 26
+    for name, tensor in drawn.items():
+        if tensor.shape == pretrained[name].shape:  # all but the head
+            assert not (tensor == pretrained[name]).any(), name
 
 
 def test_each_process_draws_its_own_views_of_images_in_the_same_order(make_course, monkeypatch):
