@@ -10,6 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tasks.errors import ResourceError
+from tests.flows.conftest import small_config
+
 SHIPPED = "model.weights=graft:tiny-cifar10"
 pytestmark = pytest.mark.usefixtures("unchanged")
 
@@ -209,6 +212,16 @@ def test_what_this_machine_cannot_train_is_refused_before_anything_is_fetched(
     assert words in checked.message
     assert words in ran.message
     assert "ready" not in checked.out
+
+
+def test_a_run_whose_training_is_over_needs_no_device_for_it(workspace: Path, monkeypatch):
+    from flows.candidate import begin
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = small_config(training={"device": "cuda"})
+    with pytest.raises(ResourceError, match=r"training\.device is cuda"):
+        begin(config)
+    assert begin(config, trains=False).config == config
 
 
 @pytest.mark.parametrize(

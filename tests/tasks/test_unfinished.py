@@ -85,6 +85,7 @@ def refused(look) -> str:
 
 
 def test_a_model_is_given_back_as_it_was(place: Place):
+    assert place.trained
     assert place.model() == model_in(place.folder)
 
 
@@ -134,6 +135,7 @@ def test_a_trained_model_needs_no_checkpoint_and_says_which_epoch_is_kept(place:
 
 def test_nothing_is_given_back_where_nothing_was_kept(tmp_path: Path):
     place = Place(tmp_path, BEGUN, resumed=True)
+    assert not place.trained
     assert place.model() is None
     assert place.report() is None
 
