@@ -144,7 +144,11 @@ def rank(
     "lr-find", epilog="Example: graft lr-find configs/digits.yaml training.optimizer=adamw"
 )
 def lr_find(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Find the range of good learning rates for a run, by trying them all for a step each."""
+    """Find the range of good learning rates for a run, by trying them all for a step each.
+
+    They are tried where the last phase of the strategy begins: of lp_ft, wise_ft and
+    gradual_unfreeze the phases before it are trained first, with the rates of the config.
+    """
     answer(as_json, lambda: studies.lr_find(config, overrides or ()))
 
 

@@ -58,7 +58,8 @@ def _ranked(ranking: Ranking) -> Answer:
 def lr_find(path: Path, overrides: Sequence[str]) -> Answer:
     """Try learning rates for the run of a config; leaves a folder with the losses and a plot.
 
-    No flow: it is over in seconds, and there is nothing to schedule. Raises ``GraftError``.
+    No flow: it is over in seconds, or with the epochs before a strategy's last phase, and there is
+    nothing to schedule. Raises ``GraftError``.
     """
     config = load_config(path, overrides)
     with shown():

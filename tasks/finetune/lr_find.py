@@ -18,11 +18,12 @@ from tasks.finetune.feed import Feed
 from tasks.finetune.inputs import Share, make_inputs
 from tasks.finetune.loop import Trainer
 from tasks.finetune.lr_range import LrRange, steep, sweep, valley
-from tasks.finetune.phases import plan_phases
+from tasks.finetune.phases import Phase, plan_phases
 from tasks.finetune.progress import Nobody
-from tasks.finetune.start import start_training
-from tasks.finetune.training import build_motion, build_trainer
+from tasks.finetune.start import Training, start_training
+from tasks.finetune.training import build_motion, build_trainer, train_phases
 from tasks.preprocess.batches import Batch
+from tasks.recipe import TrainingConfig
 from tasks.values import Backbone, PreparedDataset, RegisteredModel, Value
 
 _FEWEST = 3  # steps that a suggestion needs
@@ -56,16 +57,18 @@ def find_learning_rate(
     """Train a step at each of 100 rates, and write lr_find.json, lr_find.png and lr_find.svg.
 
     ``lr_range.sweep`` says which rates, and when it stops before the last. All else is as
-    ``config`` has it, in the last phase of its strategy, without a schedule and on one device. Of
-    the weights nothing is kept; validation and test are not opened. The same seed gives the same
-    losses. Raises ``TrainingError`` when the loss grows too soon to tell anything, and as
-    ``finetune`` does.
+    ``config`` has it, in the last phase of its strategy, without a schedule, with an optimiser that
+    begins there, and on one device. Phases before it (the head's own of ``lp_ft`` and ``wise_ft``,
+    all but the last of ``gradual_unfreeze``) are trained first as the run would, with the rates of
+    ``config``; they are in history.jsonl, and look at the validation split as well. Of the weights
+    nothing is kept; the test split is not opened. The same seed gives the same losses. Raises
+    ``TrainingError`` when the loss grows too soon to tell anything, and as ``finetune`` does.
     """
     run = _plain(config)
     course = open_course(run, prepared, backbone, folder, Nobody(), teacher)
     log.info("trying learning rates on %s", describe(course.device, course.precision))
     with memory_errors(config.training.batch_size, "training.batch_size"), course.pages_kept():
-        found = _sweep(course)
+        found = _sweep(course, config.training)
     finding = _finding(config, found)
     plot_finding(finding, folder / "lr_find")
     write_atomic(folder / "lr_find.json", finding.model_dump_json(indent=2).encode())
@@ -80,10 +83,27 @@ def _plain(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"training": training, "strategy": strategy})
 
 
-def _sweep(course: Course) -> LrRange:
-    recipe, backbone = course.config.training, course.backbone
-    training = start_training(course, recipe, course.config.seed)
-    phase = plan_phases(course.config.strategy, backbone, recipe.epochs)[-1]
+def _at_the_last_phase(course: Course, recipe: TrainingConfig) -> tuple[Training, Phase]:
+    """Train the phases before the last by ``recipe``; return how far that is, and the last one."""
+    plain = course.config.training
+    training = start_training(course, plain, course.config.seed)
+    phases = plan_phases(course.config.strategy, course.backbone, recipe.epochs)
+    *earlier, last = phases
+    if earlier:
+        epochs = sum(phase.epochs for phase in earlier)
+        log.info(
+            "rates are tried in the phase %r: the %d epoch(s) before it are trained first",
+            *(last.name, epochs),
+        )
+        training.recipe = recipe.model_copy(update={"compile": plain.compile})
+        train_phases(training, phases, len(earlier))
+        training.recipe = plain
+    return training, last
+
+
+def _sweep(course: Course, own: TrainingConfig) -> LrRange:
+    recipe = course.config.training
+    training, phase = _at_the_last_phase(course, own)
     training.frozen.hold(phase.frozen)
     feed = Feed(course, training.network, None)
     inputs = make_inputs(feed.packed(0), recipe)

@@ -60,15 +60,21 @@ def train_once(course: Course, recipe: TrainingConfig, seed: int) -> Training:
     longer finite.
     """
     training = start_training(course, recipe, seed)
-    strategy = course.config.strategy
+    phases = plan_phases(course.config.strategy, course.backbone, recipe.epochs)
+    train_phases(training, phases, len(phases))
+    return training
+
+
+def train_phases(training: Training, phases: tuple[Phase, ...], n: int) -> None:
+    """Train the first ``n`` of a training's ``phases``; as ``train_once``."""
+    course, recipe = training.course, training.recipe
     motion: Motion | None = None
-    phases = plan_phases(strategy, course.backbone, recipe.epochs)
     check_warm_up(phases, recipe)
     point, course.point = course.point, None
     if point is not None:
         restore_weights(training, point)
     first = 1 if point is None else point["phase"]
-    for number, phase in enumerate(phases[first - 1 :], start=first):
+    for number, phase in enumerate(phases[first - 1 : n], start=first):
         training.frozen.hold(phase.frozen)
         feed = make_feed(training, phase)
         inputs = make_inputs(feed.packed(0), recipe)
@@ -79,9 +85,8 @@ def train_once(course: Course, recipe: TrainingConfig, seed: int) -> Training:
         point = None
         if phase.name == PROBE:
             training.probed = training.state()
-            if strategy.wise_ft is not None:
+            if course.config.strategy.wise_ft is not None:
                 training.chosen = Chosen(recipe.choose)  # of what follows alone
-    return training
 
 
 def _fresh(phases: tuple[Phase, ...]) -> Phase:

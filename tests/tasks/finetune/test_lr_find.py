@@ -128,6 +128,34 @@ def test_only_what_the_strategy_trains_moves(
     assert not any(name.startswith(("stage2.", "stage3.")) and "conv" in name for name in same)
 
 
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("kind", ["lp_ft", "gradual_unfreeze"])
+def test_the_phases_before_the_last_are_trained_first_as_the_run_would(
+    kind, prepared, make_config, tmp_path: Path, rates_of, caplog, monkeypatch
+):
+    monkeypatch.setattr(lr_find, "plot_finding", lambda *_: None)  # it is drawn elsewhere
+    recipe = {"epochs": 4, "learning_rate": 0.05, "schedule": "linear", "threads": 1}
+    weights = {"model": {"weights": "graft:tiny-cifar10"}, "training": recipe}
+    config = make_config(**weights, strategy={"kind": kind})
+    backbone = load_pretrained(config, prepared.classes, None, tmp_path / "cache")
+    with caplog.at_level("INFO", "tasks.finetune.lr_find"):
+        found = find_learning_rate(config, prepared, backbone, tmp_path)
+    epochs = {"lp_ft": 2, "gradual_unfreeze": 3}[kind]
+    assert f"the {epochs} epoch(s) before it are trained first" in caplog.text
+    assert len((tmp_path / "history.jsonl").read_text().splitlines()) == epochs
+    steps = len(rates_of) - len(found.rates)
+    before = [groups["head"] for groups in rates_of[: steps - 1]]
+    assert before[0] == pytest.approx(0.05)  # by the schedule of the config, down from there
+    assert before == sorted(before, reverse=True)
+    assert before[-1] < before[0]
+    if kind == "gradual_unfreeze":
+        return
+    full = make_config(**weights, strategy={"kind": "full"})
+    whole = find_learning_rate(full, prepared, backbone, tmp_path / "whole")
+    assert found.losses[0] < 0.9 * whole.losses[0]  # the head has learnt already
+    assert find_learning_rate(config, prepared, backbone, tmp_path) == found
+
+
 def test_a_loss_that_grows_from_the_start_is_explained(
     prepared, make_config, backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
