@@ -33,6 +33,11 @@ class StoredRows:
         if os.fstat(self._file).st_size < shape[0] * self._bytes:
             raise self._cut_off()
 
+    @property
+    def row(self) -> tuple[int, ...]:
+        """The shape of a row."""
+        return self._shape[1:]
+
     @cached_property
     def array(self) -> npt.NDArray[Any]:
         """The whole, through a map."""
@@ -40,18 +45,26 @@ class StoredRows:
             return np.memmap(file, self._dtype, mode="r", shape=self._shape)
 
     def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return a copy of ``rows``.
-
-        Raises ``DataError`` where a file of large rows was cut off since it was opened.
-        """
+        """Return a copy of ``rows``; as ``read``."""
         if self._bytes < _SMALL:
             small: npt.NDArray[Any] = self.array[rows]
             return small
         taken = np.empty((len(rows), *self._shape[1:]), self._dtype)
-        bytes_nb = taken.view(np.uint8).reshape(len(rows), self._bytes)
-        for into, row in zip(bytes_nb, rows.tolist(), strict=True):
-            self._read(into.data, row * self._bytes)
+        self.read(rows, taken)
         return taken
+
+    def read(self, rows: npt.NDArray[np.int64], into: npt.NDArray[Any]) -> None:
+        """Copy ``rows`` into an array (len(rows), ...) of any type that takes as many bytes.
+
+        Raises ``DataError`` where a file of large rows was cut off since it was opened.
+        """
+        bytes_nb = into.view(np.uint8).reshape(len(rows), self._bytes)
+        if self._bytes < _SMALL:
+            small = self.array[rows]
+            bytes_nb[:] = small.view(np.uint8).reshape(bytes_nb.shape)
+            return
+        for one, row in zip(bytes_nb, rows.tolist(), strict=True):
+            self._read(one.data, row * self._bytes)
 
     def _read(self, into: memoryview, at: int) -> None:
         done = 0

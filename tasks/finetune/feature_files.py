@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tasks.artifacts import sha256_file, write_atomic
 from tasks.config import Sha256
-from tasks.preprocess.batches import Batch, Labels, Order, read_ahead
+from tasks.preprocess.batches import Batch, Labels, Order, read_ahead, read_rows
 from tasks.storedrows import StoredRows
 from tasks.values import Value
 
@@ -88,11 +88,9 @@ class PackedFeatures:
 
         The features lie in memory as the network made them, maps channels_last.
         """
-        features = torch.from_numpy(self._rows.take(self._first + rows)).view(self._kind)
+        features = read_rows(self._rows, self._first + rows, self._kind, pin)
         labels_b = torch.from_numpy(self.labels_n[rows])
-        if pin:
-            features, labels_b = features.pin_memory(), labels_b.pin_memory()
-        return features.permute(0, *self._order), labels_b
+        return features.permute(0, *self._order), labels_b.pin_memory() if pin else labels_b
 
     def batches(self, order: Order, batch_size: int, device: torch.device) -> Iterator[Batch]:
         """Yield ``order`` in batches of new tensors on ``device``, reading one batch ahead."""

@@ -42,13 +42,25 @@ class PackedImages:
 
     def read(self, rows: Order, pin: bool) -> Batch:
         """Copy ``rows`` out of the file, into pinned memory for a GPU's asynchronous copies."""
-        images_bhwc = torch.from_numpy(self._images.take(rows))
+        images_bhwc = read_rows(self._images, rows, torch.uint8, pin)
         labels_b = torch.from_numpy(self.labels_n[rows])
-        return (images_bhwc.pin_memory(), labels_b.pin_memory()) if pin else (images_bhwc, labels_b)
+        return images_bhwc, labels_b.pin_memory() if pin else labels_b
 
     def batches(self, order: Order, batch_size: int, device: torch.device) -> Iterator[Batch]:
         """Yield ``order`` in batches on ``device``, reading one batch ahead in a thread."""
         return read_ahead(self.read, order, batch_size, device)
+
+
+def read_rows(stored: StoredRows, rows: Order, kind: torch.dtype, pin: bool) -> torch.Tensor:
+    """Return ``rows`` (b, ...) as a new tensor of type ``kind``, as wide as what is stored.
+
+    Pinned memory is read into straight away: to copy rows there takes longer than to read them.
+    """
+    if not pin:
+        return torch.from_numpy(stored.take(rows)).view(kind)
+    taken = torch.empty((len(rows), *stored.row), dtype=kind, pin_memory=True)
+    stored.read(rows, taken.view(torch.uint8).numpy())
+    return taken
 
 
 def read_ahead(

@@ -92,3 +92,13 @@ def test_small_rows_are_what_an_array_gives_of_them(tmp_path: Path):
     taken = rows.take(wanted)
     taken[:] = 0  # a copy, that may be written to
     np.testing.assert_array_equal(rows.array, expected)
+
+
+@pytest.mark.parametrize("side", [5, 100])  # px: mapped rows, and rows that are read
+def test_rows_are_read_into_memory_of_another_type(tmp_path: Path, side: int):
+    expected = np.random.default_rng(2).integers(0, 2**16, (9, side, side), dtype=np.uint16)
+    (tmp_path / "rows").write_bytes(expected.tobytes())
+    rows = StoredRows(tmp_path / "rows", np.uint16, expected.shape)
+    into = np.empty((2, side, 2 * side), np.uint8)
+    rows.read(np.array([8, 3]), into)
+    np.testing.assert_array_equal(into.view(np.uint16), expected[[8, 3]])

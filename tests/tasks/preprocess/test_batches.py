@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from scipy.stats import chisquare
 
 from tasks.preprocess import batches
-from tasks.preprocess.batches import balanced, images_an_epoch, moved
+from tasks.preprocess.batches import balanced, images_an_epoch, moved, read_rows
+from tasks.storedrows import StoredRows
 
 SKEWED = np.repeat([0, 1, 3], [900, 90, 11])  # no image of class 2
 
@@ -94,3 +96,25 @@ def test_a_gpu_has_one_stream_for_copies(monkeypatch: pytest.MonkeyPatch) -> Non
         assert list(moved(iter(rows), torch.device(place))) == rows
     assert Stream.made == [1, 0]
     batches._copy_stream.cache_clear()
+
+
+@pytest.mark.parametrize("side", [5, 120])  # px: small rows, and large ones
+@pytest.mark.parametrize("kind", [torch.uint8, torch.bfloat16, torch.float32])
+def test_pinned_rows_are_those_that_are_not(tmp_path: Path, monkeypatch, side: int, kind) -> None:
+    stored = {torch.uint8: np.uint8, torch.bfloat16: np.uint16, torch.float32: np.float32}[kind]
+    values = torch.randn(6, side, side, 2, generator=seeded()).mul(50).to(kind)
+    (tmp_path / "rows").write_bytes(values.view(torch.uint8).numpy().tobytes())
+    rows = StoredRows(tmp_path / "rows", stored, tuple(values.shape))
+    empty, pinned = torch.empty, []
+
+    def made(shape, dtype, pin_memory) -> torch.Tensor:  # no CPU can pin memory
+        pinned.append(pin_memory)
+        return empty(shape, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", made)
+    order = np.array([4, 0, 4])
+    for pin in (True, False):
+        taken = read_rows(rows, order, kind, pin)
+        assert taken.dtype == kind
+        torch.testing.assert_close(taken, values[order], rtol=0, atol=0)
+    assert pinned == [True]
