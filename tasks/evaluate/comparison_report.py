@@ -14,12 +14,13 @@ from tasks.evaluate.plots import new_figure, save_figure
 from tasks.evaluate.supported import ALPHA
 from tasks.evaluate.tables import csv_for_people, escape_markdown, markdown_table
 
+_VAL_DIFFERENCE = "val, to reference (t p, Wilcoxon p)"
 HEAD = (
     "rank",
     "strategy",
     "val accuracy",
     "test accuracy",
-    "val, to reference (t p, Wilcoxon p)",
+    _VAL_DIFFERENCE,
     "test, to reference (t p, Wilcoxon p)",
     "seconds",
     "trainable parameters",
@@ -157,7 +158,7 @@ def _overall(comparison: Comparison) -> list[str]:
         "strategy",
         "mean of val accuracies",
         "mean rank",
-        "val, to reference (t p, Wilcoxon p)",
+        _VAL_DIFFERENCE,
         "t p, corrected",
         "seconds",
         "complete",

@@ -7,7 +7,6 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from tasks.evaluate.features import head_inputs_of, sample_rows
 from tasks.finetune.device import (
     memory_errors,
     on_device,
-    pages_kept_on,
+    pages_kept_over,
     pick_device,
     scoring_batch,
     use_threads,
@@ -125,7 +124,7 @@ def _features(
             labels.append(batch[1].cpu().numpy().astype(np.int64))
             yield batch
 
-    kept = nullcontext() if isinstance(prepared.train, StreamedSplit) else pages_kept_on(device)
+    kept = pages_kept_over(prepared.train, device)
     with memory_errors(size, "base.evaluation.batch_size"), kept:
         network = build_network(backbone, len(prepared.classes), config.seed)
         network = on_device(network, device)

@@ -104,11 +104,12 @@ def supported(
     if own is None:
         return None
     most = float("inf") if cost_limit is None else cost_limit * own.seconds
-    better = (row.strategy for row in overall if row.seconds <= most and is_better(row))
+    better = (row.strategy for row in overall if row.seconds <= most and _is_better(row))
     return next(better, reference)
 
 
-def is_better(row: OverallRow) -> bool:
+def _is_better(row: OverallRow) -> bool:
     """Tell whether a complete strategy is above the reference by more than chance."""
-    known = row.complete and row.val_difference is not None and row.p is not None
-    return known and row.val_difference.mean > 0 and row.p < ALPHA  # type: ignore[operator, union-attr]
+    if not row.complete or row.val_difference is None or row.p is None:
+        return False
+    return row.val_difference.mean > 0 and row.p < ALPHA

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tasks.config import RunConfig
 from tasks.finetune.at_once import AtOnce
 from tasks.finetune.chosen import Outcome
 from tasks.finetune.device import (
-    pages_kept_on,
+    pages_kept_over,
     pick_device,
     pick_precision,
     scoring_batch,
@@ -28,7 +28,7 @@ from tasks.finetune.keeper import Keeper
 from tasks.finetune.progress import EpochRecord, StepProgress, Watcher
 from tasks.finetune.ranks import local_device, rank
 from tasks.finetune.tree_file import Tree
-from tasks.values import Backbone, PreparedDataset, RegisteredModel, StreamedSplit
+from tasks.values import Backbone, PreparedDataset, RegisteredModel
 
 SHORT = "memory ran out: what is free decides in which parts a batch goes through"
 
@@ -82,12 +82,8 @@ class Course:
         return scoring_batch(self.config.evaluation.batch_size, self.device, crop)
 
     def pages_kept(self) -> AbstractContextManager[None]:
-        """Keep a step's memory for the next one: on a CPU, and where no images are streamed.
-
-        What a stream leaves between its images goes back to the system, or it would pile up.
-        """
-        streamed = isinstance(self.prepared.train, StreamedSplit)
-        return nullcontext() if streamed else pages_kept_on(self.device)
+        """Keep a step's memory for the next one: on a CPU, and where no images are streamed."""
+        return pages_kept_over(self.prepared.train, self.device)
 
     def note(self, text: str) -> None:
         """Say what was decided and keep it for the report."""

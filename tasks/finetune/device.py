@@ -13,6 +13,7 @@ from torch import nn
 
 from tasks.errors import ResourceError
 from tasks.memory import pages_kept
+from tasks.values import PackedSplit, StreamedSplit
 
 _SCORED = 256
 # 16 images of 224 pixels, 32 of 96, 128 of 32: measured on SqueezeNet, ResNet-18 and MobileNetV3.
@@ -114,6 +115,16 @@ def scoring_batch(size: int | Literal["auto"], device: torch.device, crop: int) 
 def pages_kept_on(device: torch.device) -> AbstractContextManager[None]:
     """Keep a step's memory for the next one, as ``pages_kept``, where the C library has it."""
     return pages_kept() if device.type == "cpu" else nullcontext()
+
+
+def pages_kept_over(
+    train: PackedSplit | StreamedSplit, device: torch.device
+) -> AbstractContextManager[None]:
+    """Do the same while a network goes over the training images, unless they are streamed.
+
+    What a stream leaves between its images goes back to the system, or it would pile up.
+    """
+    return nullcontext() if isinstance(train, StreamedSplit) else pages_kept_on(device)
 
 
 @contextmanager

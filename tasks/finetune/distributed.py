@@ -29,9 +29,8 @@ def train_together(
     With ``training.nodes``, on each of so many machines. NCCL on GPUs, one each; gloo on a CPU,
     whose threads the processes share. A batch is split among them, so that the result is that of
     one process up to rounding and the draws of dropout and augmentation; but on a CPU batch norm
-    counts over each process's own images. Raises as
-    ``check_machine``, ``ResourceError`` when a machine is gone, and what the first process to fail
-    raised.
+    counts over each process's own images. Raises as ``check_machine``, ``ResourceError`` when a
+    machine is gone, and what the first process to fail raised.
     """
     place = check_machine(config.training)
     with tempfile.TemporaryDirectory() as scratch, relayed(watcher) as address:

@@ -24,6 +24,11 @@ def local_device(device: torch.device) -> torch.device:
     """Return this process's own GPU; other devices are shared."""
     if device.type != "cuda" or not _together():
         return device
+    return own_gpu()
+
+
+def own_gpu() -> torch.device:
+    """Return the GPU that torchrun's launch gives this process."""
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 

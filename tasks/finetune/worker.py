@@ -21,7 +21,7 @@ from tasks.errors import ConfigError, GraftError, TrainingError
 from tasks.finetune.device import pick_device
 from tasks.finetune.meeting import END, Meeting, Session, connect_for, lost
 from tasks.finetune.progress import Nobody
-from tasks.finetune.ranks import rank
+from tasks.finetune.ranks import own_gpu, rank
 from tasks.finetune.roll import LOOK_SECONDS, Roll, Watch, orphaned
 from tasks.finetune.trouble import as_error, as_words, write_first
 from tasks.finetune.wire import Address, Sender
@@ -78,7 +78,7 @@ def _together(job: Job) -> Iterator[None]:
         torch.set_num_threads(max(1, share))
     backend, gpu = "gloo", None
     if device.type == "cuda":  # NCCL takes the process's own GPU, and would guess at it otherwise
-        backend, gpu = "nccl", torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        backend, gpu = "nccl", own_gpu()
         torch.cuda.set_device(gpu)
     # rank 0 validates, and computes features, while the others wait; torchrun sees who has died,
     # and over several machines the watch
